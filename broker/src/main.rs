@@ -1,0 +1,41 @@
+//! Broker: starts, attests, wires and supervises the others. It reads nothing from the network, parses only its own
+//! configuration and words of its children, and holds no secret for longer than it takes to hand one to the operator.
+#![forbid(unsafe_code)]
+
+mod args;
+mod children;
+mod layout;
+mod operator;
+mod policy;
+mod serve;
+mod state;
+mod words;
+
+use confine::startup::StartError;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+        Err(error) => {
+            eprintln!("broker: {error}");
+            ExitCode::from(78)
+        }
+    }
+}
+
+fn start() -> Result<i32, StartError> {
+    let args = args::parse()?;
+    // Descriptor 3 is where children get their control channel: nothing of ours may ever lie there.
+    let _three = layout::reserve_descriptor_three()?;
+    let state_dir = layout::StateDir::prepare(&args.state_dir)?;
+    let config = config::Config::load(&state_dir.config_path()).map_err(StartError::permanent)?;
+    let programs = children::Programs::open()?;
+    let listener = layout::listen(args.port.unwrap_or(config.gateway.port))?;
+    let operator = operator::Door::open(&state_dir)?;
+    let signals = serve::Signals::block()?;
+    let identities = layout::become_broker(&state_dir)?;
+    confine::startup::seal_broker(&policy::POLICY)?;
+    let setup = words::Setup { state_dir, config, listener, identities };
+    serve::Broker::new(setup, programs, operator, signals)?.run()
+}

@@ -1,0 +1,103 @@
+//! The operator's door: a named SEQPACKET socket in the state directory. The kernel says who knocks; whoever is neither
+//! root nor the owner of the set is turned away before a byte of theirs is read.
+
+use crate::layout::StateDir;
+use confine::startup::StartError;
+use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
+use proto::edge::{Edge, OperatorBroker, Refusal};
+use proto::ids::RequestId;
+use proto::operator::{OperatorReply, OperatorRequest};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Visitors at once; more wait in the kernel's queue.
+const MAX_VISITORS: usize = 16;
+
+/// The listening end.
+#[derive(Debug)]
+pub struct Door {
+    socket: OwnedFd,
+}
+
+/// Somebody who came in.
+#[derive(Debug)]
+pub struct Visitor {
+    /// Tells visitors apart.
+    pub number: u64,
+    channel: Channel,
+    /// Their uid, from the kernel.
+    pub uid: u32,
+    /// Their pid, from the kernel.
+    pub pid: u32,
+}
+
+impl Door {
+    /// Makes the socket anew. The state directory's lock is held, so an old one is nobody's.
+    ///
+    /// # Errors
+    /// [`StartError`]; a path over 107 bytes does not fit a socket address.
+    pub fn open(state_dir: &StateDir) -> Result<Self, StartError> {
+        let path = state_dir.path().join("run/operator.sock");
+        let bad = |errno: rustix::io::Errno| StartError::permanent(format!("{}: {errno}; choose a shorter --state-dir if it is over 107 bytes long", path.display()));
+        let address = SocketAddrUnix::new(&path).map_err(bad)?;
+        let _ = rustix::fs::unlinkat(state_dir.run(), "operator.sock", rustix::fs::AtFlags::empty());
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(bad)?;
+        bind(&socket, &address).map_err(bad)?;
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_bits_truncate(0o660)).map_err(bad)?;
+        listen(&socket, 16).map_err(bad)?;
+        Ok(Self { socket })
+    }
+
+    /// Lets the next visitor in, if there is one and the kernel says it is the operator.
+    pub fn admit(&self, owner: u32, present: usize, number: u64) -> Option<Visitor> {
+        if present >= MAX_VISITORS {
+            return None;
+        }
+        let fd = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
+        let peer = sockopt::socket_peercred(&fd).ok()?;
+        let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get().unsigned_abs());
+        if uid != 0 && uid != owner {
+            eprintln!("broker: uid {uid} (pid {pid}) was turned away from the operator socket: it is for uid {owner} and root");
+            return None;
+        }
+        Some(Visitor { number, channel: Channel::from_fd(fd), uid, pid })
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsFd for Visitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+impl Visitor {
+    /// Next request.
+    ///
+    /// # Errors
+    /// [`ChannelError`]; the visitor is shown out on all but `WouldBlock`.
+    pub fn recv(&self) -> Result<(RequestId, OperatorRequest), ChannelError> {
+        match decode_incoming::<OperatorBroker>(self.channel.recv(OperatorBroker::MAX_REQUEST, 0)?)? {
+            Incoming::Request { id, request, .. } => Ok((id, request)),
+            Incoming::Credit { .. } | Incoming::Cancel { .. } => Err(ChannelError::Violation("no request")),
+        }
+    }
+
+    /// Answers. A visitor that does not read its answer loses it: broker waits for nobody.
+    pub fn answer(&self, id: RequestId, answer: Result<(OperatorReply, Option<OwnedFd>), Refusal>) {
+        let (packet, fd) = match answer {
+            Ok((reply, fd)) => (reply_frame::<OperatorBroker>(id, &reply), fd),
+            Err(refusal) => (refusal_frame::<OperatorBroker>(id, &refusal), None),
+        };
+        if let Ok(packet) = packet {
+            let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+            let _ = self.channel.send(&packet, &fds);
+        }
+    }
+}

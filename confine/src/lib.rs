@@ -1,0 +1,16 @@
+//! How a process locks itself, and how broker starts one that will: the only crate of Moltbot that holds `unsafe`.
+//!
+//! Its inputs are constants of the roles' own `policy.rs`, never bytes from a peer. A step that fails ends the process;
+//! there is no flag that weakens it. What it does not protect against is the kernel.
+
+pub mod attest;
+pub mod jail;
+pub mod policy;
+pub mod privileges;
+mod seccomp;
+pub mod spawn;
+pub mod startup;
+pub mod sys;
+mod walls;
+
+pub use walls::landlock_abi;

@@ -1,0 +1,69 @@
+//! Filters from rules. Three are stacked, because one filter has one action for what it matches: clone3 is answered
+//! `ENOSYS` (its flags are behind a pointer, so the C library must fall back to clone), soft calls `EACCES`, and the
+//! allowlist kills the process for everything it does not name. Where filters differ the kernel takes the strictest.
+
+use crate::policy::{Policy, Rule};
+use crate::startup::StartError;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+use std::collections::BTreeMap;
+
+#[cfg(target_arch = "x86_64")]
+const ARCH: TargetArch = TargetArch::x86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCH: TargetArch = TargetArch::aarch64;
+
+fn table<'r>(rules: impl Iterator<Item = &'r Rule>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+    let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let mut any = Vec::new();
+    for rule in rules {
+        let entry = table.entry(rule.nr).or_default();
+        if rule.args.is_empty() {
+            any.push(rule.nr);
+            continue;
+        }
+        let conditions = rule
+            .args
+            .iter()
+            .map(|arg| {
+                SeccompCondition::new(arg.index, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(arg.mask), arg.value)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        entry.push(SeccompRule::new(conditions)?);
+    }
+    // An empty list matches any arguments, so a rule without conditions swallows its siblings.
+    for nr in any {
+        table.insert(nr, Vec::new());
+    }
+    Ok(table)
+}
+
+fn compile<'r>(rules: impl Iterator<Item = &'r Rule>, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, seccompiler::BackendError> {
+    SeccompFilter::new(table(rules)?, otherwise, matched, ARCH)?.try_into()
+}
+
+/// Installs the policy's filters on the calling thread, for good. Returns how many rules the list has.
+pub(crate) fn install(policy: &Policy) -> Result<u16, StartError> {
+    let bad = |error: seccompiler::BackendError| StartError::permanent(format!("seccomp filter of {} does not compile: {error}", policy.role));
+    let rules = || policy.rules.iter().copied().flatten();
+    let count = u16::try_from(rules().count().saturating_add(policy.soft.len())).unwrap_or(u16::MAX);
+    let clone3 = [Rule::new(libc::SYS_clone3, "flags behind a pointer cannot be checked")];
+    let mut programs = vec![
+        compile(clone3.iter(), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs())).map_err(bad)?,
+    ];
+    if !policy.soft.is_empty() {
+        let eacces = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+        programs.push(compile(policy.soft.iter(), SeccompAction::Allow, eacces).map_err(bad)?);
+    }
+    programs.push(if policy.default_allow {
+        compile(rules(), SeccompAction::Allow, SeccompAction::KillProcess).map_err(bad)?
+    } else {
+        compile(rules().chain(policy.soft).chain(&clone3), SeccompAction::KillProcess, SeccompAction::Allow).map_err(bad)?
+    });
+    for program in &programs {
+        seccompiler::apply_filter(program)
+            .map_err(|error| StartError::permanent(format!("seccomp filter of {}: {error}", policy.role)))?;
+    }
+    Ok(count)
+}

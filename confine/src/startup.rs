@@ -1,0 +1,213 @@
+//! A role's first steps, in the only order there is: not dumpable, Hello, Configure, open everything, walls, Confined.
+//! What comes after gets a [`Sealed`], and what reads untrusted input asks for one.
+
+use crate::policy::{Grant, Policy};
+use crate::{seccomp, walls};
+use proto::bounded::{BoundedStr, BoundedVec};
+use proto::channel::{Channel, ChannelError};
+use proto::control::{FromRole, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
+use proto::exit::Exit;
+use proto::ids::{RequestId, Role};
+use proto::wire::{self, Header, Kind};
+use std::fmt::Display;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Descriptor of the control channel in every role.
+pub const CONTROL_FD: i32 = 3;
+/// How long broker may take for its word, and a role for its own.
+const STEP: Duration = Duration::from_secs(10);
+
+/// Why a role did not come to serve.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct StartError {
+    exit: Exit,
+    what: String,
+}
+
+impl StartError {
+    /// Starting again would not help: configuration, or a wall that cannot be raised.
+    pub fn permanent(what: impl Display) -> Self {
+        Self { exit: Exit::Config, what: what.to_string() }
+    }
+
+    /// A key, a store or a log is not what it was.
+    pub fn integrity(what: impl Display) -> Self {
+        Self { exit: Exit::Integrity, what: what.to_string() }
+    }
+
+    /// Anything else.
+    pub fn internal(what: impl Display) -> Self {
+        Self { exit: Exit::Internal, what: what.to_string() }
+    }
+
+    fn broker_gone() -> Self {
+        Self { exit: Exit::BrokerGone, what: "broker is gone".to_owned() }
+    }
+}
+
+/// Proof that the walls are up. Only [`Start::seal`] makes one.
+#[derive(Debug)]
+pub struct Sealed(());
+
+/// The control channel, synchronous.
+#[derive(Debug)]
+pub struct Control(Channel);
+
+impl Control {
+    /// Next word of broker, if there is one now.
+    ///
+    /// # Errors
+    /// [`ChannelError::WouldBlock`]; [`ChannelError::Closed`] where the set is going down.
+    pub fn recv(&self) -> Result<(ToRole, Vec<OwnedFd>), ChannelError> {
+        Self::decode(self.0.recv(MAX_CONTROL, MAX_CONTROL_FDS)?)
+    }
+
+    /// Next word of broker, waited for.
+    ///
+    /// # Errors
+    /// As [`Control::recv`], and [`ChannelError::Deadline`].
+    pub fn recv_by(&self, deadline: Instant) -> Result<(ToRole, Vec<OwnedFd>), ChannelError> {
+        Self::decode(self.0.recv_by(MAX_CONTROL, MAX_CONTROL_FDS, deadline)?)
+    }
+
+    fn decode(packet: proto::channel::Packet) -> Result<(ToRole, Vec<OwnedFd>), ChannelError> {
+        let (_, body) = wire::split(&packet.bytes, MAX_CONTROL)?;
+        Ok((wire::decode(body)?, packet.fds))
+    }
+
+    /// Says something to broker.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub fn send(&self, message: &FromRole) -> Result<(), ChannelError> {
+        let header = Header { kind: Kind::Note, id: RequestId(0), deadline_ms: 0 };
+        let packet = wire::encode(header, message, MAX_CONTROL)?;
+        self.0.send_by(&packet, &[], Instant::now() + STEP)
+    }
+
+    /// Gives the channel up, for a runtime.
+    #[must_use]
+    pub fn into_channel(self) -> Channel {
+        self.0
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A role between its first instruction and its walls.
+#[derive(Debug)]
+pub struct Start {
+    role: Role,
+    control: Control,
+    config: RoleConfig,
+    resources: Vec<(Resource, OwnedFd)>,
+}
+
+impl Start {
+    fn begin(role: Role) -> Result<Self, StartError> {
+        crate::privileges::forbid_dumps().map_err(StartError::permanent)?;
+        crate::privileges::set_name(role.name());
+        let control = Control(take_control()?);
+        let gone = |error: ChannelError| match error {
+            ChannelError::Closed => StartError::broker_gone(),
+            other => StartError::internal(format!("control channel: {other}")),
+        };
+        control.send(&FromRole::Hello { role, schema: proto::SCHEMA_HASH }).map_err(gone)?;
+        match control.recv_by(Instant::now() + STEP).map_err(gone)? {
+            (ToRole::Configure { config, resources }, fds) if resources.len() == fds.len() => {
+                let resources = resources.iter().copied().zip(fds).collect();
+                Ok(Self { role, control, config, resources })
+            }
+            _ => Err(StartError::permanent("broker's first word is not a configuration")),
+        }
+    }
+
+    /// What broker wants.
+    #[must_use]
+    pub const fn config(&self) -> &RoleConfig {
+        &self.config
+    }
+
+    /// The error for a configuration that is another role's.
+    #[must_use]
+    pub fn wrong_config(&self) -> StartError {
+        StartError::permanent(format!("the configuration is not one for {}", self.role))
+    }
+
+    /// Takes a descriptor that came with the configuration.
+    ///
+    /// # Errors
+    /// [`StartError`] where broker sent none of that kind.
+    pub fn take(&mut self, resource: Resource) -> Result<OwnedFd, StartError> {
+        let at = self.resources.iter().position(|(kind, _)| *kind == resource);
+        at.map(|at| self.resources.swap_remove(at).1)
+            .ok_or_else(|| StartError::permanent(format!("broker sent no {resource:?}")))
+    }
+
+    /// Raises the walls and tells broker. Everything the role will ever open must be open, or granted, by now.
+    ///
+    /// # Errors
+    /// [`StartError`], exit 78: what cannot be confined does not start.
+    pub fn seal(self, policy: &Policy, grants: &[Grant<'_>]) -> Result<(Sealed, Control), StartError> {
+        self.seal_with_ports(policy, grants, &[])
+    }
+
+    /// As [`Start::seal`], with TCP ports that may be connected to.
+    ///
+    /// # Errors
+    /// As [`Start::seal`].
+    pub fn seal_with_ports(self, policy: &Policy, grants: &[Grant<'_>], ports: &[u16]) -> Result<(Sealed, Control), StartError> {
+        let (landlock_abi, lacks) = walls::raise(policy, grants, ports)?;
+        let seccomp_rules = seccomp::install(policy)?;
+        let degraded = lacks.iter().map(|lack| BoundedStr::truncated(lack)).collect();
+        let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
+        // Resources that nobody took are closed here, before anybody hostile speaks.
+        drop(self.resources);
+        self.control.send(&FromRole::Confined(walls)).map_err(|error| StartError::internal(format!("control channel: {error}")))?;
+        Ok((Sealed(()), self.control))
+    }
+}
+
+/// Raises broker's own wall. It has no Landlock domain: children inherit one, and the launcher must be able to mount.
+///
+/// # Errors
+/// [`StartError`], exit 78.
+pub fn seal_broker(policy: &Policy) -> Result<Sealed, StartError> {
+    crate::privileges::forbid_dumps().map_err(StartError::permanent)?;
+    walls::limit(policy)?;
+    seccomp::install(policy).map(|_| Sealed(()))
+}
+
+fn take_control() -> Result<Channel, StartError> {
+    let by_hand = || StartError::permanent("this is a part of moltbot that broker starts; run `moltbot up`");
+    // SAFETY: borrowed for one getsockopt, which fails cleanly with EBADF where nothing is open at this number.
+    let probe = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
+    match rustix::net::sockopt::socket_type(probe) {
+        Ok(rustix::net::SocketType::SEQPACKET) => {}
+        _ => return Err(by_hand()),
+    }
+    // SAFETY: the descriptor is open (just asked), was put there by broker's spawn recipe for this one purpose, and
+    // nothing else in a role's process takes it.
+    Ok(Channel::from_fd(unsafe { OwnedFd::from_raw_fd(CONTROL_FD) }))
+}
+
+/// Runs a role: `start` gets what broker sent and returns when the role is done.
+pub fn run(role: Role, start: fn(Start) -> Result<Exit, StartError>) -> ExitCode {
+    let exit = match Start::begin(role).and_then(start) {
+        Ok(exit) => exit,
+        Err(error) => {
+            if !matches!(error.exit, Exit::BrokerGone) {
+                eprintln!("{role}: {error}");
+            }
+            error.exit
+        }
+    };
+    ExitCode::from(u8::try_from(exit.code()).unwrap_or(u8::MAX))
+}

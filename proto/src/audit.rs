@@ -1,0 +1,231 @@
+//! What may be written to the log. One enum a writer, so that a role cannot forge another role's records: auditd knows
+//! the actor from the edge, and the edge's type knows what that actor may say.
+
+use crate::bounded::BoundedStr;
+use crate::ids::{Epoch, LeafHash, Role, RunId, Seq, SessionKey};
+use serde::{Deserialize, Serialize};
+
+/// The audit streams, each a file `logs/<name>.jsonl`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Stream {
+    /// Logins and lockouts.
+    Auth,
+    /// Intents and outcomes of commands.
+    Command,
+    /// Use of secrets.
+    Secret,
+    /// Supervision, attestation, incidents, operator verbs.
+    System,
+}
+
+impl Stream {
+    /// Every stream.
+    pub const ALL: [Self; 4] = [Self::Auth, Self::Command, Self::Secret, Self::System];
+
+    /// File name without its suffix.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auth => "auth-audit",
+            Self::Command => "command-audit",
+            Self::Secret => "secret-audit",
+            Self::System => "system-audit",
+        }
+    }
+}
+
+/// How a client proved who it is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum AuthMethod {
+    /// The gateway token.
+    Token,
+    /// Nothing was offered.
+    None,
+}
+
+/// Why a login was refused; the names are the wire's and the log's.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum AuthReason {
+    /// No credential came.
+    TokenMissing,
+    /// The credential is not the one the vault holds.
+    TokenMismatch,
+    /// The address is locked out.
+    RateLimited,
+}
+
+impl AuthReason {
+    /// The reason's name in answers and records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TokenMissing => "token_missing",
+            Self::TokenMismatch => "token_mismatch",
+            Self::RateLimited => "rate_limited",
+        }
+    }
+}
+
+/// Outcome of a login attempt.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum AuthOutcome {
+    /// Let in.
+    Accepted,
+    /// Kept out, and why.
+    Rejected(AuthReason),
+}
+
+/// What ran, or was about to.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum CommandRecord {
+    /// Durable before the command starts.
+    Intent {
+        /// Names this run.
+        run: RunId,
+        /// Conversation it belongs to.
+        session: SessionKey,
+        /// The command as it was asked for.
+        command: BoundedStr<8192>,
+        /// Backend that will confine it.
+        backend: BoundedStr<32>,
+    },
+    /// Written after it ended.
+    Outcome {
+        /// The run of the intent.
+        run: RunId,
+        /// Conversation it belongs to.
+        session: SessionKey,
+        /// How it ended.
+        end: RunEnd,
+        /// Milliseconds it took.
+        duration_ms: u64,
+    },
+    /// It was not carried out.
+    Refused {
+        /// Conversation that asked.
+        session: SessionKey,
+        /// The command as it was asked for.
+        command: BoundedStr<8192>,
+        /// The rule that refused.
+        rule: BoundedStr<64>,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum RunEnd {
+    /// It exited with this status.
+    Exited(u8),
+    /// A signal ended it.
+    Signalled(u8),
+    /// Its time was over.
+    TimedOut,
+    /// The person stopped it.
+    Aborted,
+    /// The sandbox failed under it.
+    Lost,
+}
+
+/// One record, by the kind of its writer.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Record {
+    /// vault: a login attempt.
+    Auth {
+        /// Address of the client as gateway saw it.
+        client: BoundedStr<64>,
+        /// What it offered.
+        method: AuthMethod,
+        /// What came of it.
+        outcome: AuthOutcome,
+    },
+    /// sandboxd: a command.
+    Command(CommandRecord),
+    /// vault: a secret was made, read or refused.
+    Secret {
+        /// Name of the secret.
+        name: BoundedStr<64>,
+        /// What was done, as `reveal`, `lease`, `create`.
+        verb: BoundedStr<32>,
+        /// Who asked.
+        requester: BoundedStr<64>,
+        /// True where it was granted.
+        granted: bool,
+    },
+    /// broker: something happened to a role.
+    Role {
+        /// Which role.
+        role: Role,
+        /// Which generation of it.
+        epoch: Epoch,
+        /// What, as `attested`, `ready`, `died`, `restarted`, `violation`.
+        event: BoundedStr<32>,
+        /// One line for a person.
+        detail: BoundedStr<512>,
+    },
+    /// broker: an operator's verb, before it was answered.
+    Operator {
+        /// Uid of the peer, from the kernel.
+        uid: u32,
+        /// Pid of the peer, from the kernel.
+        pid: u32,
+        /// The verb.
+        verb: BoundedStr<64>,
+    },
+    /// broker or auditd: the set started or stopped.
+    Lifecycle {
+        /// `started`, `stopping`, `stopped`.
+        event: BoundedStr<32>,
+        /// `single-uid` or `split-uid`.
+        layout: BoundedStr<32>,
+    },
+}
+
+impl Record {
+    /// The stream that the record belongs to.
+    #[must_use]
+    pub const fn stream(&self) -> Stream {
+        match self {
+            Self::Auth { .. } => Stream::Auth,
+            Self::Command(_) => Stream::Command,
+            Self::Secret { .. } => Stream::Secret,
+            Self::Role { .. } | Self::Operator { .. } | Self::Lifecycle { .. } => Stream::System,
+        }
+    }
+
+    /// True where `role` may write a record of this kind.
+    #[must_use]
+    pub const fn may_be_written_by(&self, role: Role) -> bool {
+        match self {
+            Self::Auth { .. } | Self::Secret { .. } => matches!(role, Role::Vault),
+            Self::Command(_) => matches!(role, Role::Sandboxd),
+            Self::Role { .. } | Self::Operator { .. } | Self::Lifecycle { .. } => matches!(role, Role::Broker),
+        }
+    }
+}
+
+/// A request on an audit edge.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum AuditRequest {
+    /// Write one record; answered when it is durable (fdatasync).
+    Append(Record),
+}
+
+/// Receipt of a durable record.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Receipt {
+    /// Its position.
+    pub seq: Seq,
+    /// Its leaf hash.
+    pub leaf: LeafHash,
+}
+
+/// Head of one stream, as auditd reports it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LogHead {
+    /// Which stream.
+    pub stream: Stream,
+    /// Records in it.
+    pub size: u64,
+    /// Leaf hash of the last one; zeros where there is none.
+    pub leaf: LeafHash,
+}

@@ -1,0 +1,216 @@
+//! The control channel, broker <-> each role: descriptor 3 of every child. Broker believes nothing on it that it can
+//! read from the kernel itself.
+
+use crate::audit::LogHead;
+use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
+use crate::edge::Refusal;
+use crate::ids::{Epoch, Role};
+use crate::sandbox::Backend;
+use crate::secret::Secret;
+use crate::topology::{EdgeId, Side};
+use serde::{Deserialize, Serialize};
+
+/// Largest control frame, in bytes, either way.
+pub const MAX_CONTROL: usize = 65_536;
+/// Descriptors in one control packet at most.
+pub const MAX_CONTROL_FDS: usize = 4;
+
+/// A thing that broker opened for a role; its descriptor travels with `Configure`, in the order of the list.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Resource {
+    /// auditd: the directory `logs/`.
+    LogDir,
+    /// vault: the directory `keys/`.
+    KeyDir,
+    /// vault: the directory `vault/`.
+    VaultDir,
+    /// gateway: the directory `sessions/`.
+    SessionDir,
+    /// gateway: the listening TCP socket.
+    Listener,
+    /// sandboxd and launcher: the directory `workspaces/`.
+    WorkspaceDir,
+}
+
+/// What a role needs to know, decided by broker from the configuration. One enum per role, so none is told more.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum RoleConfig {
+    /// auditd
+    Auditd {
+        /// `single-uid` or `split-uid`; written into every record.
+        layout: BoundedStr<32>,
+    },
+    /// vault
+    Vault,
+    /// sandboxd
+    Sandboxd {
+        /// Absolute path of the engine's socket.
+        docker_socket: BoundedStr<108>,
+        /// Absolute path of the workspaces directory, for bind mounts by the engine.
+        workspaces: BoundedStr<1024>,
+        /// Image of the sandbox.
+        image: BoundedStr<128>,
+        /// Which backend may serve.
+        backend: BackendChoice,
+        /// Tells this installation's containers from others': 16 hexadecimal digits.
+        instance: BoundedStr<16>,
+    },
+    /// dialer
+    Dialer {
+        /// `host:port`, one entry each; empty allows nothing.
+        allow: BoundedVec<BoundedStr<260>, 64>,
+    },
+    /// egress
+    Egress,
+    /// gateway
+    Gateway {
+        /// The effective configuration as JSON with every secret taken out, for `config.get`.
+        redacted_config: BoundedBytes<32_768>,
+        /// Path of the configuration file, for display.
+        config_path: BoundedStr<1024>,
+        /// Path of the state directory, for display.
+        state_dir: BoundedStr<1024>,
+        /// Name of this machine, for display.
+        host: BoundedStr<64>,
+    },
+    /// launcher
+    Launcher,
+}
+
+/// `sandbox.backend` of the configuration.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum BackendChoice {
+    /// Docker where an engine answers, else native.
+    #[default]
+    Auto,
+    /// Docker or nothing.
+    Docker,
+    /// Native or nothing.
+    Native,
+}
+
+/// What a role says of its own walls. Shown, never trusted: broker reads the kernel's view.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Walls {
+    /// Landlock ABI the ruleset was built for; 0 where the role has none by design.
+    pub landlock_abi: u8,
+    /// Rules in the seccomp allowlist.
+    pub seccomp_rules: u16,
+    /// Weaker than designed, and why; empty where nothing is.
+    pub degraded: BoundedVec<BoundedStr<128>, 8>,
+}
+
+/// broker -> role.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum ToRole {
+    /// What to do, and with what. Comes once, first.
+    Configure {
+        /// The role's part of the configuration.
+        config: RoleConfig,
+        /// What the packet's descriptors are.
+        resources: BoundedVec<Resource, 4>,
+    },
+    /// One end of an edge; the packet carries it. Replaces an earlier end of the same edge.
+    Grant {
+        /// Which edge.
+        edge: EdgeId,
+        /// Which end.
+        side: Side,
+        /// Generation of the peer.
+        peer: Epoch,
+    },
+    /// Answer with `Pong` and the same number.
+    Ping(u32),
+    /// An operator's verb for this role; answer with `Admin` and the same number. May carry one descriptor.
+    Admin(u32, AdminRequest),
+    /// Take no new work, end what runs.
+    Drain,
+    /// Put everything away and exit 0.
+    Stop,
+}
+
+/// role -> broker.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum FromRole {
+    /// First word.
+    Hello {
+        /// Who speaks.
+        role: Role,
+        /// Its schema.
+        schema: [u8; 32],
+    },
+    /// Walls are up; from here on broker may attest.
+    Confined(Walls),
+    /// Serves.
+    Ready,
+    /// Answer to `Ping`.
+    Pong(u32),
+    /// Answer to `Admin`.
+    Admin(u32, Result<AdminReply, Refusal>),
+    /// `Drain` is done.
+    Drained,
+    /// sandboxd: the native backend is wanted, so the launcher must run.
+    LauncherWanted,
+    /// A peer broke the protocol on this edge; the edge is closed.
+    Violated {
+        /// Which edge.
+        edge: EdgeId,
+        /// What it did.
+        detail: BoundedStr<256>,
+    },
+}
+
+/// An operator's verb that a role carries out.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum AdminRequest {
+    /// vault: the gateway token, recorded before it is answered.
+    RevealGatewayToken {
+        /// Uid of the operator.
+        uid: u32,
+    },
+    /// auditd: heads of all streams.
+    LogHeads,
+    /// auditd: bytes of a stream's file.
+    ReadLog {
+        /// Which stream.
+        stream: crate::audit::Stream,
+        /// From this byte on.
+        offset: u64,
+    },
+    /// sandboxd: the backend.
+    DescribeSandbox,
+    /// gateway: the packet's descriptor is a connected stream of the operator, who needs no token.
+    AttachOperator,
+}
+
+/// Answer to an [`AdminRequest`].
+#[derive(Deserialize, Serialize)]
+pub enum AdminReply {
+    /// The token.
+    GatewayToken(Secret),
+    /// The heads.
+    LogHeads(BoundedVec<LogHead, 8>),
+    /// Bytes of the file from the asked offset; empty at its end.
+    LogBytes(BoundedBytes<49_152>),
+    /// The backend.
+    Sandbox {
+        /// Which.
+        backend: Backend,
+        /// Why.
+        detail: BoundedStr<512>,
+    },
+    /// The stream is served.
+    Attached,
+}
+
+impl std::fmt::Debug for AdminReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::GatewayToken(_) => "GatewayToken",
+            Self::LogHeads(_) => "LogHeads",
+            Self::LogBytes(_) => "LogBytes",
+            Self::Sandbox { .. } => "Sandbox",
+            Self::Attached => "Attached",
+        })
+    }
+}

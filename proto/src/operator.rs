@@ -1,0 +1,148 @@
+//! `moltbot` -> broker, on the named socket `<state>/run/operator.sock` (SEQPACKET, 0660). Every verb is recorded before
+//! it is answered.
+
+use crate::audit::{LogHead, Stream};
+use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
+use crate::ids::{Epoch, Role};
+use crate::sandbox::Backend;
+use crate::secret::Secret;
+use serde::{Deserialize, Serialize};
+
+/// What an operator may ask.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum OperatorRequest {
+    /// The state of the set.
+    Status,
+    /// Drain and stop everything; answered at once, carried out after.
+    Down,
+    /// End a role in order and start it under a new epoch.
+    Restart(Role),
+    /// Print the gateway token.
+    RevealGatewayToken,
+    /// A connected stream to gateway, over which the WebSocket protocol is spoken without a token.
+    Attach,
+    /// Bytes of an audit stream.
+    ReadLog {
+        /// Which.
+        stream: Stream,
+        /// From this byte on.
+        offset: u64,
+    },
+}
+
+impl OperatorRequest {
+    /// The verb as it stands in the log.
+    #[must_use]
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Down => "down",
+            Self::Restart(_) => "restart",
+            Self::RevealGatewayToken => "gateway.token.reveal",
+            Self::Attach => "attach",
+            Self::ReadLog { .. } => "logs.read",
+        }
+    }
+}
+
+/// Where a role stands.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum RoleState {
+    /// Not wanted now (launcher, while Docker serves).
+    Idle,
+    /// Started, not yet confined.
+    Starting,
+    /// Attested; waits for its edges.
+    Confined,
+    /// Serves.
+    Ready,
+    /// Ending.
+    Stopping,
+    /// Dead, waits for its restart.
+    Backoff,
+    /// Dead for good until the operator acts.
+    Failed,
+}
+
+impl RoleState {
+    /// The state's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Starting => "starting",
+            Self::Confined => "confined",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+            Self::Backoff => "backoff",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One row of `moltbot status`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RoleStatus {
+    /// Which role.
+    pub role: Role,
+    /// Its process; 0 while there is none.
+    pub pid: u32,
+    /// Its uid, from the kernel.
+    pub uid: u32,
+    /// Its generation.
+    pub epoch: Epoch,
+    /// Where it stands.
+    pub state: RoleState,
+    /// Restarts since broker started.
+    pub restarts: u32,
+    /// Seconds since it became ready.
+    pub uptime_s: u64,
+    /// `Seccomp:` of `/proc/<pid>/status`; 2 is a filter.
+    pub seccomp: u8,
+    /// `NoNewPrivs:`.
+    pub no_new_privs: bool,
+    /// Landlock ABI its ruleset was built for, as it says; 0 is none.
+    pub landlock_abi: u8,
+    /// Union of the five capability sets, from the kernel.
+    pub capabilities: u64,
+    /// Weaker than designed, and why.
+    pub degraded: BoundedVec<BoundedStr<128>, 8>,
+}
+
+/// `moltbot status`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Status {
+    /// Version of this build.
+    pub version: BoundedStr<32>,
+    /// `single-uid` or `split-uid`.
+    pub layout: BoundedStr<32>,
+    /// Where clients connect, as `127.0.0.1:18789`.
+    pub listen: BoundedStr<64>,
+    /// State directory.
+    pub state_dir: BoundedStr<1024>,
+    /// True once every wanted role is ready.
+    pub ready: bool,
+    /// Backend of the sandbox.
+    pub backend: Backend,
+    /// Why this one, or why none.
+    pub backend_detail: BoundedStr<512>,
+    /// Every role.
+    pub roles: BoundedVec<RoleStatus, 8>,
+    /// Heads of the log.
+    pub logs: BoundedVec<LogHead, 8>,
+}
+
+/// Answer to an [`OperatorRequest`].
+#[derive(Deserialize, Serialize)]
+pub enum OperatorReply {
+    /// The state.
+    Status(Status),
+    /// It is under way.
+    Started,
+    /// The token.
+    GatewayToken(Secret),
+    /// The packet carries the stream.
+    Attached,
+    /// Bytes of the log; empty at its end.
+    LogBytes(BoundedBytes<49_152>),
+}

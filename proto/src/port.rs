@@ -1,0 +1,497 @@
+//! Both ends of an edge for roles that run tokio: a [`Port`] asks, many questions at once; a [`Server`] answers.
+//!
+//! A port outlives its peer: broker grants a new end when the peer restarts, and calls made in between wait for it within
+//! their deadline. Chunks flow only under credit, so a slow reader stalls its own stream and nothing else. Every future
+//! here is cancellation safe: a dropped call cancels its request, and its late answer is swallowed.
+
+use crate::channel::{
+    CallError, Channel, ChannelError, Incoming, Outgoing, decode_incoming, decode_outgoing, frame, refusal_frame,
+    reply_frame,
+};
+use crate::edge::{Edge, Refusal};
+use crate::ids::RequestId;
+use crate::wire::Kind;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
+
+/// Longest that a send waits for the peer to read, before the peer counts as hung.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct Socket(Channel);
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+#[derive(Debug)]
+struct Duplex(AsyncFd<Socket>);
+
+impl Duplex {
+    fn new(channel: Channel) -> io::Result<Self> {
+        AsyncFd::register(Socket(channel)).map(Self)
+    }
+
+    async fn recv(&self, cap: usize, max_fds: usize) -> Result<crate::channel::Packet, ChannelError> {
+        loop {
+            let mut ready = self.0.readable().await.map_err(|_| ChannelError::Closed)?;
+            match self.0.get_ref().0.recv(cap, max_fds) {
+                Err(ChannelError::WouldBlock) => ready.clear_ready(),
+                other => return other,
+            }
+        }
+    }
+
+    async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let until = Instant::now() + SEND_TIMEOUT;
+        loop {
+            match self.0.get_ref().0.send(packet, fds) {
+                Err(ChannelError::WouldBlock) => {}
+                other => return other,
+            }
+            match timeout_at(until, self.0.writable()).await {
+                Ok(Ok(mut ready)) => ready.clear_ready(),
+                Ok(Err(_)) => return Err(ChannelError::Closed),
+                Err(_) => return Err(ChannelError::Deadline),
+            }
+        }
+    }
+}
+
+/// A role's control channel under tokio: frames of kind `Note` both ways.
+#[derive(Clone, Debug)]
+pub struct AsyncControl(Arc<Duplex>);
+
+impl AsyncControl {
+    /// Takes the control channel over.
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch the descriptor.
+    pub fn new(channel: Channel) -> io::Result<Self> {
+        Duplex::new(channel).map(|duplex| Self(Arc::new(duplex)))
+    }
+
+    /// Next word of broker, with its descriptors.
+    ///
+    /// # Errors
+    /// [`ChannelError::Closed`] means the set is going down.
+    pub async fn recv(&self) -> Result<(crate::control::ToRole, Vec<OwnedFd>), ChannelError> {
+        let packet = self.0.recv(crate::control::MAX_CONTROL, crate::control::MAX_CONTROL_FDS).await?;
+        let (_, body) = crate::wire::split(&packet.bytes, crate::control::MAX_CONTROL)?;
+        Ok((crate::wire::decode(body)?, packet.fds))
+    }
+
+    /// Says something to broker.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub async fn send(&self, message: &crate::control::FromRole) -> Result<(), ChannelError> {
+        let packet = frame(Kind::Note, RequestId(0), 0, message, crate::control::MAX_CONTROL)?;
+        self.0.send(&packet, &[]).await
+    }
+}
+
+type Answers<E> = mpsc::UnboundedSender<Outgoing<E>>;
+
+struct Link<E: Edge> {
+    socket: Duplex,
+    pending: Mutex<HashMap<RequestId, Answers<E>>>,
+    dead: AtomicBool,
+}
+
+struct Shared<E: Edge> {
+    link: Mutex<Option<Arc<Link<E>>>>,
+    arrived: Notify,
+    next: AtomicU32,
+    violation: Mutex<Option<String>>,
+    violated: Notify,
+}
+
+/// The asking end of edge `E`.
+pub struct Port<E: Edge>(Arc<Shared<E>>);
+
+impl<E: Edge> Clone for Port<E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<E: Edge> Default for Port<E> {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            link: Mutex::new(None),
+            arrived: Notify::new(),
+            next: AtomicU32::new(0),
+            violation: Mutex::new(None),
+            violated: Notify::new(),
+        }))
+    }
+}
+
+impl<E: Edge> Port<E> {
+    /// Uses this end from now on. Requests in flight on an earlier one end with [`CallError::Gone`].
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch the descriptor.
+    pub fn attach(&self, channel: Channel) -> io::Result<()> {
+        let link = Arc::new(Link {
+            socket: Duplex::new(channel)?,
+            pending: Mutex::new(HashMap::new()),
+            dead: AtomicBool::new(false),
+        });
+        if let Some(old) = lock(&self.0.link).replace(Arc::clone(&link)) {
+            retire(&old);
+        }
+        self.0.arrived.notify_waiters();
+        tokio::spawn(read_answers(Arc::clone(&self.0), link));
+        Ok(())
+    }
+
+    /// True while there is a peer.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        lock(&self.0.link).as_ref().is_some_and(|link| !link.dead.load(Ordering::Acquire))
+    }
+
+    /// Waits until the peer breaks the protocol; returns what it did.
+    pub async fn violation(&self) -> String {
+        loop {
+            let notified = self.0.violated.notified();
+            if let Some(detail) = lock(&self.0.violation).take() {
+                return detail;
+            }
+            notified.await;
+        }
+    }
+
+    async fn link(&self, until: Instant) -> Result<Arc<Link<E>>, CallError> {
+        loop {
+            let arrived = self.0.arrived.notified();
+            if let Some(link) = lock(&self.0.link).clone().filter(|link| !link.dead.load(Ordering::Acquire)) {
+                return Ok(link);
+            }
+            timeout_at(until, arrived).await.map_err(|_| CallError::Gone)?;
+        }
+    }
+
+    /// Asks, and waits for the one answer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call(&self, request: &E::Request, wait: Duration) -> Result<E::Reply, CallError> {
+        self.call_with(request, &[], wait).await.map(|(reply, _)| reply)
+    }
+
+    /// As [`Port::call`], with descriptors either way.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call_with(&self, request: &E::Request, fds: &[BorrowedFd<'_>], wait: Duration) -> Result<(E::Reply, Vec<OwnedFd>), CallError> {
+        let until = Instant::now() + wait;
+        let mut stream = self.open(request, fds, 0, until).await?;
+        match timeout_at(until, stream.next()).await.map_err(|_| CallError::Deadline)? {
+            Some(Outgoing::Reply(reply, fds)) => Ok((reply, fds)),
+            Some(Outgoing::Refused(refusal)) => Err(refusal.into()),
+            Some(Outgoing::Chunk(_)) | None => Err(CallError::Gone),
+        }
+    }
+
+    /// Asks, and hands back the stream of chunks that ends in a reply or a refusal. `credit` is how many bytes of chunks
+    /// may come before [`Stream::credit`] allows more.
+    ///
+    /// # Errors
+    /// [`CallError`] where the request could not be sent within `wait`.
+    pub async fn stream(&self, request: &E::Request, credit: u32, wait: Duration) -> Result<Stream<E>, CallError> {
+        self.open(request, &[], credit, Instant::now() + wait).await
+    }
+
+    async fn open(&self, request: &E::Request, fds: &[BorrowedFd<'_>], credit: u32, until: Instant) -> Result<Stream<E>, CallError> {
+        let link = self.link(until).await?;
+        let id = RequestId(self.0.next.fetch_add(1, Ordering::Relaxed));
+        let (answers, receiver) = mpsc::unbounded_channel();
+        {
+            let mut pending = lock(&link.pending);
+            if pending.len() >= E::WINDOW {
+                return Err(CallError::Busy);
+            }
+            pending.insert(id, answers);
+        }
+        let left = until.saturating_duration_since(Instant::now()).as_millis();
+        let stream = Stream { link, id, receiver, done: false };
+        let packet = frame(Kind::Request, id, u16::try_from(left).unwrap_or(u16::MAX), request, E::MAX_REQUEST)
+            .map_err(|error| CallError::Violation(error.into()))?;
+        stream.send(&packet, fds).await?;
+        if credit > 0 {
+            stream.credit(credit).await?;
+        }
+        Ok(stream)
+    }
+}
+
+fn retire<E: Edge>(link: &Link<E>) {
+    link.dead.store(true, Ordering::Release);
+    lock(&link.pending).clear();
+}
+
+async fn read_answers<E: Edge>(shared: Arc<Shared<E>>, link: Arc<Link<E>>) {
+    loop {
+        let outcome = link.socket.recv(E::MAX_REPLY, E::REPLY_FDS).await.and_then(decode_outgoing::<E>);
+        if link.dead.load(Ordering::Acquire) {
+            return;
+        }
+        let error = match outcome {
+            Ok((id, answer)) => {
+                let mut pending = lock(&link.pending);
+                let last = !matches!(answer, Outgoing::Chunk(_));
+                let target = if last { pending.remove(&id) } else { pending.get(&id).cloned() };
+                match target {
+                    // The receiver may be gone: its request was cancelled, the answer crossed the cancel.
+                    Some(answers) => {
+                        let _ = answers.send(answer);
+                        continue;
+                    }
+                    None => ChannelError::Violation("an answer to no question"),
+                }
+            }
+            Err(error) => error,
+        };
+        if error.is_violation() {
+            *lock(&shared.violation) = Some(error.to_string());
+            shared.violated.notify_waiters();
+        }
+        retire(&link);
+        return;
+    }
+}
+
+/// The answers to one request.
+pub struct Stream<E: Edge> {
+    link: Arc<Link<E>>,
+    id: RequestId,
+    receiver: mpsc::UnboundedReceiver<Outgoing<E>>,
+    done: bool,
+}
+
+impl<E: Edge> Stream<E> {
+    async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), CallError> {
+        self.link.socket.send(packet, fds).await.map_err(|error| match error {
+            ChannelError::Deadline | ChannelError::WouldBlock => CallError::Deadline,
+            _ => CallError::Gone,
+        })
+    }
+
+    /// Next chunk, or the end; `None` after the end or where the peer died.
+    pub async fn next(&mut self) -> Option<Outgoing<E>> {
+        if self.done {
+            return None;
+        }
+        let answer = self.receiver.recv().await;
+        self.done = !matches!(answer, Some(Outgoing::Chunk(_)));
+        answer
+    }
+
+    /// Allows so many more bytes of chunks.
+    ///
+    /// # Errors
+    /// [`CallError::Gone`] where the peer died.
+    pub async fn credit(&self, bytes: u32) -> Result<(), CallError> {
+        let packet = frame(Kind::Credit, self.id, 0, &bytes, E::MAX_REQUEST)
+            .map_err(|error| CallError::Violation(error.into()))?;
+        self.send(&packet, &[]).await
+    }
+
+    /// Asks the server to stop; its answer still comes through [`Stream::next`].
+    ///
+    /// # Errors
+    /// [`CallError::Gone`] where the peer died.
+    pub async fn cancel(&self) -> Result<(), CallError> {
+        let packet =
+            frame(Kind::Cancel, self.id, 0, &(), E::MAX_REQUEST).map_err(|error| CallError::Violation(error.into()))?;
+        self.send(&packet, &[]).await
+    }
+}
+
+impl<E: Edge> Drop for Stream<E> {
+    fn drop(&mut self) {
+        if !self.done
+            && let Ok(packet) = frame(Kind::Cancel, self.id, 0, &(), E::MAX_REQUEST)
+        {
+            // Best effort: where the buffer is full the answer is swallowed by `read_answers` all the same.
+            let _ = self.link.socket.0.get_ref().0.send(&packet, &[]);
+        }
+    }
+}
+
+struct Running {
+    credit: Arc<Semaphore>,
+    cancelled: Arc<Notify>,
+    cancel_seen: Arc<AtomicBool>,
+}
+
+struct Served {
+    socket: Duplex,
+    running: Mutex<HashMap<RequestId, Running>>,
+}
+
+/// The answering end of edge `E`.
+pub struct Server<E: Edge> {
+    served: Arc<Served>,
+    edge: std::marker::PhantomData<fn() -> E>,
+}
+
+/// A request to be answered.
+pub struct Request<E: Edge> {
+    /// What is asked.
+    pub request: E::Request,
+    /// Its descriptors, exactly [`Edge::REQUEST_FDS`].
+    pub fds: Vec<OwnedFd>,
+    /// How long the client waits; zero where it did not say.
+    pub deadline: Duration,
+    /// Where the answer goes.
+    pub responder: Responder<E>,
+}
+
+impl<E: Edge> Server<E> {
+    /// Serves this end.
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch the descriptor.
+    pub fn new(channel: Channel) -> io::Result<Self> {
+        let served = Served { socket: Duplex::new(channel)?, running: Mutex::new(HashMap::new()) };
+        Ok(Self { served: Arc::new(served), edge: std::marker::PhantomData })
+    }
+
+    /// Next request. Credit and cancellation of running ones are taken care of on the way.
+    ///
+    /// # Errors
+    /// [`ChannelError::Closed`] where the client is gone; a violation where it must be reported.
+    pub async fn next(&self) -> Result<Request<E>, ChannelError> {
+        loop {
+            let packet = self.served.socket.recv(E::MAX_REQUEST, E::REQUEST_FDS).await?;
+            let mut running = lock(&self.served.running);
+            match decode_incoming::<E>(packet)? {
+                Incoming::Request { id, request, deadline, fds } => {
+                    if running.contains_key(&id) {
+                        return Err(ChannelError::Violation("an id that is in flight"));
+                    }
+                    if running.len() >= E::WINDOW {
+                        return Err(ChannelError::Violation("more requests than the window"));
+                    }
+                    let state = Running {
+                        credit: Arc::new(Semaphore::new(0)),
+                        cancelled: Arc::new(Notify::new()),
+                        cancel_seen: Arc::new(AtomicBool::new(false)),
+                    };
+                    let responder = Responder {
+                        served: Arc::clone(&self.served),
+                        id,
+                        credit: Arc::clone(&state.credit),
+                        cancelled: Arc::clone(&state.cancelled),
+                        cancel_seen: Arc::clone(&state.cancel_seen),
+                        edge: std::marker::PhantomData,
+                    };
+                    running.insert(id, state);
+                    return Ok(Request { request, fds, deadline, responder });
+                }
+                // Credit and cancel for what has ended meanwhile crossed its answer: legal, and nothing to do.
+                Incoming::Credit { id, bytes } => {
+                    if let Some(state) = running.get(&id) {
+                        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                        if bytes > MAX_CREDIT || state.credit.available_permits().saturating_add(bytes) > MAX_CREDIT {
+                            return Err(ChannelError::Violation("more credit than an edge may give"));
+                        }
+                        state.credit.add_permits(bytes);
+                    }
+                }
+                Incoming::Cancel { id } => {
+                    if let Some(state) = running.get(&id) {
+                        state.cancel_seen.store(true, Ordering::Release);
+                        state.cancelled.notify_waiters();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Credit that may be outstanding for one request, in bytes.
+pub const MAX_CREDIT: usize = 16 << 20;
+
+/// Answers one request. Dropped without an answer it leaves the client to its deadline, which is a bug of the role.
+pub struct Responder<E: Edge> {
+    served: Arc<Served>,
+    id: RequestId,
+    credit: Arc<Semaphore>,
+    cancelled: Arc<Notify>,
+    cancel_seen: Arc<AtomicBool>,
+    edge: std::marker::PhantomData<fn() -> E>,
+}
+
+impl<E: Edge> Responder<E> {
+    /// Carried out.
+    ///
+    /// # Errors
+    /// [`ChannelError`] where the client is gone.
+    pub async fn reply(self, reply: &E::Reply, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let packet = reply_frame::<E>(self.id, reply)?;
+        self.finish();
+        self.served.socket.send(&packet, fds).await
+    }
+
+    /// Not carried out.
+    ///
+    /// # Errors
+    /// [`ChannelError`] where the client is gone.
+    pub async fn refuse(self, refusal: &Refusal) -> Result<(), ChannelError> {
+        let packet = refusal_frame::<E>(self.id, refusal)?;
+        self.finish();
+        self.served.socket.send(&packet, &[]).await
+    }
+
+    /// Part of a stream; waits until the client has given `cost` bytes of credit.
+    ///
+    /// # Errors
+    /// [`ChannelError`] where the client is gone.
+    pub async fn chunk(&self, chunk: &E::Chunk, cost: usize) -> Result<(), ChannelError> {
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        self.credit.acquire_many(cost).await.map_err(|_| ChannelError::Closed)?.forget();
+        let packet = frame(Kind::Chunk, self.id, 0, chunk, E::MAX_REPLY)?;
+        self.served.socket.send(&packet, &[]).await
+    }
+
+    /// Waits until the client no longer wants the answer.
+    pub async fn cancelled(&self) {
+        loop {
+            let notified = self.cancelled.notified();
+            if self.cancel_seen.load(Ordering::Acquire) {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn finish(&self) {
+        lock(&self.served.running).remove(&self.id);
+    }
+}
+
+impl<E: Edge> Drop for Responder<E> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

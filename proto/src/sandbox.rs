@@ -1,0 +1,136 @@
+//! gateway -> sandboxd and sandboxd -> launcher: running a command where it cannot do harm. Nobody on these edges can
+//! name an image, a mount, a capability, a network or a flag.
+
+use crate::audit::RunEnd;
+use crate::bounded::{BoundedBytes, BoundedStr};
+use crate::ids::{RunId, SessionKey};
+use serde::{Deserialize, Serialize};
+
+/// gateway -> sandboxd.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum SandboxRequest {
+    /// Run a command in the session's sandbox, which is made if it is not there. Output comes as chunks, under credit.
+    Exec {
+        /// Conversation that asks.
+        session: SessionKey,
+        /// Text for the sandbox's `/bin/sh -c`.
+        command: BoundedStr<8192>,
+    },
+    /// Which backend serves, or why none does.
+    Describe,
+    /// Throw the session's sandbox away, with what is in it.
+    Close {
+        /// Conversation it belongs to.
+        session: SessionKey,
+    },
+}
+
+/// Where commands are confined.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Backend {
+    /// A hardened container of the Docker engine.
+    Docker,
+    /// Own launcher: namespaces, pivot_root, Landlock, seccomp.
+    NativeN1,
+    /// Own launcher where user namespaces are forbidden: Landlock and seccomp. The lower tier.
+    NativeN2,
+    /// Nothing can confine here, so nothing runs.
+    None,
+}
+
+impl Backend {
+    /// The name in logs and in `status`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::NativeN1 => "native-n1",
+            Self::NativeN2 => "native-n2",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Answer to a [`SandboxRequest`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum SandboxReply {
+    /// The command ended.
+    Ended {
+        /// Names the run in the log.
+        run: RunId,
+        /// How it ended.
+        end: RunEnd,
+        /// Milliseconds it took.
+        duration_ms: u64,
+        /// Bytes of output that were dropped because the run's output cap was reached.
+        dropped: u64,
+    },
+    /// What serves, and a line about it for a person.
+    Described {
+        /// The backend.
+        backend: Backend,
+        /// Why this one, or why none.
+        detail: BoundedStr<512>,
+    },
+    /// The sandbox is gone.
+    Closed,
+}
+
+/// Part of a run's output.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum OutputChunk {
+    /// From its standard output.
+    Stdout(BoundedBytes<16_384>),
+    /// From its standard error.
+    Stderr(BoundedBytes<16_384>),
+}
+
+impl OutputChunk {
+    /// Bytes of output in it: what it costs in credit.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Stdout(bytes) | Self::Stderr(bytes) => bytes.len(),
+        }
+    }
+
+    /// True where it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Directory name of a session's workspace: 32 hexadecimal digits, derived by sandboxd from the session's key.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct WorkspaceName(pub BoundedStr<32>);
+
+/// sandboxd -> launcher.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum LaunchRequest {
+    /// Run `/bin/sh -c command`; the packet carries two descriptors, for its standard output and standard error.
+    Run {
+        /// Workspace to mount writable.
+        workspace: WorkspaceName,
+        /// Text for the shell.
+        command: BoundedStr<8192>,
+        /// Seconds of wall clock it gets.
+        timeout_s: u32,
+    },
+    /// Which tier this machine allows.
+    Probe,
+}
+
+/// Answer to a [`LaunchRequest`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum LaunchReply {
+    /// The command ended.
+    Ended(RunEnd),
+    /// The tier found, and what it is made of or lacks.
+    Tier {
+        /// [`Backend::NativeN1`], [`Backend::NativeN2`] or [`Backend::None`].
+        backend: Backend,
+        /// A line for a person.
+        detail: BoundedStr<512>,
+    },
+}
