@@ -24,13 +24,16 @@ pub fn parse() -> Result<Args, StartError> {
 fn read(mut words: impl Iterator<Item = OsString>) -> Result<Args, StartError> {
     let (mut state_dir, mut port) = (None, None);
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| StartError::permanent(format!("{} needs a value", word.display())));
+        let mut value =
+            || words.next().ok_or_else(|| StartError::permanent(format!("{} needs a value", word.display())));
         match word.to_str() {
             Some("--state-dir") => state_dir = Some(PathBuf::from(value()?)),
             Some("--port") => {
                 let text = value()?;
                 let parsed = text.to_str().and_then(|text| text.parse().ok());
-                port = Some(parsed.ok_or_else(|| StartError::permanent(format!("--port {}: not a port", text.display())))?);
+                port = Some(
+                    parsed.ok_or_else(|| StartError::permanent(format!("--port {}: not a port", text.display())))?,
+                );
             }
             _ => return Err(StartError::permanent(format!("unknown argument {}; run `moltbot up`", word.display()))),
         }

@@ -37,11 +37,14 @@ impl Programs {
         for role in crate::state::CHILDREN {
             let path = own.with_file_name(format!("moltbot-{role}"));
             let bad = |what: &dyn std::fmt::Display| StartError::permanent(format!("{}: {what}", path.display()));
-            let program = open(&path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| bad(&errno))?;
+            let program = open(&path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| bad(&errno))?;
             let stat = fstat(&program).map_err(|errno| bad(&errno))?;
             let me = rustix::process::getuid().as_raw();
             if stat.st_mode & 0o022 != 0 || (stat.st_uid != 0 && stat.st_uid != me) {
-                return Err(bad(&"others can change it; it must be yours or root's and not writable by group or others"));
+                return Err(bad(
+                    &"others can change it; it must be yours or root's and not writable by group or others",
+                ));
             }
             programs.push((role, program));
         }
@@ -49,7 +52,11 @@ impl Programs {
     }
 
     fn program(&self, role: Role) -> io::Result<BorrowedFd<'_>> {
-        self.0.iter().find(|(of, _)| *of == role).map(|(_, fd)| fd.as_fd()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.0
+            .iter()
+            .find(|(of, _)| *of == role)
+            .map(|(_, fd)| fd.as_fd())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

@@ -8,10 +8,12 @@ use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::control::Resource;
 use proto::ids::Role;
-use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, flock, fchmod, fchown, fstat, mkdirat, open, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, flock, fstat, mkdirat, open, openat, unlinkat,
+};
 use rustix::io::Errno;
-use std::io::{Read, Seek, Write};
 use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -53,7 +55,8 @@ impl StateDir {
     pub fn prepare(path: &Path) -> Result<Self, StartError> {
         let todo = "it must be a directory of yours";
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|error| StartError::permanent(format!("{}: {error}", parent.display())))?;
+            std::fs::create_dir_all(parent)
+                .map_err(|error| StartError::permanent(format!("{}: {error}", parent.display())))?;
         }
         match mkdirat(rustix::fs::CWD, path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -74,7 +77,8 @@ impl StateDir {
                 None => {}
             }
         }
-        set(&root, Mode::RWXU, FIRST_UID).map_err(|errno| failed("cannot repair", path, errno, "it must belong to you"))?;
+        set(&root, Mode::RWXU, FIRST_UID)
+            .map_err(|errno| failed("cannot repair", path, errno, "it must belong to you"))?;
         let run = run.ok_or_else(|| StartError::internal("the table of directories has no run"))?;
         let lock = lock(&run, path)?;
         repair_config(&root, path)?;
@@ -190,7 +194,9 @@ pub fn listen(port: u16) -> Result<TcpListener, StartError> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    bind().map_err(|error| StartError::permanent(format!("cannot listen on 127.0.0.1:{port}: {error}; choose another with --port")))
+    bind().map_err(|error| {
+        StartError::permanent(format!("cannot listen on 127.0.0.1:{port}: {error}; choose another with --port"))
+    })
 }
 
 /// Root becomes broker's own uid with four capabilities; anybody else stays who they are, under a stricter floor.

@@ -7,7 +7,9 @@ use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_f
 use proto::edge::{Edge, OperatorBroker, Refusal};
 use proto::ids::RequestId;
 use proto::operator::{OperatorReply, OperatorRequest};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Visitors at once; more wait in the kernel's queue.
@@ -38,7 +40,12 @@ impl Door {
     /// [`StartError`]; a path over 107 bytes does not fit a socket address.
     pub fn open(state_dir: &StateDir) -> Result<Self, StartError> {
         let path = state_dir.path().join("run/operator.sock");
-        let bad = |errno: rustix::io::Errno| StartError::permanent(format!("{}: {errno}; choose a shorter --state-dir if it is over 107 bytes long", path.display()));
+        let bad = |errno: rustix::io::Errno| {
+            StartError::permanent(format!(
+                "{}: {errno}; choose a shorter --state-dir if it is over 107 bytes long",
+                path.display()
+            ))
+        };
         let address = SocketAddrUnix::new(&path).map_err(bad)?;
         let _ = rustix::fs::unlinkat(state_dir.run(), "operator.sock", rustix::fs::AtFlags::empty());
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -58,7 +65,9 @@ impl Door {
         let peer = sockopt::socket_peercred(&fd).ok()?;
         let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get().unsigned_abs());
         if uid != 0 && uid != owner {
-            eprintln!("broker: uid {uid} (pid {pid}) was turned away from the operator socket: it is for uid {owner} and root");
+            eprintln!(
+                "broker: uid {uid} (pid {pid}) was turned away from the operator socket: it is for uid {owner} and root"
+            );
             return None;
         }
         Some(Visitor { number, channel: Channel::from_fd(fd), uid, pid })

@@ -139,14 +139,18 @@ impl Broker {
 
     fn turn(&mut self) -> Result<(), StartError> {
         let due = self.table.next_due().map(|due| due.saturating_sub(self.now())).unwrap_or(1_000).min(1_000);
-        let timeout = Timespec { tv_sec: i64::try_from(due / 1000).unwrap_or(1), tv_nsec: i64::try_from(due % 1000).unwrap_or(0) * 1_000_000 };
+        let timeout = Timespec {
+            tv_sec: i64::try_from(due / 1000).unwrap_or(1),
+            tv_nsec: i64::try_from(due % 1000).unwrap_or(0) * 1_000_000,
+        };
         let roles: Vec<Role> = self.children.keys().copied().collect();
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.0.as_fd(), self.door.as_fd()];
         for child in self.children.values() {
             fds.extend([child.control(), child.log(), child.process.pidfd.as_fd()]);
         }
         fds.extend(self.visitors.iter().map(AsFd::as_fd));
-        let mut polled: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut polled: Vec<PollFd<'_>> =
+            fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         match poll(&mut polled, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(StartError::internal(format!("poll: {errno}"))),
@@ -154,10 +158,18 @@ impl Broker {
         let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
         let is = |at: usize| ready.get(at).copied().unwrap_or_default();
         let (signalled, knocked) = (is(0), is(1));
-        let visitors: Vec<u64> = self.visitors.iter().enumerate().filter(|(at, _)| is(2 + roles.len() * 3 + at)).map(|(_, v)| v.number).collect();
+        let visitors: Vec<u64> = self
+            .visitors
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| is(2 + roles.len() * 3 + at))
+            .map(|(_, v)| v.number)
+            .collect();
         for (at, role) in roles.iter().enumerate() {
             let base = 2 + at * 3;
-            if is(base + 1) && let Some(child) = self.children.get(role) {
+            if is(base + 1)
+                && let Some(child) = self.children.get(role)
+            {
                 child.drain_log();
             }
             if is(base) {
@@ -448,7 +460,10 @@ impl Broker {
         self.flush_records();
         let record = Record::Operator { uid, pid, verb: BoundedStr::truncated(verb) };
         self.audit.call(&AuditRequest::Append(record), &[], AUDIT).map(|_| ()).map_err(|error| {
-            Refusal::new("audit.unwritable", &format!("the verb could not be recorded, so it was not carried out: {error}"))
+            Refusal::new(
+                "audit.unwritable",
+                &format!("the verb could not be recorded, so it was not carried out: {error}"),
+            )
         })
     }
 
@@ -479,7 +494,14 @@ impl Broker {
         }
     }
 
-    fn on_verb(&mut self, visitor: u64, request: RequestId, uid: u32, pid: u32, verb: OperatorRequest) -> Result<(), Refusal> {
+    fn on_verb(
+        &mut self,
+        visitor: u64,
+        request: RequestId,
+        uid: u32,
+        pid: u32,
+        verb: OperatorRequest,
+    ) -> Result<(), Refusal> {
         // Looking at the state changes nothing and reveals nothing; following a log would otherwise feed itself.
         let looks = matches!(verb, OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. });
         if !looks && let Err(refusal) = self.record_verb(uid, pid, verb.verb()) {
@@ -511,16 +533,25 @@ impl Broker {
             }
             OperatorRequest::Attach => {
                 let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-                let (ours, theirs) = pair.map_err(|errno| Refusal::new("broker.resource", &format!("no stream: {errno}")))?;
+                let (ours, theirs) =
+                    pair.map_err(|errno| Refusal::new("broker.resource", &format!("no stream: {errno}")))?;
                 self.ask(Role::Gateway, AdminRequest::AttachOperator, &[theirs.as_fd()], plain(Some(ours)))?;
             }
         }
         Ok(())
     }
 
-    fn ask(&mut self, role: Role, request: AdminRequest, fds: &[BorrowedFd<'_>], awaited: Awaited) -> Result<(), Refusal> {
+    fn ask(
+        &mut self,
+        role: Role,
+        request: AdminRequest,
+        fds: &[BorrowedFd<'_>],
+        awaited: Awaited,
+    ) -> Result<(), Refusal> {
         let ready = self.table.state(role) == proto::operator::RoleState::Ready;
-        let gone = || Refusal::new("broker.not_ready", &format!("{role} does not serve right now; `moltbot status` shows why"));
+        let gone = || {
+            Refusal::new("broker.not_ready", &format!("{role} does not serve right now; `moltbot status` shows why"))
+        };
         let Some(child) = self.children.get(&role).filter(|_| ready) else { return Err(gone()) };
         self.next = self.next.wrapping_add(1);
         child.send(&ToRole::Admin(self.next, request), fds).map_err(|_| gone())?;
@@ -563,12 +594,20 @@ impl Broker {
     }
 
     fn fail_awaited(&mut self, is_lost: impl Fn(Role, Instant) -> bool) {
-        let lost: Vec<u32> = self.awaited.iter().filter(|(_, (until, role, _))| is_lost(*role, *until)).map(|(number, _)| *number).collect();
+        let lost: Vec<u32> = self
+            .awaited
+            .iter()
+            .filter(|(_, (until, role, _))| is_lost(*role, *until))
+            .map(|(number, _)| *number)
+            .collect();
         for number in lost {
             if let Some((_, role, awaited)) = self.awaited.remove(&number) {
                 match awaited {
                     Awaited::Visitor { visitor, request, .. } => {
-                        let refusal = Refusal::new("broker.no_answer", &format!("{role} did not answer; `moltbot status` shows why"));
+                        let refusal = Refusal::new(
+                            "broker.no_answer",
+                            &format!("{role} did not answer; `moltbot status` shows why"),
+                        );
                         self.answer(visitor, request, Err(refusal));
                     }
                     Awaited::Status(gathering) => self.finish_status(gathering),
@@ -581,14 +620,17 @@ impl Broker {
         self.next = self.next.wrapping_add(1);
         let number = self.next;
         let mut missing = 0;
-        for (role, question) in [(Role::Auditd, AdminRequest::LogHeads), (Role::Sandboxd, AdminRequest::DescribeSandbox)] {
+        for (role, question) in
+            [(Role::Auditd, AdminRequest::LogHeads), (Role::Sandboxd, AdminRequest::DescribeSandbox)]
+        {
             if self.ask(role, question, &[], Awaited::Status(number)).is_ok() {
                 missing += 1;
             }
         }
         let sandbox = (Backend::None, BoundedStr::truncated("sandboxd did not answer"));
         let until = Instant::now() + ADMIN;
-        self.gathering.insert(number, Gathering { visitor, request, until, missing, heads: BoundedVec::default(), sandbox });
+        self.gathering
+            .insert(number, Gathering { visitor, request, until, missing, heads: BoundedVec::default(), sandbox });
         if missing == 0 {
             self.finish_status(number);
         }
@@ -630,12 +672,20 @@ impl Broker {
             epoch,
             state,
             restarts,
-            uptime_s: if state == proto::operator::RoleState::Ready { self.now().saturating_sub(since) / 1000 } else { 0 },
+            uptime_s: if state == proto::operator::RoleState::Ready {
+                self.now().saturating_sub(since) / 1000
+            } else {
+                0
+            },
             seccomp: observed.seccomp,
             no_new_privs: observed.no_new_privs,
-            landlock_abi: child.and_then(|child| child.walls.as_ref()).map(|walls| walls.landlock_abi).unwrap_or_default(),
+            landlock_abi: child
+                .and_then(|child| child.walls.as_ref())
+                .map(|walls| walls.landlock_abi)
+                .unwrap_or_default(),
             capabilities: observed.capabilities.iter().fold(0, |all, set| all | set),
-            degraded: BoundedVec::new(degraded.iter().map(|lack| BoundedStr::truncated(lack)).collect()).unwrap_or_default(),
+            degraded: BoundedVec::new(degraded.iter().map(|lack| BoundedStr::truncated(lack)).collect())
+                .unwrap_or_default(),
         }
     }
 

@@ -40,7 +40,9 @@ impl Death {
     #[must_use]
     pub const fn is_suspicious(self) -> bool {
         match self {
-            Self::Signalled(signal) => matches!(signal, libc_signal::SIGSYS | libc_signal::SIGSEGV | libc_signal::SIGBUS | libc_signal::SIGILL),
+            Self::Signalled(signal) => {
+                matches!(signal, libc_signal::SIGSYS | libc_signal::SIGSEGV | libc_signal::SIGBUS | libc_signal::SIGILL)
+            }
             Self::Exited(code) => code == Exit::Violation as i32,
         }
     }
@@ -153,7 +155,8 @@ impl Default for Supervisor {
 /// `jitter` is any number; its low bits choose.
 #[must_use]
 pub fn backoff(attempt: u32, jitter: u64) -> u64 {
-    let base = BACKOFF_FIRST_MS.saturating_mul(1u64.checked_shl(attempt.min(20)).unwrap_or(u64::MAX)).min(BACKOFF_MAX_MS);
+    let base =
+        BACKOFF_FIRST_MS.saturating_mul(1u64.checked_shl(attempt.min(20)).unwrap_or(u64::MAX)).min(BACKOFF_MAX_MS);
     let spread = base / 5;
     (base - spread).saturating_add(jitter % (spread * 2 + 1))
 }
@@ -221,7 +224,9 @@ impl Supervisor {
                     self.spawn(now, Role::Launcher, &mut actions);
                 }
             }
-            Event::Attested(role, epoch) => self.advance(role, epoch, RoleState::Starting, |entry| entry.state = RoleState::Confined),
+            Event::Attested(role, epoch) => {
+                self.advance(role, epoch, RoleState::Starting, |entry| entry.state = RoleState::Confined)
+            }
             Event::Ready(role, epoch) => self.advance(role, epoch, RoleState::Confined, |entry| {
                 entry.state = RoleState::Ready;
                 (entry.since, entry.pinged, entry.answered) = (now, now, now);
@@ -244,7 +249,9 @@ impl Supervisor {
             }
             Event::Restart(role) => self.end_role(now, role, true, &mut actions),
             Event::Died(role, epoch, death) => self.on_death(now, jitter, role, epoch, death, &mut actions),
-            Event::SpawnFailed(role, epoch) => self.on_death(now, jitter, role, epoch, Death::Exited(Exit::Resource.code()), &mut actions),
+            Event::SpawnFailed(role, epoch) => {
+                self.on_death(now, jitter, role, epoch, Death::Exited(Exit::Resource.code()), &mut actions)
+            }
             Event::Stop => self.stop_set(now, Exit::Ok.code(), &mut actions),
             Event::Tick => {}
         }
@@ -272,7 +279,9 @@ impl Supervisor {
     }
 
     fn end_role(&mut self, now: u64, role: Role, wanted: bool, actions: &mut Vec<Action>) {
-        let Some(entry) = self.entry_mut(role).filter(|entry| is_alive(entry.state) && entry.state != RoleState::Stopping) else {
+        let Some(entry) =
+            self.entry_mut(role).filter(|entry| is_alive(entry.state) && entry.state != RoleState::Stopping)
+        else {
             return;
         };
         let served = entry.state == RoleState::Ready;
@@ -289,7 +298,9 @@ impl Supervisor {
     fn on_death(&mut self, now: u64, jitter: u64, role: Role, epoch: Epoch, death: Death, actions: &mut Vec<Action>) {
         let stopping = self.stopping.is_some();
         self.wired.retain(|(edge, ..)| edge.wire().is_some_and(|wire| wire.client != role && wire.server != role));
-        let Some(entry) = self.entry_mut(role).filter(|entry| entry.epoch == epoch && is_alive(entry.state)) else { return };
+        let Some(entry) = self.entry_mut(role).filter(|entry| entry.epoch == epoch && is_alive(entry.state)) else {
+            return;
+        };
         let was_ready = matches!(entry.state, RoleState::Ready | RoleState::Stopping);
         if stopping {
             entry.state = RoleState::Idle;
@@ -305,7 +316,12 @@ impl Supervisor {
         entry.deaths.push((now, if was_ready && !death.is_suspicious() { 1 } else { 2 }));
         entry.deaths.retain(|(at, _)| now.saturating_sub(*at) <= 600_000);
         let too_many = INTENSITY.iter().any(|(deaths, within)| {
-            let weight: u32 = entry.deaths.iter().filter(|(at, _)| now.saturating_sub(*at) <= *within).map(|(_, weight)| *weight).sum();
+            let weight: u32 = entry
+                .deaths
+                .iter()
+                .filter(|(at, _)| now.saturating_sub(*at) <= *within)
+                .map(|(_, weight)| *weight)
+                .sum();
             weight >= *deaths
         });
         if permanent || too_many {

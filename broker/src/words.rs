@@ -63,7 +63,8 @@ impl Setup {
     #[must_use]
     pub fn identity(&self, role: Role) -> Identity {
         // The engine's socket tells the group that may use it; sandboxd gets that one and no other role does.
-        let group = std::fs::metadata(self.config.docker_socket()).map(|socket| socket.gid()).ok().filter(|gid| *gid != 0);
+        let group =
+            std::fs::metadata(self.config.docker_socket()).map(|socket| socket.gid()).ok().filter(|gid| *gid != 0);
         identity(self.identities, role, group)
     }
 
@@ -126,8 +127,10 @@ impl Setup {
 
 /// Tells installations on one machine apart: FNV-1a of the state directory's path. Not a secret.
 fn instance(path: &std::path::Path) -> String {
-    let hash = path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = path
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{hash:016x}")
 }

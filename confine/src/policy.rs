@@ -136,7 +136,11 @@ pub const BASE: &[Rule] = &[
     Rule::new(libc::SYS_sched_yield, "contended locks"),
     Rule::new(libc::SYS_getpid, "abort path"),
     Rule::new(libc::SYS_gettid, "abort path"),
-    Rule::with(libc::SYS_tgkill, &[Arg::eq(2, libc::SIGABRT as u64)], "abort path: a panic must not look like an attack"),
+    Rule::with(
+        libc::SYS_tgkill,
+        &[Arg::eq(2, libc::SIGABRT as u64)],
+        "abort path: a panic must not look like an attack",
+    ),
     Rule::new(libc::SYS_rt_sigprocmask, "abort path"),
     Rule::new(libc::SYS_rt_sigaction, "abort path"),
     Rule::new(libc::SYS_rt_sigreturn, "signal handlers' return"),
@@ -151,7 +155,7 @@ pub const BASE: &[Rule] = &[
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFL as u64)], "non-blocking mode"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFL as u64)], "non-blocking mode"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_DUPFD_CLOEXEC as u64)], "a second handle of an own descriptor"),
-    Rule::with(libc::SYS_ioctl, &[Arg::eq(1, libc::FIONBIO as u64)], "non-blocking mode, as std sets it"),
+    Rule::with(libc::SYS_ioctl, &[Arg::eq(1, libc::FIONBIO)], "non-blocking mode, as std sets it"),
 ];
 
 /// What tokio's current-thread runtime adds.

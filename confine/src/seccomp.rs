@@ -14,7 +14,9 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-fn table<'r>(rules: impl Iterator<Item = &'r Rule>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+fn table<'r>(
+    rules: impl Iterator<Item = &'r Rule>,
+) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let mut any = Vec::new();
     for rule in rules {
@@ -39,13 +41,19 @@ fn table<'r>(rules: impl Iterator<Item = &'r Rule>) -> Result<BTreeMap<i64, Vec<
     Ok(table)
 }
 
-fn compile<'r>(rules: impl Iterator<Item = &'r Rule>, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, seccompiler::BackendError> {
+fn compile<'r>(
+    rules: impl Iterator<Item = &'r Rule>,
+    otherwise: SeccompAction,
+    matched: SeccompAction,
+) -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(table(rules)?, otherwise, matched, ARCH)?.try_into()
 }
 
 /// Installs the policy's filters on the calling thread, for good. Returns how many rules the list has.
 pub(crate) fn install(policy: &Policy) -> Result<u16, StartError> {
-    let bad = |error: seccompiler::BackendError| StartError::permanent(format!("seccomp filter of {} does not compile: {error}", policy.role));
+    let bad = |error: seccompiler::BackendError| {
+        StartError::permanent(format!("seccomp filter of {} does not compile: {error}", policy.role))
+    };
     let rules = || policy.rules.iter().copied().flatten();
     let count = u16::try_from(rules().count().saturating_add(policy.soft.len())).unwrap_or(u16::MAX);
     let clone3 = [Rule::new(libc::SYS_clone3, "flags behind a pointer cannot be checked")];
@@ -59,7 +67,8 @@ pub(crate) fn install(policy: &Policy) -> Result<u16, StartError> {
     programs.push(if policy.default_allow {
         compile(rules(), SeccompAction::Allow, SeccompAction::KillProcess).map_err(bad)?
     } else {
-        compile(rules().chain(policy.soft).chain(&clone3), SeccompAction::KillProcess, SeccompAction::Allow).map_err(bad)?
+        compile(rules().chain(policy.soft).chain(&clone3), SeccompAction::KillProcess, SeccompAction::Allow)
+            .map_err(bad)?
     });
     for program in &programs {
         seccompiler::apply_filter(program)

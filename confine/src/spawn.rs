@@ -4,8 +4,8 @@
 use crate::privileges::{drop_bounding, prctl, set_capabilities, set_identity};
 use crate::startup::CONTROL_FD;
 use nix::errno::Errno;
-use std::io;
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -49,7 +49,13 @@ pub struct Spawned {
 ///
 /// # Errors
 /// What the first failing step of the recipe, or exec, says.
-pub fn spawn(exe: BorrowedFd<'_>, argv0: &str, control: BorrowedFd<'_>, log: OwnedFd, identity: Identity) -> io::Result<Spawned> {
+pub fn spawn(
+    exe: BorrowedFd<'_>,
+    argv0: &str,
+    control: BorrowedFd<'_>,
+    log: OwnedFd,
+    identity: Identity,
+) -> io::Result<Spawned> {
     let control = control.as_raw_fd();
     let parent = std::process::id();
     let maps = match identity {

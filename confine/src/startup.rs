@@ -163,14 +163,21 @@ impl Start {
     ///
     /// # Errors
     /// As [`Start::seal`].
-    pub fn seal_with_ports(self, policy: &Policy, grants: &[Grant<'_>], ports: &[u16]) -> Result<(Sealed, Control), StartError> {
+    pub fn seal_with_ports(
+        self,
+        policy: &Policy,
+        grants: &[Grant<'_>],
+        ports: &[u16],
+    ) -> Result<(Sealed, Control), StartError> {
         let (landlock_abi, lacks) = walls::raise(policy, grants, ports)?;
         let seccomp_rules = seccomp::install(policy)?;
         let degraded = lacks.iter().map(|lack| BoundedStr::truncated(lack)).collect();
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
         // Resources that nobody took are closed here, before anybody hostile speaks.
         drop(self.resources);
-        self.control.send(&FromRole::Confined(walls)).map_err(|error| StartError::internal(format!("control channel: {error}")))?;
+        self.control
+            .send(&FromRole::Confined(walls))
+            .map_err(|error| StartError::internal(format!("control channel: {error}")))?;
         Ok((Sealed(()), self.control))
     }
 }

@@ -4,9 +4,8 @@
 use crate::policy::{Access, Grant, Policy};
 use crate::startup::StartError;
 use landlock::{
-    Access as _,
-    ABI, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::sys::resource::{Resource, setrlimit};
 
@@ -19,7 +18,8 @@ const FLOOR: u8 = 2;
 #[must_use]
 pub fn landlock_abi() -> u8 {
     // SAFETY: LANDLOCK_CREATE_RULESET_VERSION (1) takes a null attribute of size 0 and only returns a number.
-    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0usize, 1u32) };
+    let abi =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0usize, 1u32) };
     u8::try_from(abi.max(0)).unwrap_or(NEWEST).min(NEWEST)
 }
 
@@ -64,7 +64,11 @@ pub(crate) fn raise(policy: &Policy, grants: &[Grant<'_>], ports: &[u16]) -> Res
         )));
     }
     enter(policy, grants, ports, known(abi)).map_err(|error| StartError::permanent(format!("Landlock: {error}")))?;
-    let lacks = [(4, "Landlock cannot rule TCP ports (ABI 4)"), (5, "Landlock cannot rule ioctl (ABI 5)"), (6, "Landlock cannot rule signals and abstract sockets (ABI 6)")];
+    let lacks = [
+        (4, "Landlock cannot rule TCP ports (ABI 4)"),
+        (5, "Landlock cannot rule ioctl (ABI 5)"),
+        (6, "Landlock cannot rule signals and abstract sockets (ABI 6)"),
+    ];
     Ok((abi, lacks.iter().filter(|(needs, _)| abi < *needs).map(|(_, lack)| (*lack).to_owned()).collect()))
 }
 
@@ -106,5 +110,9 @@ fn enter(policy: &Policy, grants: &[Grant<'_>], ports: &[u16], abi: ABI) -> Resu
         }
     }
     let status = created.restrict_self()?;
-    if status.ruleset == RulesetStatus::FullyEnforced { Ok(()) } else { Err("the ruleset is not fully enforced".into()) }
+    if status.ruleset == RulesetStatus::FullyEnforced {
+        Ok(())
+    } else {
+        Err("the ruleset is not fully enforced".into())
+    }
 }

@@ -315,7 +315,13 @@ pub fn decode_outgoing<E: Edge>(packet: Packet) -> Result<(RequestId, Outgoing<E
 ///
 /// # Errors
 /// [`WireError`]: a bug of the caller.
-pub fn frame<T: Serialize>(kind: Kind, id: RequestId, deadline_ms: u16, body: &T, cap: usize) -> Result<Vec<u8>, WireError> {
+pub fn frame<T: Serialize>(
+    kind: Kind,
+    id: RequestId,
+    deadline_ms: u16,
+    body: &T,
+    cap: usize,
+) -> Result<Vec<u8>, WireError> {
     wire::encode(Header { kind, id, deadline_ms }, body, cap)
 }
 
@@ -385,7 +391,12 @@ impl<E: Edge> Client<E> {
     ///
     /// # Errors
     /// [`CallError`]. After a deadline or a violation the end is dropped: a late answer must not meet a later question.
-    pub fn call(&mut self, request: &E::Request, fds: &[BorrowedFd<'_>], timeout: Duration) -> Result<(E::Reply, Vec<OwnedFd>), CallError> {
+    pub fn call(
+        &mut self,
+        request: &E::Request,
+        fds: &[BorrowedFd<'_>],
+        timeout: Duration,
+    ) -> Result<(E::Reply, Vec<OwnedFd>), CallError> {
         let Some(channel) = self.channel.take() else { return Err(CallError::Gone) };
         self.next = self.next.wrapping_add(1);
         let id = RequestId(self.next);
@@ -406,7 +417,13 @@ impl<E: Edge> Client<E> {
         }
     }
 
-    fn exchange(channel: &Channel, id: RequestId, request: &E::Request, fds: &[BorrowedFd<'_>], timeout: Duration) -> Result<Outgoing<E>, ChannelError> {
+    fn exchange(
+        channel: &Channel,
+        id: RequestId,
+        request: &E::Request,
+        fds: &[BorrowedFd<'_>],
+        timeout: Duration,
+    ) -> Result<Outgoing<E>, ChannelError> {
         let deadline = Instant::now().checked_add(timeout).ok_or(ChannelError::Deadline)?;
         let wait = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX);
         let packet = frame(Kind::Request, id, wait, request, E::MAX_REQUEST)?;

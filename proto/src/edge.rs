@@ -2,11 +2,11 @@
 //! reply types and its own caps, so that what cannot be asked cannot be written down.
 
 use crate::audit::{AuditRequest, Receipt};
+use crate::bounded::BoundedStr;
 use crate::egress::{DialRequest, Dialed, EgressChunk, EgressReply, EgressRequest};
 use crate::operator::{OperatorReply, OperatorRequest};
 use crate::sandbox::{LaunchReply, LaunchRequest, OutputChunk, SandboxReply, SandboxRequest};
 use crate::vault::{Lease, LeaseRequest, VaultReply, VaultRequest};
-use crate::bounded::BoundedStr;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A request was understood and not carried out. The sender goes on.

@@ -27,8 +27,16 @@ pub enum Role {
 
 impl Role {
     /// Every role, in start order.
-    pub const ALL: [Self; 8] =
-        [Self::Broker, Self::Auditd, Self::Vault, Self::Sandboxd, Self::Dialer, Self::Egress, Self::Gateway, Self::Launcher];
+    pub const ALL: [Self; 8] = [
+        Self::Broker,
+        Self::Auditd,
+        Self::Vault,
+        Self::Sandboxd,
+        Self::Dialer,
+        Self::Egress,
+        Self::Gateway,
+        Self::Launcher,
+    ];
 
     /// The role's name as it stands in logs, in `ps` and in the operator's commands.
     #[must_use]

@@ -43,8 +43,9 @@ impl AsRawFd for Socket {
 struct Duplex(AsyncFd<Socket>);
 
 impl Duplex {
+    #[expect(deprecated, reason = "its successor is unsafe for the sake of types that lie about their descriptor; ours owns it")]
     fn new(channel: Channel) -> io::Result<Self> {
-        AsyncFd::register(Socket(channel)).map(Self)
+        AsyncFd::new(Socket(channel)).map(Self)
     }
 
     async fn recv(&self, cap: usize, max_fds: usize) -> Result<crate::channel::Packet, ChannelError> {
@@ -201,7 +202,12 @@ impl<E: Edge> Port<E> {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn call_with(&self, request: &E::Request, fds: &[BorrowedFd<'_>], wait: Duration) -> Result<(E::Reply, Vec<OwnedFd>), CallError> {
+    pub async fn call_with(
+        &self,
+        request: &E::Request,
+        fds: &[BorrowedFd<'_>],
+        wait: Duration,
+    ) -> Result<(E::Reply, Vec<OwnedFd>), CallError> {
         let until = Instant::now() + wait;
         let mut stream = self.open(request, fds, 0, until).await?;
         match timeout_at(until, stream.next()).await.map_err(|_| CallError::Deadline)? {
@@ -220,7 +226,13 @@ impl<E: Edge> Port<E> {
         self.open(request, &[], credit, Instant::now() + wait).await
     }
 
-    async fn open(&self, request: &E::Request, fds: &[BorrowedFd<'_>], credit: u32, until: Instant) -> Result<Stream<E>, CallError> {
+    async fn open(
+        &self,
+        request: &E::Request,
+        fds: &[BorrowedFd<'_>],
+        credit: u32,
+        until: Instant,
+    ) -> Result<Stream<E>, CallError> {
         let link = self.link(until).await?;
         let id = RequestId(self.0.next.fetch_add(1, Ordering::Relaxed));
         let (answers, receiver) = mpsc::unbounded_channel();

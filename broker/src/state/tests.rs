@@ -47,7 +47,12 @@ fn full_start_wires_every_edge_once_but_the_launchers() {
 #[test]
 fn killed_role_comes_back_under_a_new_epoch_and_is_wired_again() {
     let (mut table, _) = running();
-    assert!(table.on(50_000, 0, Event::Died(Role::Vault, Epoch(1), Death::Signalled(9))).iter().all(|a| !matches!(a, Action::Spawn(..))));
+    assert!(
+        table
+            .on(50_000, 0, Event::Died(Role::Vault, Epoch(1), Death::Signalled(9)))
+            .iter()
+            .all(|a| !matches!(a, Action::Spawn(..)))
+    );
     let actions = table.on(50_000 + 240, 0, Event::Tick);
     assert!(actions.contains(&Action::Spawn(Role::Vault, Epoch(2))));
     table.on(50_300, 0, Event::Attested(Role::Vault, Epoch(2)));
@@ -102,7 +107,8 @@ fn role_that_answers_no_ping_is_killed_and_one_that_does_is_not() {
             table.on(now, 0, Event::Pong(role, Epoch(1)));
         }
     }
-    let killed: Vec<_> = table.on(10_500, 0, Event::Tick).into_iter().filter(|a| matches!(a, Action::Kill(_))).collect();
+    let killed: Vec<_> =
+        table.on(10_500, 0, Event::Tick).into_iter().filter(|a| matches!(a, Action::Kill(_))).collect();
     assert_eq!(killed, [Action::Kill(Role::Vault)]);
 }
 
@@ -138,8 +144,16 @@ fn stop_ends_gateway_first_and_auditd_last() {
 
 #[test]
 fn suspicious_deaths_are_those_that_look_like_attacks() {
-    assert!(Death::Signalled(31).is_suspicious() && Death::Signalled(11).is_suspicious() && Death::Exited(76).is_suspicious());
-    assert!(!Death::Signalled(9).is_suspicious() && !Death::Signalled(6).is_suspicious() && !Death::Exited(70).is_suspicious());
+    assert!(
+        Death::Signalled(31).is_suspicious()
+            && Death::Signalled(11).is_suspicious()
+            && Death::Exited(76).is_suspicious()
+    );
+    assert!(
+        !Death::Signalled(9).is_suspicious()
+            && !Death::Signalled(6).is_suspicious()
+            && !Death::Exited(70).is_suspicious()
+    );
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -155,7 +169,13 @@ fn events() -> impl Strategy<Value = Event> {
         8 => Event::Condemned(role, epoch),
         9 => Event::LauncherWanted,
         10 => Event::Drained(role, epoch),
-        _ => if flag { Event::Restart(role) } else { Event::Tick },
+        _ => {
+            if flag {
+                Event::Restart(role)
+            } else {
+                Event::Tick
+            }
+        }
     })
 }
 

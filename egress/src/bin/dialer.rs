@@ -1,2 +1,30 @@
-//! Under construction.
-fn main() {}
+//! dialer: outbound connections to what the operator listed. It sees no credential and no plaintext.
+#![forbid(unsafe_code)]
+
+use confine::startup::{Start, StartError};
+use egress::{allowlist::Allowlist, dialer, policy, role};
+use proto::control::RoleConfig;
+use proto::exit::Exit;
+use proto::ids::Role;
+use proto::topology::{EdgeId, Side};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    confine::startup::run(Role::Dialer, start)
+}
+
+fn start(start: Start) -> Result<Exit, StartError> {
+    let RoleConfig::Dialer { allow } = start.config() else { return Err(start.wrong_config()) };
+    // A machine without a hosts file has no names in it.
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let allowlist = Arc::new(Allowlist::new(allow.iter().map(|entry| entry.to_string()).collect(), &hosts));
+    let ports = allowlist.ports();
+    let (sealed, control) = start.seal_with_ports(&policy::DIALER, &[], &ports)?;
+    role::run(&sealed, control, true, |edge, side, end, violations| {
+        if (edge, side) == (EdgeId::EgressDialer, Side::Server) {
+            tokio::spawn(dialer::serve(end, Arc::clone(&allowlist), violations.clone()));
+        }
+        true
+    })
+}

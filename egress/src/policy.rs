@@ -1,0 +1,32 @@
+//! The walls of both processes.
+
+use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Rule, SOFT, TOKIO};
+use confine::sys;
+use proto::ids::Role;
+
+const DIAL: &[Rule] = &[
+    Rule::with(sys::SYS_socket, &[Arg::eq(0, sys::AF_INET as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64)], "TCP, outwards"),
+    Rule::with(sys::SYS_socket, &[Arg::eq(0, sys::AF_INET6 as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64)], "TCP, outwards"),
+    Rule::new(sys::SYS_connect, "to what the allowlist decided; Landlock rules the ports"),
+    Rule::with(sys::SYS_getsockopt, &[Arg::eq(1, sys::SOL_SOCKET as u64), Arg::eq(2, sys::SO_ERROR as u64)], "whether the connection came about"),
+];
+
+/// egress: no socket, no file, no program.
+pub static EGRESS: Policy = Policy {
+    role: Role::Egress,
+    rules: &[BASE, TOKIO],
+    soft: SOFT,
+    limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 256, why: "32 requests in flight, an edge or two each" }],
+    default_allow: false,
+    landlock_files: true,
+};
+
+/// dialer: outbound TCP to the ports of the list, and nothing else.
+pub static DIALER: Policy = Policy {
+    role: Role::Dialer,
+    rules: &[BASE, TOKIO, DIAL],
+    soft: SOFT,
+    limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 256, why: "32 connections under way" }],
+    default_allow: false,
+    landlock_files: true,
+};
