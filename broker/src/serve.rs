@@ -308,6 +308,7 @@ impl Broker {
                 child.walls = Some(walls);
                 let drift = child.attest(true);
                 if drift.is_empty() {
+                    self.say(role, &ToRole::Attested, &[]);
                     self.role_event(role, epoch, "attested", &format!("pid {}", self.pid(role)));
                     self.happen(Event::Attested(role, epoch));
                 } else {

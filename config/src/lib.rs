@@ -1,13 +1,279 @@
-//! Under construction.
-#![allow(missing_docs, reason = "x")]
-#[derive(Debug, Default)] pub struct Config { pub gateway: Gateway, pub egress: Egress }
-#[derive(Debug, Default)] pub struct Gateway { pub port: u16 }
-#[derive(Debug, Default)] pub struct Egress { pub allow: Vec<String> }
-#[derive(Clone, Copy, Debug)] pub enum Backend { Auto, Docker, Native }
+//! `moltbot.json`: what the operator may set, its defaults, and errors that say where and what instead.
+//!
+//! The file is JSON5. It is strict: an unknown key anywhere is an error, and a file that does not load never means
+//! defaults. Secrets do not belong in it; the one that people would put there is refused with the way out.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Default port of the gateway.
+pub const DEFAULT_PORT: u16 = 18_789;
+/// Largest configuration file that is read, in bytes.
+const MAX_FILE: u64 = 32_768;
+
+/// Why a configuration does not load.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is larger than any configuration is.
+    #[error("{path}: {found} bytes are over the bound of {MAX_FILE}", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+    },
+    /// The file is not a configuration.
+    #[error("{path}: {what}", path = path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where (line and column), and what could stand there.
+        what: String,
+    },
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// The listening side.
+    pub gateway: Gateway,
+    /// The agents.
+    pub agents: Agents,
+    /// The way out.
+    pub egress: Egress,
+}
+
+/// `gateway`
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Gateway {
+    /// TCP port; 0 lets the kernel choose.
+    pub port: u16,
+    /// Where it listens.
+    pub bind: Bind,
+    /// Present only to be refused with the way out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self { port: DEFAULT_PORT, bind: Bind::Loopback, auth: None }
+    }
+}
+
+/// `gateway.bind`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Bind {
+    /// 127.0.0.1, the only one.
+    #[default]
+    Loopback,
+}
+
+/// `gateway.auth`
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Auth {
+    /// How clients prove who they are.
+    pub mode: AuthMode,
+    /// Never accepted: the vault makes and holds the token.
+    #[serde(default, skip_serializing)]
+    pub token: Option<String>,
+}
+
+/// `gateway.auth.mode`
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AuthMode {
+    /// By the gateway token.
+    Token,
+}
+
+/// `agents`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Agents {
+    /// What holds for every agent.
+    pub defaults: AgentDefaults,
+}
+
+/// `agents.defaults`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AgentDefaults {
+    /// Where commands run.
+    pub sandbox: Sandbox,
+}
+
+/// `agents.defaults.sandbox`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Sandbox {
+    /// Which backend may serve.
+    pub backend: Backend,
+    /// The Docker backend.
+    pub docker: Docker,
+}
+
+/// `agents.defaults.sandbox.backend`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Backend {
+    /// Docker where an engine answers, else native.
+    #[default]
+    Auto,
+    /// Docker or nothing.
+    Docker,
+    /// Native or nothing.
+    Native,
+}
+
+/// `agents.defaults.sandbox.docker`
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Docker {
+    /// The sandbox's image; made by `deploy/sandbox-image/build`, never pulled.
+    pub image: String,
+    /// Absolute path of the engine's socket.
+    pub socket: String,
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Self { image: "moltbot-sandbox:latest".to_owned(), socket: "/var/run/docker.sock".to_owned() }
+    }
+}
+
+/// `egress`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Egress {
+    /// `host:port`, an entry each. Empty allows nothing.
+    pub allow: Vec<String>,
+}
+
 impl Config {
-    pub fn load(_: &std::path::Path) -> Result<Self, String> { Ok(Self::default()) }
-    pub fn docker_socket(&self) -> &str { "/var/run/docker.sock" }
-    pub fn sandbox_image(&self) -> &str { "moltbot-sandbox:latest" }
-    pub fn sandbox_backend(&self) -> Backend { Backend::Auto }
-    pub fn redacted_json(&self) -> String { "{}".into() }
+    /// Reads the file; one that is not there is the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for every other file that is no configuration.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let size = match std::fs::metadata(path) {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(read(error)),
+        };
+        if size > MAX_FILE {
+            return Err(ConfigError::TooLarge { path: path.to_owned(), found: size });
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        Self::parse(&text).map_err(|what| ConfigError::Invalid { path: path.to_owned(), what })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = json5::from_str(text).map_err(|error| error.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.gateway.auth.as_ref().is_some_and(|auth| auth.token.is_some()) {
+            return Err("gateway.auth.token: the vault makes the token and holds it; remove the key, and read the token with `moltbot gateway token --reveal`".to_owned());
+        }
+        if !Path::new(self.docker_socket()).is_absolute() {
+            return Err(format!("agents.defaults.sandbox.docker.socket: {} is not an absolute path", self.docker_socket()));
+        }
+        for (at, entry) in self.egress.allow.iter().enumerate() {
+            let port = entry.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+            if entry.contains('*') || port.is_none_or(|port| port == 0) {
+                return Err(format!("egress.allow[{at}]: {entry:?} is not host:port; wildcards are not taken"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Absolute path of the Docker engine's socket.
+    #[must_use]
+    pub fn docker_socket(&self) -> &str {
+        &self.agents.defaults.sandbox.docker.socket
+    }
+
+    /// The sandbox's image.
+    #[must_use]
+    pub fn sandbox_image(&self) -> &str {
+        &self.agents.defaults.sandbox.docker.image
+    }
+
+    /// Which backend may serve.
+    #[must_use]
+    pub const fn sandbox_backend(&self) -> Backend {
+        self.agents.defaults.sandbox.backend
+    }
+
+    /// The effective configuration as JSON. No field of it is a secret: those are refused on load.
+    #[must_use]
+    pub fn redacted_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned())
+    }
+}
+
+/// Where the state is if nobody says otherwise: `MOLTBOT_STATE_DIR`, else `~/.moltbot`.
+#[must_use]
+pub fn default_state_dir() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("MOLTBOT_STATE_DIR").or_else(|| set("HOME").map(|home| home.join(".moltbot")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_object_is_the_defaults() {
+        assert_eq!(Config::parse("{}").unwrap(), Config::default());
+        assert_eq!(Config::default().gateway.port, DEFAULT_PORT);
+    }
+
+    #[test]
+    fn json5_with_comments_is_read() {
+        let text = "{ // mine\n gateway: { port: 1234, bind: 'loopback', auth: { mode: 'token' } }, agents: { defaults: { sandbox: { backend: 'native' } } },\n egress: { allow: ['api.example.org:443',], } }";
+        let config = Config::parse(text).unwrap();
+        assert_eq!((config.gateway.port, config.sandbox_backend()), (1234, Backend::Native));
+        assert_eq!(config.egress.allow, ["api.example.org:443"]);
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_the_reason() {
+        for (text, reason) in [
+            ("{", "1"),
+            ("{ gatewy: {} }", "gatewy"),
+            ("{ gateway: { port: 70000 } }", "70000"),
+            ("{ gateway: { bind: 'lan' } }", "lan"),
+            ("{ gateway: { auth: { mode: 'token', token: 'x' } } }", "moltbot gateway token --reveal"),
+            ("{ egress: { allow: ['*:443'] } }", "egress.allow[0]"),
+            ("{ egress: { allow: ['host'] } }", "egress.allow[0]"),
+            ("{ agents: { defaults: { sandbox: { docker: { socket: 'x' } } } } }", "absolute"),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn missing_file_is_the_defaults_and_an_unreadable_one_is_an_error() {
+        assert_eq!(Config::load(Path::new("/nonexistent/moltbot.json")).unwrap(), Config::default());
+        assert!(matches!(Config::load(Path::new("/")), Err(ConfigError::Read { .. } | ConfigError::TooLarge { .. })));
+    }
 }

@@ -175,9 +175,15 @@ impl Start {
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
         // Resources that nobody took are closed here, before anybody hostile speaks.
         drop(self.resources);
-        self.control
-            .send(&FromRole::Confined(walls))
-            .map_err(|error| StartError::internal(format!("control channel: {error}")))?;
+        let failed = |error: ChannelError| match error {
+            ChannelError::Closed => StartError::broker_gone(),
+            other => StartError::internal(format!("control channel: {other}")),
+        };
+        self.control.send(&FromRole::Confined(walls)).map_err(failed)?;
+        match self.control.recv_by(Instant::now() + STEP).map_err(failed)? {
+            (ToRole::Attested, fds) if fds.is_empty() => {}
+            _ => return Err(StartError::internal("broker's word after the walls is not that they were seen")),
+        }
         Ok((Sealed(()), self.control))
     }
 }

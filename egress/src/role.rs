@@ -48,7 +48,9 @@ pub fn run(_sealed: &Sealed, control: Control, ready_at_once: bool, mut granted:
                 }
                 Ok((ToRole::Drain, _)) => FromRole::Drained,
                 Ok((ToRole::Stop, _)) => return Ok(Exit::Ok),
-                Ok((ToRole::Configure { .. }, _)) => return Err(StartError::internal("a second configuration")),
+                Ok((ToRole::Configure { .. } | ToRole::Attested, _)) => {
+                    return Err(StartError::internal("broker repeats itself"));
+                }
                 Err(ChannelError::Closed) => return Ok(Exit::BrokerGone),
                 Err(error) => return Err(StartError::internal(format!("control channel: {error}"))),
             };

@@ -110,6 +110,9 @@ pub enum ToRole {
         /// What the packet's descriptors are.
         resources: BoundedVec<Resource, 4>,
     },
+    /// The kernel's view of the role is what it should be. The role builds nothing before this word, so that what was
+    /// looked at is what is there.
+    Attested,
     /// One end of an edge; the packet carries it. Replaces an earlier end of the same edge.
     Grant {
         /// Which edge.
