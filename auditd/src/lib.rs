@@ -1,1 +1,16 @@
-//! Under construction.
+//! The append-only audit log: its line format, its hash chain, its files, and the loop that serves it.
+//!
+//! Everything that arrives on an edge is hostile: the writer of a record may have fallen. It decides what a record says
+//! within its own type, and nothing else: not the actor, the time, the position or the chain. This crate must never
+//! shorten, replace or rewrite a file, and must never acknowledge what is not on disk. It does not protect against a
+//! rollback of whole lines at the end by somebody who can write the file: that needs a witness outside of it.
+#![forbid(unsafe_code)]
+
+pub mod chain;
+pub mod clock;
+pub mod file;
+pub mod journal;
+pub mod policy;
+pub mod record;
+pub mod serve;
+pub mod state;

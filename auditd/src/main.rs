@@ -1,2 +1,28 @@
-//! Under construction.
-fn main() {}
+//! moltbot-auditd: the start order of the log's keeper. Its files are opened, checked to their last line and repaired by
+//! appending before the walls go up; behind them it can open nothing.
+#![forbid(unsafe_code)]
+
+use auditd::journal::{Journal, Writer};
+use auditd::{policy, serve};
+use confine::startup::{Start, StartError};
+use proto::control::{Resource, RoleConfig};
+use proto::exit::Exit;
+use proto::ids::Role;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    confine::startup::run(Role::Auditd, start)
+}
+
+fn start(mut start: Start) -> Result<Exit, StartError> {
+    let RoleConfig::Auditd { layout } = start.config() else { return Err(start.wrong_config()) };
+    let layout = layout.to_string();
+    policy::answer_file_size_limit_with_errno()
+        .map_err(|errno| StartError::internal(format!("SIGXFSZ cannot be blocked: {errno}")))?;
+    let writer = Writer::from_system(layout).map_err(StartError::internal)?;
+    let directory = start.take(Resource::LogDir)?;
+    let journal = Journal::open(&directory, writer)?;
+    drop(directory);
+    let (sealed, control) = start.seal(&policy::POLICY, &[])?;
+    serve::serve(&sealed, &control, journal)
+}

@@ -1,2 +1,114 @@
-//! Under construction.
-fn main() {}
+//! `moltbot`: the operator's command. It holds no right of its own: everything goes to broker over a socket on which the
+//! kernel says who asks.
+#![forbid(unsafe_code)]
+
+mod args;
+mod chat;
+mod door;
+mod logs;
+mod paint;
+mod status;
+mod up;
+mod ws;
+
+use args::{Args, Command, GatewayCommand};
+use clap::{CommandFactory, Parser};
+use proto::ids::Role;
+use proto::operator::{OperatorReply, OperatorRequest};
+use std::process::ExitCode;
+
+/// What a command that did not succeed ends with.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// There is no broker on the state directory.
+    #[error("moltbot is not running on {0}; start it with `moltbot up`")]
+    NotRunning(String),
+    /// Anything else, in a sentence.
+    #[error("{0}")]
+    Failed(String),
+    /// Whoever read our output has gone. Not worth a word.
+    #[error("output closed")]
+    OutputClosed,
+}
+
+impl CliError {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::failed(error) }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
+        Err(error) => {
+            if args.json {
+                println!("{}", serde_json::json!({ "ok": false, "error": error.to_string() }));
+            }
+            eprintln!("moltbot: {error}");
+            ExitCode::from(if matches!(error, CliError::NotRunning(_)) { 3 } else { 1 })
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), CliError> {
+    let dir = args.state_dir()?;
+    match &args.command {
+        Command::Up { port, foreground } => up::up(&dir, *port, *foreground, args),
+        Command::Down => up::down(&dir, args),
+        Command::Status => status::show(&dir, args),
+        Command::Chat { message, session } => chat::chat(&dir, message, session),
+        Command::Gateway { command } => gateway(&dir, command, args),
+        Command::Logs { stream, follow, lines } => logs::show(&dir, *stream, *follow, *lines, args),
+        Command::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn gateway(dir: &std::path::Path, command: &GatewayCommand, args: &Args) -> Result<(), CliError> {
+    let mut door = door::Door::open(dir)?;
+    match command {
+        GatewayCommand::Token { reveal: false } => Err(CliError::failed(
+            "the token is in the vault; `moltbot gateway token --reveal` prints it, and that is recorded",
+        )),
+        GatewayCommand::Token { reveal: true } => match door.ask(&OperatorRequest::RevealGatewayToken)? {
+            (OperatorReply::GatewayToken(token), _) => {
+                let text = String::from_utf8_lossy(token.expose());
+                if args.json {
+                    println!("{}", serde_json::json!({ "token": text }));
+                } else {
+                    println!("{text}");
+                }
+                Ok(())
+            }
+            _ => Err(door::unexpected()),
+        },
+        GatewayCommand::Call { method, params } => {
+            let params =
+                serde_json::from_str(params).map_err(|error| CliError::Failed(format!("--params: {error}")))?;
+            let payload = ws::Session::open(&mut door)?.request(method, params)?;
+            let text = if args.json { serde_json::to_string(&payload) } else { serde_json::to_string_pretty(&payload) };
+            println!("{}", text.map_err(CliError::failed)?);
+            Ok(())
+        }
+        GatewayCommand::Restart { role } => {
+            let role = Role::from_name(role)
+                .ok_or_else(|| CliError::Failed(format!("there is no role {role}; `moltbot status` lists them")))?;
+            door.ask(&OperatorRequest::Restart(role))?;
+            if args.json {
+                println!("{}", serde_json::json!({ "ok": true, "role": role.name() }));
+            } else {
+                println!("{role} restarts");
+            }
+            Ok(())
+        }
+    }
+}

@@ -193,10 +193,16 @@ impl Config {
             return Err("gateway.auth.token: the vault makes the token and holds it; remove the key, and read the token with `moltbot gateway token --reveal`".to_owned());
         }
         if !Path::new(self.docker_socket()).is_absolute() {
-            return Err(format!("agents.defaults.sandbox.docker.socket: {} is not an absolute path", self.docker_socket()));
+            return Err(format!(
+                "agents.defaults.sandbox.docker.socket: {} is not an absolute path",
+                self.docker_socket()
+            ));
         }
         for (at, entry) in self.egress.allow.iter().enumerate() {
-            let port = entry.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+            let port = entry
+                .rsplit_once(':')
+                .filter(|(host, _)| !host.is_empty())
+                .and_then(|(_, port)| port.parse::<u16>().ok());
             if entry.contains('*') || port.is_none_or(|port| port == 0) {
                 return Err(format!("egress.allow[{at}]: {entry:?} is not host:port; wildcards are not taken"));
             }

@@ -40,13 +40,18 @@ impl Allowlist {
         if !self.entries.iter().any(|entry| entry.eq_ignore_ascii_case(&wanted)) {
             return Err(Refusal::new(
                 "dialer.not_allowed",
-                &format!("{wanted} is not on the list; the line \"egress\": {{\"allow\": [\"{wanted}\"]}} in moltbot.json would allow it"),
+                &format!(
+                    "{wanted} is not on the list; the line \"egress\": {{\"allow\": [\"{wanted}\"]}} in moltbot.json would allow it"
+                ),
             ));
         }
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
         let named = || self.hosts.iter().find(|(name, _)| *name == host).map(|(_, address)| *address);
         let Some(address) = literal.or_else(named) else {
-            return Err(Refusal::new("dialer.unresolved", &format!("{host} is neither an address nor a name in the hosts file")));
+            return Err(Refusal::new(
+                "dialer.unresolved",
+                &format!("{host} is neither an address nor a name in the hosts file"),
+            ));
         };
         if is_internal(address) {
             return Err(Refusal::new(
@@ -120,8 +125,21 @@ mod tests {
     #[test]
     fn listed_internal_addresses_are_refused_all_the_same() {
         for host in [
-            "localhost", "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
-            "224.0.0.1", "255.255.255.255", "[::1]", "[::ffff:93.184.216.34]", "[fe80::1]", "[fc00::1]", "[2002:7f00:1::]",
+            "localhost",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "[::1]",
+            "[::ffff:93.184.216.34]",
+            "[fe80::1]",
+            "[fc00::1]",
+            "[2002:7f00:1::]",
         ] {
             let entry = format!("{host}:443");
             assert_eq!(rule(&list(&[entry.as_str()]), host, 443), "dialer.private_address", "{host}");

@@ -5,10 +5,22 @@ use confine::sys;
 use proto::ids::Role;
 
 const DIAL: &[Rule] = &[
-    Rule::with(sys::SYS_socket, &[Arg::eq(0, sys::AF_INET as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64)], "TCP, outwards"),
-    Rule::with(sys::SYS_socket, &[Arg::eq(0, sys::AF_INET6 as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64)], "TCP, outwards"),
+    Rule::with(
+        sys::SYS_socket,
+        &[Arg::eq(0, sys::AF_INET as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64)],
+        "TCP, outwards",
+    ),
+    Rule::with(
+        sys::SYS_socket,
+        &[Arg::eq(0, sys::AF_INET6 as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64)],
+        "TCP, outwards",
+    ),
     Rule::new(sys::SYS_connect, "to what the allowlist decided; Landlock rules the ports"),
-    Rule::with(sys::SYS_getsockopt, &[Arg::eq(1, sys::SOL_SOCKET as u64), Arg::eq(2, sys::SO_ERROR as u64)], "whether the connection came about"),
+    Rule::with(
+        sys::SYS_getsockopt,
+        &[Arg::eq(1, sys::SOL_SOCKET as u64), Arg::eq(2, sys::SO_ERROR as u64)],
+        "whether the connection came about",
+    ),
 ];
 
 /// egress: no socket, no file, no program.
@@ -16,7 +28,11 @@ pub static EGRESS: Policy = Policy {
     role: Role::Egress,
     rules: &[BASE, TOKIO],
     soft: SOFT,
-    limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 256, why: "32 requests in flight, an edge or two each" }],
+    limits: &[Limit {
+        resource: LimitKind::RLIMIT_NOFILE,
+        value: 256,
+        why: "32 requests in flight, an edge or two each",
+    }],
     default_allow: false,
     landlock_files: true,
 };

@@ -16,8 +16,17 @@ pub type Violations = mpsc::Sender<FromRole>;
 ///
 /// # Errors
 /// [`StartError`] where the runtime cannot be built or broker speaks out of turn.
-pub fn run(_sealed: &Sealed, control: Control, ready_at_once: bool, mut granted: impl FnMut(EdgeId, Side, Channel, &Violations) -> bool) -> Result<Exit, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(StartError::internal)?;
+pub fn run(
+    _sealed: &Sealed,
+    control: Control,
+    ready_at_once: bool,
+    mut granted: impl FnMut(EdgeId, Side, Channel, &Violations) -> bool,
+) -> Result<Exit, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(StartError::internal)?;
     runtime.block_on(async {
         let control = AsyncControl::new(control.into_channel()).map_err(StartError::internal)?;
         let (violations, mut reports) = mpsc::channel(16);
@@ -35,7 +44,9 @@ pub fn run(_sealed: &Sealed, control: Control, ready_at_once: bool, mut granted:
             };
             let answer = match word {
                 Ok((ToRole::Grant { edge, side, .. }, fds)) => {
-                    let Some(end) = fds.into_iter().next() else { return Err(StartError::internal("a grant without an end")) };
+                    let Some(end) = fds.into_iter().next() else {
+                        return Err(StartError::internal("a grant without an end"));
+                    };
                     let serves = granted(edge, side, Channel::from_fd(end), &violations);
                     if !serves || std::mem::replace(&mut ready, true) {
                         continue;

@@ -60,7 +60,8 @@ pub async fn watch(peers: Peers, violations: Violations) {
 async fn on_http(request: &EgressRequest, peers: &Peers) -> Result<std::convert::Infallible, Refusal> {
     let digest = template::check(request)?;
     let EgressRequest::Http { credential, host, port, .. } = request;
-    let digest = BoundedBytes::new(digest.to_vec()).map_err(|error| Refusal::new("egress.digest", &error.to_string()))?;
+    let digest =
+        BoundedBytes::new(digest.to_vec()).map_err(|error| Refusal::new("egress.digest", &error.to_string()))?;
     let lease = LeaseRequest::Lease { credential: credential.clone(), host: host.clone(), port: *port, digest };
     peers.vault.call(&lease, LEASE).await.map_err(refused)?;
     let dial = DialRequest::Connect { host: host.clone(), port: *port };

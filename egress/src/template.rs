@@ -7,8 +7,20 @@ use sha2::{Digest, Sha256};
 
 /// Headers that belong to egress, to the connection, or to a credential (RFC 9110 sections 7.6.1 and 11).
 const RESERVED: [&str; 14] = [
-    "authorization", "connection", "content-length", "cookie", "expect", "host", "keep-alive", "proxy-authorization",
-    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "x-api-key",
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
 ];
 
 /// Checks a template and returns the digest that a lease is bound to.
@@ -24,7 +36,9 @@ pub fn check(request: &EgressRequest) -> Result<[u8; 32], Refusal> {
     if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return refuse("egress.path", "a path begins with / and holds no space or control character");
     }
-    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'[' | b']' | b':')) {
+    if host.is_empty()
+        || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'[' | b']' | b':'))
+    {
         return refuse("egress.host", "a host is a name or an address");
     }
     for header in headers.iter() {
@@ -33,7 +47,10 @@ pub fn check(request: &EgressRequest) -> Result<[u8; 32], Refusal> {
             return refuse("egress.header", &format!("the header {:?} is not gateway's to set", header.name.as_str()));
         }
         if header.value.bytes().any(|byte| (byte < b' ' && byte != b'\t') || byte == 0x7f) {
-            return refuse("egress.header", &format!("the header {:?} holds a control character", header.name.as_str()));
+            return refuse(
+                "egress.header",
+                &format!("the header {:?} holds a control character", header.name.as_str()),
+            );
         }
     }
     let mut hash = Sha256::new();

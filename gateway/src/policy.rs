@@ -7,7 +7,7 @@ use confine::sys::{
     SYS_setsockopt, SYS_shutdown,
 };
 
-/// `O_TRUNC` and `O_DIRECTORY` of Linux: the flags an own `openat` never carries.
+/// `O_TRUNC` of Linux: what is written stays written.
 const TRUNC: u64 = 0o1000;
 /// `IPPROTO_TCP`.
 const TCP: u64 = 6;

@@ -1,1 +1,319 @@
-//! End-to-end tests live in this crate's test targets.
+//! Moltbot as its users have it: real processes, started by the real command, in a state directory of the test's own.
+//!
+//! Everything a test starts it ends, by pid. What a test needs and does not find it skips loudly; with
+//! `MOLTBOT_TEST_REQUIRE=all`, as CI sets it, that is a failure.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test's helper fails its test by panicking"
+)]
+
+pub mod client;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// An ordinary user's uid and gid, of nobody in particular.
+pub const USER: u32 = 12_345;
+/// Generous: machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Who starts Moltbot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum As {
+    /// Root: a uid for every role.
+    Root,
+    /// An ordinary user: one uid for all.
+    User,
+}
+
+/// Where commands run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Sandbox {
+    /// The native backend.
+    Native,
+    /// Docker, behind this socket.
+    Docker(PathBuf),
+}
+
+/// Says what is missing. Under CI a skip is a failure.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("MOLTBOT_TEST_REQUIRE").is_none(), "cannot be skipped here: {why}");
+    eprintln!("SKIPPED: {why}");
+}
+
+/// True where the test process is root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The Docker socket that the environment names for tests.
+#[must_use]
+pub fn docker_socket() -> Option<PathBuf> {
+    let socket = std::env::var_os("MOLTBOT_TEST_DOCKER_SOCKET").map(PathBuf::from);
+    if socket.is_none() {
+        skip("MOLTBOT_TEST_DOCKER_SOCKET names no engine");
+    }
+    socket
+}
+
+/// The programs, copied once to where any user can execute them: a checkout may lie in a home directory.
+pub fn programs() -> &'static Path {
+    static DIR: OnceLock<TempDir> = OnceLock::new();
+    let make = || {
+        let from = std::env::var_os("MOLTBOT_BIN_DIR")
+            .map(PathBuf::from)
+            .unwrap_or_else(|| std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned());
+        let dir = tempfile::Builder::new().prefix("moltbot-bin.").tempdir().unwrap();
+        set_mode(dir.path(), 0o755);
+        for entry in std::fs::read_dir(&from).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            if (name == "moltbot" || name.starts_with("moltbot-")) && !name.contains('.') {
+                std::fs::copy(entry.path(), dir.path().join(&name)).unwrap();
+                set_mode(&dir.path().join(&name), 0o755);
+            }
+        }
+        assert!(dir.path().join("moltbot").exists(), "{} holds no programs: run `cargo xtask test`", from.display());
+        dir
+    };
+    DIR.get_or_init(make).path()
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Waits until `ready` gives something.
+///
+/// # Panics
+/// When it does not within [`PATIENCE`].
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// True while the process is there and no zombie.
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// A running Moltbot.
+pub struct System {
+    who: As,
+    dir: TempDir,
+    state: PathBuf,
+    port: u16,
+}
+
+impl System {
+    /// Starts one.
+    #[must_use]
+    pub fn start(who: As, sandbox: &Sandbox) -> Self {
+        let mut system = Self::prepare(who, sandbox);
+        system.up();
+        system
+    }
+
+    /// Makes the state directory and the configuration, and starts nothing.
+    #[must_use]
+    pub fn prepare(who: As, sandbox: &Sandbox) -> Self {
+        let dir = tempfile::Builder::new().prefix("moltbot-test.").tempdir().unwrap();
+        set_mode(dir.path(), 0o755);
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let config = match sandbox {
+            Sandbox::Native => serde_json::json!({ "backend": "native" }),
+            Sandbox::Docker(socket) => serde_json::json!({ "backend": "docker", "docker": { "socket": socket } }),
+        };
+        let config = serde_json::json!({ "agents": { "defaults": { "sandbox": config } } });
+        std::fs::write(state.join("moltbot.json"), config.to_string()).unwrap();
+        let system = Self { who, dir, state, port: 0 };
+        if is_root() && who == As::User {
+            for path in [&system.state, &system.state.join("moltbot.json")] {
+                std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
+            }
+        }
+        system
+    }
+
+    /// `moltbot up`, which must succeed.
+    pub fn up(&mut self) {
+        let port = self.port.to_string();
+        let output = self.moltbot(&["up", "--json", "--port", &port]);
+        assert!(output.status.success(), "up: {}", String::from_utf8_lossy(&output.stderr));
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        // The same port after a restart: the address is part of what users keep.
+        self.port = status["listen"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    }
+
+    /// A command, not yet run, as the user who started this Moltbot.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        if is_root() && self.who == As::User {
+            let mut command = Command::new("setpriv");
+            let id = USER.to_string();
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        }
+    }
+
+    /// Runs `moltbot` with these arguments.
+    #[must_use]
+    pub fn moltbot(&self, args: &[&str]) -> Output {
+        let mut command = self.command(&programs().join("moltbot"));
+        command.arg("--state-dir").arg(&self.state).args(args).stdin(Stdio::null()).current_dir(self.dir.path());
+        command.env_remove("MOLTBOT_STATE_DIR").output().unwrap()
+    }
+
+    /// Runs `moltbot`, which must succeed, and returns what it printed.
+    #[must_use]
+    pub fn says(&self, args: &[&str]) -> String {
+        let output = self.moltbot(args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "moltbot {args:?}: {error}\n{}", self.log());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// One chat message's answer.
+    #[must_use]
+    pub fn chat(&self, message: &str) -> String {
+        self.says(&["chat", message])
+    }
+
+    /// `moltbot status --json`.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.says(&["status", "--json"])).unwrap()
+    }
+
+    /// The row of one role.
+    #[must_use]
+    pub fn role(&self, name: &str) -> Value {
+        let status = self.status();
+        let rows = status["roles"].as_array().unwrap();
+        rows.iter().find(|row| row["role"] == name).unwrap_or_else(|| panic!("no row for {name} in {status}")).clone()
+    }
+
+    /// The pid of one role.
+    #[must_use]
+    pub fn pid(&self, name: &str) -> u32 {
+        u32::try_from(self.role(name)["pid"].as_u64().unwrap()).unwrap()
+    }
+
+    /// The gateway token.
+    #[must_use]
+    pub fn token(&self) -> String {
+        self.says(&["gateway", "token", "--reveal"]).trim().to_owned()
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Who started it.
+    #[must_use]
+    pub fn who(&self) -> As {
+        self.who
+    }
+
+    /// Broker's own log, for the text of a failure.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.state.join("broker.log")).unwrap_or_default()
+    }
+
+    /// Records of an audit stream, as `command-audit`.
+    #[must_use]
+    pub fn records(&self, stream: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.state.join(format!("logs/{stream}.jsonl"))).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// SIGKILL for one role.
+    pub fn kill(&self, role: &str) {
+        signal(self.pid(role), Signal::KILL);
+    }
+
+    /// Waits until the role serves under this epoch.
+    pub fn wait_epoch(&self, role: &str, epoch: u64) {
+        wait_for(&format!("{role} of epoch {epoch}"), || {
+            let row = self.role(role);
+            (row["epoch"] == epoch && row["state"] == "ready").then_some(())
+        });
+        wait_for("the set", || self.status()["ready"].as_bool().filter(|ready| *ready));
+    }
+
+    /// `moltbot down`, which must succeed.
+    pub fn down(&self) {
+        let _ = self.says(&["down"]);
+    }
+}
+
+/// Sends a signal to a process of ours.
+pub fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        let output = self.moltbot(&["down"]);
+        if !output.status.success() && std::thread::panicking() {
+            eprintln!("--- broker.log\n{}", self.log());
+        }
+        let lock = std::fs::read_to_string(self.state.join("run/lock")).unwrap_or_default();
+        if let Ok(pid) = lock.trim().parse::<u32>()
+            && std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("moltbot-broker"))
+        {
+            signal(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Makes each function a test as root and one as an ordinary user, with the native backend.
+#[macro_export]
+macro_rules! in_both_layouts {
+    ($($(#[$doc:meta])* fn $name:ident($system:ident: System) $body:block)*) => {
+        $($(#[$doc])* fn $name($system: $crate::System) $body)*
+        mod as_root {
+            $(#[test] fn $name() {
+                if $crate::is_root() {
+                    super::$name($crate::System::start($crate::As::Root, &$crate::Sandbox::Native));
+                } else {
+                    $crate::skip("not root");
+                }
+            })*
+        }
+        mod as_user {
+            $(#[test] fn $name() {
+                super::$name($crate::System::start($crate::As::User, &$crate::Sandbox::Native));
+            })*
+        }
+    };
+}

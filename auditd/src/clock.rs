@@ -1,0 +1,92 @@
+//! Time as the log writes it: RFC 3339 with microseconds, in UTC. No table of zones, no locale, no leap seconds (the
+//! kernel's clock has none), so a dozen lines of arithmetic do.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const DAY: u64 = 86_400;
+
+/// One instant by both clocks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Instant {
+    /// Since 1970-01-01T00:00:00Z, by the wall clock, which somebody may have set.
+    pub wall: Duration,
+    /// Nanoseconds since boot, by the clock that nobody sets.
+    pub monotonic_ns: u64,
+}
+
+impl Instant {
+    /// Now. A wall clock before 1970 reads as 1970.
+    #[must_use]
+    pub fn now() -> Self {
+        let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let seconds = u64::try_from(mono.tv_sec).unwrap_or(0);
+        let nanos = u64::try_from(mono.tv_nsec).unwrap_or(0);
+        Self {
+            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            monotonic_ns: seconds.saturating_mul(1_000_000_000).saturating_add(nanos),
+        }
+    }
+
+    /// Wall clock in milliseconds since 1970.
+    #[must_use]
+    pub fn millis(self) -> u64 {
+        u64::try_from(self.wall.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// `2026-11-23T11:00:00.000001Z` for a time since 1970-01-01T00:00:00Z.
+#[must_use]
+pub fn rfc3339_micros(wall: Duration) -> String {
+    let seconds = wall.as_secs();
+    let (year, month, day) = civil(seconds / DAY);
+    let (hour, minute, second) = (seconds % DAY / 3600, seconds % 3600 / 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", wall.subsec_micros())
+}
+
+/// Year, month and day of a day counted from 1970-01-01 (Hinnant, `civil_from_days`, for days that are not negative).
+const fn civil(days: u64) -> (u64, u64, u64) {
+    // Years are counted from 1 March of year 0, so that the leap day is a year's last; 719468 days lie between.
+    let shifted = days.saturating_add(719_468);
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rfc3339_of_known_instants_matches_date_1() {
+        // By `date -u -d @N +%FT%T`.
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (951_868_799, "2000-02-29T23:59:59"),
+            (1_767_225_599, "2025-12-31T23:59:59"),
+            (1_795_431_601, "2026-11-23T11:00:01"),
+            (4_107_542_400, "2100-03-01T00:00:00"),
+        ] {
+            assert_eq!(rfc3339_micros(Duration::from_micros(seconds * 1_000_000 + 42)), format!("{text}.000042Z"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn civil_of_the_next_day_is_one_day_later(days in 0u64..200_000) {
+            let (year, month, day) = civil(days);
+            let (next_year, next_month, next_day) = civil(days + 1);
+            prop_assert!((1..=12).contains(&month) && (1..=31).contains(&day));
+            let same_month = (next_year, next_month, next_day) == (year, month, day + 1);
+            let new_month = (next_year, next_month, next_day) == (year, month + 1, 1);
+            let new_year = (month, day) == (12, 31) && (next_year, next_month, next_day) == (year + 1, 1, 1);
+            prop_assert!(same_month || new_month || new_year);
+        }
+    }
+}

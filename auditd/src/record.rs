@@ -1,0 +1,223 @@
+//! One record as one compact JSON line, its fields in the one order that the format has.
+//!
+//! Texts in a record were chosen by strangers; they are escaped as JSON and cannot end a line, a string or a record.
+//! Built by hand rather than derived: the order of the fields is part of the format, and `prev` must be the last.
+
+use crate::chain::{Head, hex};
+use crate::clock::{Instant, rfc3339_micros};
+use proto::audit::{AuthMethod, AuthOutcome, CommandRecord, Record, RunEnd};
+
+/// A JSON object under construction.
+#[derive(Debug)]
+pub struct Line {
+    text: Vec<u8>,
+}
+
+/// What every record says before its own fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'e> {
+    /// The stream's head before this record.
+    pub head: Head,
+    /// When.
+    pub now: Instant,
+    /// The kernel's id of this boot.
+    pub boot: &'e str,
+    /// Name of the stream.
+    pub stream: &'e str,
+    /// Kind of the record.
+    pub kind: &'e str,
+    /// Role that wrote it, known by its edge.
+    pub actor: &'e str,
+    /// `single-uid` or `split-uid`.
+    pub layout: &'e str,
+}
+
+impl Line {
+    /// Opens a record.
+    #[must_use]
+    pub fn open(envelope: &Envelope<'_>) -> Self {
+        let mut line = Self { text: Vec::with_capacity(512) };
+        line.text.push(b'{');
+        line.number("seq", envelope.head.size)
+            .text("ts", &rfc3339_micros(envelope.now.wall))
+            .text("boot", envelope.boot)
+            .number("mono", envelope.now.monotonic_ns)
+            .text("stream", envelope.stream)
+            .text("type", envelope.kind)
+            .text("actor", envelope.actor)
+            .text("layout", envelope.layout);
+        line
+    }
+
+    /// Closes it; the bytes have no newline.
+    #[must_use]
+    pub fn close(mut self, envelope: &Envelope<'_>) -> Vec<u8> {
+        self.text("prev", &hex(&envelope.head.leaf.0));
+        self.text.push(b'}');
+        self.text
+    }
+
+    fn key(&mut self, name: &str) {
+        if self.text.len() > 1 {
+            self.text.push(b',');
+        }
+        self.string(name);
+        self.text.push(b':');
+    }
+
+    fn string(&mut self, value: &str) {
+        // A string always has a JSON form, and a vector takes any number of bytes.
+        let _ = serde_json::to_writer(&mut self.text, value);
+    }
+
+    /// Adds a text.
+    pub fn text(&mut self, name: &str, value: &str) -> &mut Self {
+        self.key(name);
+        self.string(value);
+        self
+    }
+
+    /// Adds a number.
+    pub fn number(&mut self, name: &str, value: u64) -> &mut Self {
+        self.key(name);
+        self.text.extend_from_slice(value.to_string().as_bytes());
+        self
+    }
+
+    /// Adds a truth value.
+    pub fn flag(&mut self, name: &str, value: bool) -> &mut Self {
+        self.key(name);
+        self.text.extend_from_slice(if value { b"true" } else { b"false" });
+        self
+    }
+}
+
+/// The record's kind, as its field `type` says it.
+#[must_use]
+pub const fn kind(record: &Record) -> &'static str {
+    match record {
+        Record::Auth { .. } => "auth",
+        Record::Command(CommandRecord::Intent { .. }) => "intent",
+        Record::Command(CommandRecord::Outcome { .. }) => "outcome",
+        Record::Command(CommandRecord::Refused { .. }) => "refused",
+        Record::Secret { .. } => "secret",
+        Record::Role { .. } => "role",
+        Record::Operator { .. } => "operator",
+        Record::Lifecycle { .. } => "lifecycle",
+    }
+}
+
+/// Adds a record's own fields.
+pub fn payload(line: &mut Line, record: &Record, now: Instant) {
+    match record {
+        Record::Auth { client, method, outcome } => {
+            line.number("timestamp", now.millis()).text("clientIp", client).text(
+                "method",
+                match method {
+                    AuthMethod::Token => "token",
+                    AuthMethod::None => "none",
+                },
+            );
+            match outcome {
+                AuthOutcome::Accepted => line.flag("success", true),
+                AuthOutcome::Rejected(reason) => line.flag("success", false).text("reason", reason.name()),
+            };
+        }
+        Record::Command(command) => {
+            line.number("timestamp", now.millis());
+            command_payload(line, command);
+        }
+        Record::Secret { name, verb, requester, granted } => {
+            line.text("name", name).text("verb", verb).text("requester", requester).flag("success", *granted);
+        }
+        Record::Role { role, epoch, event, detail } => {
+            line.text("role", role.name())
+                .number("epoch", u64::from(epoch.0))
+                .text("event", event)
+                .text("detail", detail);
+        }
+        Record::Operator { uid, pid, verb } => {
+            line.number("uid", u64::from(*uid)).number("pid", u64::from(*pid)).text("verb", verb);
+        }
+        // Its layout is the envelope's: both are broker's configuration, and a key stands once in an object.
+        Record::Lifecycle { event, layout: _ } => {
+            line.text("event", event);
+        }
+    }
+}
+
+fn command_payload(line: &mut Line, command: &CommandRecord) {
+    match command {
+        CommandRecord::Intent { run, session, command, backend } => {
+            line.text("runId", &run.0)
+                .text("sessionKey", &session.0)
+                .text("command", command)
+                .flag("sandbox", true)
+                .text("backend", backend);
+        }
+        CommandRecord::Outcome { run, session, end, duration_ms } => {
+            line.text("runId", &run.0).text("sessionKey", &session.0).flag("sandbox", true);
+            match end {
+                RunEnd::Exited(status) => line.number("exitCode", u64::from(*status)),
+                RunEnd::Signalled(signal) => line.number("signal", u64::from(*signal)),
+                RunEnd::TimedOut => line.flag("timedOut", true),
+                RunEnd::Aborted => line.flag("aborted", true),
+                RunEnd::Lost => line.flag("lost", true),
+            };
+            line.number("duration", *duration_ms);
+        }
+        CommandRecord::Refused { session, command, rule } => {
+            line.text("sessionKey", &session.0).text("command", command).text("rule", rule);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::journal::Writer;
+    use proptest::prelude::*;
+    use proto::audit::AuthReason;
+    use proto::bounded::BoundedStr;
+    use proto::ids::{RunId, SessionKey};
+
+    pub(crate) fn auth(client: &str, accepted: bool) -> Record {
+        let outcome = if accepted { AuthOutcome::Accepted } else { AuthOutcome::Rejected(AuthReason::TokenMismatch) };
+        Record::Auth { client: BoundedStr::truncated(client), method: AuthMethod::Token, outcome }
+    }
+
+    pub(crate) fn intent(command: &str) -> Record {
+        Record::Command(CommandRecord::Intent {
+            run: RunId(BoundedStr::truncated("r-1")),
+            session: SessionKey(BoundedStr::truncated("agent:main:main")),
+            command: BoundedStr::truncated(command),
+            backend: BoundedStr::truncated("native"),
+        })
+    }
+
+    #[test]
+    fn auth_line_is_compact_and_in_canonical_order() {
+        let line = Writer::for_tests().line_at(Head::EMPTY, "vault", &auth("192.0.2.7", false), Writer::TEST_NOW);
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            concat!(
+                r#"{"seq":0,"ts":"2026-11-23T11:00:01.000042Z","boot":"00000000-0000-0000-0000-000000000000","mono":7,"#,
+                r#""stream":"auth-audit","type":"auth","actor":"vault","layout":"single-uid","timestamp":1795431601000,"#,
+                r#""clientIp":"192.0.2.7","method":"token","success":false,"reason":"token_mismatch","#,
+                r#""prev":"0000000000000000000000000000000000000000000000000000000000000000"}"#
+            )
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn command_of_any_text_stays_one_line_and_reads_back(command in any::<String>()) {
+            let line = Writer::for_tests().line(Head::EMPTY, "sandboxd", &intent(&command));
+            prop_assert!(!line.contains(&b'\n'));
+            let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            let kept = BoundedStr::<8192>::truncated(&command);
+            prop_assert_eq!(value["command"].as_str().unwrap(), kept.as_str());
+            prop_assert_eq!(value["sandbox"].as_bool(), Some(true));
+        }
+    }
+}

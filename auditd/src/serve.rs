@@ -1,0 +1,246 @@
+//! The loop: one round takes everything that can be read from every edge, appends it per stream with one write and one
+//! fdatasync, and then answers all. The batch's size adapts by itself, without a timer.
+//!
+//! Every edge is hostile. A peer that breaks the protocol loses its edge and is reported; one that does not read its
+//! answers as well, so that nobody can make the log wait for him.
+
+use crate::file::AppendError;
+use crate::journal::Journal;
+use crate::state;
+use confine::startup::{Control, Sealed, StartError};
+use proto::audit::{AuditRequest, Receipt, Record, Stream};
+use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
+use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
+use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
+use proto::edge::{Edge, Refusal, ToAuditd};
+use proto::exit::Exit;
+use proto::ids::{RequestId, Role};
+use proto::topology::{EdgeId, Side};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+
+/// Bytes of a log in one answer to an operator.
+const READ: usize = 49_152;
+
+/// Serves until broker says stop, or is gone.
+///
+/// # Errors
+/// [`StartError`]: integrity where a file changed under us, internal where the machine fails.
+pub fn serve(_walls: &Sealed, control: &Control, mut journal: Journal) -> Result<Exit, StartError> {
+    let gone = |error: ChannelError| StartError::internal(format!("control channel: {error}"));
+    let mut edges = Edges::default();
+    control.send(&FromRole::Ready).map_err(gone)?;
+    loop {
+        let ready = edges.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
+        let stop = loop {
+            match control.recv() {
+                Ok((message, fds)) => match on_control(message, fds, &mut edges, &journal)? {
+                    Next::Answer(answer) => control.send(&answer).map_err(gone)?,
+                    Next::Nothing => {}
+                    Next::Stop => break true,
+                },
+                Err(ChannelError::WouldBlock) => break false,
+                Err(ChannelError::Closed) => return Ok(Exit::BrokerGone),
+                Err(error) => return Err(gone(error)),
+            }
+        };
+        // The last round takes from every edge what was sent before broker's word.
+        let ready = if stop { edges.all() } else { ready };
+        for violated in edges.round(&ready, &mut journal)? {
+            control.send(&violated).map_err(gone)?;
+        }
+        if stop {
+            return Ok(Exit::Ok);
+        }
+    }
+}
+
+/// What follows from a word of broker.
+#[derive(Debug)]
+enum Next {
+    Answer(FromRole),
+    Nothing,
+    Stop,
+}
+
+fn on_control(message: ToRole, fds: Vec<OwnedFd>, edges: &mut Edges, journal: &Journal) -> Result<Next, StartError> {
+    Ok(match message {
+        ToRole::Grant { edge, side: Side::Server, peer: _ } => match (writer(edge), <[OwnedFd; 1]>::try_from(fds)) {
+            (Some(role), Ok([fd])) => {
+                edges.grant(edge, role, Channel::from_fd(fd));
+                Next::Nothing
+            }
+            _ => return Err(StartError::internal("broker granted an edge that is not auditd's")),
+        },
+        ToRole::Ping(number) => Next::Answer(FromRole::Pong(number)),
+        ToRole::Admin(number, request) => Next::Answer(FromRole::Admin(number, on_admin(&request, journal))),
+        ToRole::Drain => Next::Answer(FromRole::Drained),
+        ToRole::Stop => Next::Stop,
+        ToRole::Configure { .. } | ToRole::Attested | ToRole::Grant { .. } => {
+            return Err(StartError::internal("a word of broker that is out of order"));
+        }
+    })
+}
+
+/// Who writes on an edge, if it is one of ours.
+fn writer(edge: EdgeId) -> Option<Role> {
+    edge.wire().filter(|wire| wire.server == Role::Auditd).map(|wire| wire.client)
+}
+
+fn on_admin(request: &AdminRequest, journal: &Journal) -> Result<AdminReply, Refusal> {
+    match request {
+        AdminRequest::LogHeads => Ok(AdminReply::LogHeads(BoundedVec::new(journal.heads()).unwrap_or_default())),
+        AdminRequest::ReadLog { stream, offset } => {
+            let bytes = journal
+                .read(*stream, *offset, READ)
+                .map_err(|errno| Refusal::new("audit.unreadable", &format!("{}: {errno}", stream.name())))?;
+            Ok(AdminReply::LogBytes(BoundedBytes::new(bytes).unwrap_or_default()))
+        }
+        AdminRequest::RevealGatewayToken { .. } | AdminRequest::DescribeSandbox | AdminRequest::AttachOperator => {
+            Err(Refusal::new("audit.not_mine", "auditd answers for the log only"))
+        }
+    }
+}
+
+/// One edge, open.
+#[derive(Debug)]
+struct Peer {
+    edge: EdgeId,
+    role: Role,
+    channel: Channel,
+}
+
+/// A record that waits for this round's commit.
+#[derive(Debug)]
+struct Pending {
+    edge: EdgeId,
+    id: RequestId,
+    role: Role,
+    record: Record,
+}
+
+/// Every edge there is now.
+#[derive(Debug, Default)]
+pub struct Edges {
+    peers: Vec<Peer>,
+}
+
+impl Edges {
+    fn grant(&mut self, edge: EdgeId, role: Role, channel: Channel) {
+        self.peers.retain(|peer| peer.edge != edge);
+        self.peers.push(Peer { edge, role, channel });
+    }
+
+    fn all(&self) -> Vec<EdgeId> {
+        self.peers.iter().map(|peer| peer.edge).collect()
+    }
+
+    /// Waits for a word of broker or of a peer; returns the edges that have one.
+    fn wait(&self, control: &Control) -> Result<Vec<EdgeId>, Errno> {
+        let mut fds = vec![PollFd::new(control, PollFlags::IN)];
+        fds.extend(self.peers.iter().map(|peer| PollFd::new(&peer.channel, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let spoke = fds.iter().skip(1).zip(&self.peers).filter(|(fd, _)| !fd.revents().is_empty());
+        Ok(spoke.map(|(_, peer)| peer.edge).collect())
+    }
+
+    /// Takes what the edges `ready` hold, commits it, answers it. Returns the violations to report.
+    fn round(&mut self, ready: &[EdgeId], journal: &mut Journal) -> Result<Vec<FromRole>, StartError> {
+        let mut reports = Vec::new();
+        let mut batch = Vec::new();
+        for edge in ready {
+            if let Err(error) = self.take(*edge, &mut batch) {
+                self.close(*edge, &error, &mut reports);
+            }
+        }
+        for stream in Stream::ALL {
+            let pending: Vec<&Pending> = batch.iter().filter(|pending| pending.record.stream() == stream).collect();
+            if pending.is_empty() {
+                continue;
+            }
+            let records: Vec<_> = pending.iter().map(|pending| (pending.role, &pending.record)).collect();
+            let outcome = journal.append(stream, &records);
+            self.answer(&pending, &outcome, &mut reports);
+            match outcome {
+                Err(error @ (AppendError::Broken { .. } | AppendError::Cut { .. })) => {
+                    return Err(StartError::integrity(error));
+                }
+                // Said to every writer; what it means is theirs to decide, and theirs to say to a person.
+                Err(AppendError::Unwritable { .. }) | Ok(_) => {}
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Reads one edge empty, up to its window.
+    fn take(&self, edge: EdgeId, batch: &mut Vec<Pending>) -> Result<(), ChannelError> {
+        let Some(peer) = self.peers.iter().find(|peer| peer.edge == edge) else { return Ok(()) };
+        let mut taken = 0;
+        loop {
+            let packet = match peer.channel.recv(ToAuditd::MAX_REQUEST, ToAuditd::REQUEST_FDS) {
+                Err(ChannelError::WouldBlock) => return Ok(()),
+                other => other?,
+            };
+            match decode_incoming::<ToAuditd>(packet)? {
+                Incoming::Request { id, request: AuditRequest::Append(record), deadline: _, fds: _ } => {
+                    state::admit(peer.role, &record)
+                        .map_err(|_| ChannelError::Violation("a record that is not the writer's to write"))?;
+                    taken += 1;
+                    if taken > ToAuditd::WINDOW {
+                        return Err(ChannelError::Violation("more requests than the window"));
+                    }
+                    batch.push(Pending { edge, id, role: peer.role, record });
+                }
+                // What was asked to be written is written; the answer comes all the same.
+                Incoming::Cancel { .. } => {}
+                Incoming::Credit { .. } => return Err(ChannelError::Violation("credit on an edge without streams")),
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        pending: &[&Pending],
+        outcome: &Result<Vec<Receipt>, AppendError>,
+        reports: &mut Vec<FromRole>,
+    ) {
+        for (at, pending) in pending.iter().enumerate() {
+            let Some(peer) = self.peers.iter().find(|peer| peer.edge == pending.edge) else { continue };
+            let frame = match outcome {
+                Ok(receipts) => match receipts.get(at) {
+                    Some(receipt) => reply_frame::<ToAuditd>(pending.id, receipt),
+                    None => continue,
+                },
+                Err(error) => refusal_frame::<ToAuditd>(
+                    pending.id,
+                    &Refusal::new(
+                        "audit.unwritable",
+                        &format!("the audit log cannot be written ({error}); nothing is done that cannot be recorded"),
+                    ),
+                ),
+            };
+            let sent = frame.map_err(ChannelError::from).and_then(|frame| peer.channel.send(&frame, &[]));
+            if let Err(error) = sent {
+                let error = match error {
+                    ChannelError::WouldBlock => ChannelError::Violation("a peer that does not read its answers"),
+                    other => other,
+                };
+                self.close(pending.edge, &error, reports);
+            }
+        }
+    }
+
+    /// Drops an edge; reports its peer where the peer is at fault.
+    fn close(&mut self, edge: EdgeId, error: &ChannelError, reports: &mut Vec<FromRole>) {
+        self.peers.retain(|peer| peer.edge != edge);
+        if error.is_violation() {
+            let detail =
+                std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+            reports.push(FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) });
+        }
+    }
+}

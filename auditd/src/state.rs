@@ -1,0 +1,76 @@
+//! Decisions of auditd, without a clock and without a file: who may write what, and when a stream may be appended to.
+
+use proto::audit::{Record, Stream};
+use proto::ids::Role;
+
+/// A peer wrote what its edge does not let it write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{role} may not write a record of type {kind}")]
+pub struct NotYours {
+    /// Who, by the edge.
+    pub role: Role,
+    /// The record's type.
+    pub kind: &'static str,
+}
+
+/// The stream that a record of `role` goes to.
+///
+/// # Errors
+/// [`NotYours`]: a violation of the protocol.
+pub const fn admit(role: Role, record: &Record) -> Result<Stream, NotYours> {
+    if record.may_be_written_by(role) {
+        Ok(record.stream())
+    } else {
+        Err(NotYours { role, kind: crate::record::kind(record) })
+    }
+}
+
+/// Whether what a stream's file holds is known.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Health {
+    /// The file ends where memory says.
+    #[default]
+    Sound,
+    /// The file was found with a torn end; nothing was asked for since.
+    Unclean,
+    /// A write or its fdatasync failed. Nothing may be acknowledged until the end of the file was read again and a
+    /// record of our own is durable behind it.
+    Doubtful {
+        /// What failed, as `write: No space left on device`.
+        cause: String,
+        /// Records refused since.
+        refused: u64,
+    },
+}
+
+impl Health {
+    /// After a batch of `records` failed with `cause`. The first cause is kept: later ones are mostly its echo.
+    #[must_use]
+    pub fn failed(self, cause: &str, records: u64) -> Self {
+        match self {
+            Self::Sound | Self::Unclean => Self::Doubtful { cause: cause.to_owned(), refused: records },
+            Self::Doubtful { cause, refused } => Self::Doubtful { cause, refused: refused.saturating_add(records) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::{auth, intent};
+
+    #[test]
+    fn record_of_another_role_is_refused_and_ones_own_is_admitted() {
+        assert_eq!(admit(Role::Vault, &auth("::1", true)), Ok(Stream::Auth));
+        assert!(admit(Role::Sandboxd, &auth("::1", true)).is_err());
+        assert_eq!(admit(Role::Sandboxd, &intent("true")), Ok(Stream::Command));
+        assert!(admit(Role::Broker, &intent("true")).is_err());
+        assert!(admit(Role::Gateway, &intent("true")).is_err());
+    }
+
+    #[test]
+    fn doubt_keeps_its_first_cause_and_counts_what_it_cost() {
+        let health = Health::Sound.failed("write: a", 3).failed("write: b", 2);
+        assert_eq!(health, Health::Doubtful { cause: "write: a".into(), refused: 5 });
+    }
+}

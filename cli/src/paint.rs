@@ -1,0 +1,66 @@
+//! Colours, on a terminal only, and text that is safe to print there.
+
+use crate::args::{Args, Color};
+use std::io::IsTerminal;
+
+/// Whether to colour.
+#[derive(Clone, Copy, Debug)]
+pub struct Paint(bool);
+
+impl Paint {
+    /// By `--color`, the terminal, and NO_COLOR (no-color.org).
+    #[must_use]
+    pub fn new(args: &Args) -> Self {
+        Self(match args.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        })
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// All is well.
+    #[must_use]
+    pub fn good(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    /// Look at this.
+    #[must_use]
+    pub fn warn(self, text: &str) -> String {
+        self.wrap("33", text)
+    }
+
+    /// This is wrong.
+    #[must_use]
+    pub fn bad(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    /// Beside the point.
+    #[must_use]
+    pub fn dim(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
+}
+
+/// The text without what could steer a terminal: a sandboxed program's output is a stranger's.
+#[must_use]
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_sequence_is_made_harmless_and_plain_text_is_kept() {
+        assert_eq!(harmless("a\x1b[31mb\tc\nd"), "a\u{fffd}[31mb\tc\nd");
+    }
+}

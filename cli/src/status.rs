@@ -1,0 +1,133 @@
+//! `moltbot status`: what the kernel says of every process, as a table or as JSON.
+
+use crate::CliError;
+use crate::args::Args;
+use crate::door::Door;
+use crate::paint::Paint;
+use proto::ids::Role;
+use proto::operator::{RoleState, RoleStatus, Status};
+use proto::sandbox::Backend;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+
+/// Prints it.
+///
+/// # Errors
+/// [`CliError`].
+pub fn show(dir: &Path, args: &Args) -> Result<(), CliError> {
+    let status = Door::open(dir)?.status()?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", as_json(&status))?;
+    } else {
+        write!(out, "{}", as_text(&status, Paint::new(args)))?;
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The status as JSON; its keys are an interface.
+#[must_use]
+pub fn as_json(status: &Status) -> Value {
+    let role = |role: &RoleStatus| {
+        json!({
+            "role": role.role.name(),
+            "pid": role.pid,
+            "uid": role.uid,
+            "epoch": role.epoch.0,
+            "state": role.state.name(),
+            "restarts": role.restarts,
+            "uptimeSeconds": role.uptime_s,
+            "seccomp": role.seccomp,
+            "noNewPrivs": role.no_new_privs,
+            "landlockAbi": role.landlock_abi,
+            "capabilities": format!("{:016x}", role.capabilities),
+            "degraded": role.degraded.iter().map(|lack| lack.as_str()).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "version": status.version.as_str(),
+        "layout": status.layout.as_str(),
+        "listen": status.listen.as_str(),
+        "stateDir": status.state_dir.as_str(),
+        "ready": status.ready,
+        "sandbox": { "backend": status.backend.name(), "detail": status.backend_detail.as_str() },
+        "roles": status.roles.iter().filter(|row| is_shown(row)).map(role).collect::<Vec<_>>(),
+        "logs": status.logs.iter().map(|head| json!({
+            "stream": head.stream.name(),
+            "size": head.size,
+            "head": hex(&head.leaf.0),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// The launcher is a process of the set only where sandboxd wanted it.
+fn is_shown(row: &RoleStatus) -> bool {
+    row.role != Role::Launcher || row.state != RoleState::Idle
+}
+
+fn as_text(status: &Status, paint: Paint) -> String {
+    let ready = if status.ready { paint.good("ready") } else { paint.warn("not ready") };
+    let mut text = format!(
+        "moltbot {} · {ready} · {} · {} · {}\n",
+        status.version, status.listen, status.layout, status.state_dir
+    );
+    let sandbox = match status.backend {
+        Backend::Docker | Backend::NativeN1 => paint.good(status.backend.name()),
+        Backend::NativeN2 => paint.warn("native-n2 (lower tier)"),
+        Backend::None => paint.bad("none: commands are refused"),
+    };
+    text.push_str(&format!("sandbox {sandbox} {}\n\n", paint.dim(&status.backend_detail)));
+    text.push_str(
+        "ROLE          PID    UID  EPOCH  STATE     RESTARTS   UPTIME  SECCOMP  NNP  LANDLOCK  CAPABILITIES\n",
+    );
+    for row in status.roles.iter().filter(|row| is_shown(row)) {
+        let state = format!("{:<9}", row.state.name());
+        let state = match row.state {
+            RoleState::Ready => paint.good(&state),
+            RoleState::Failed => paint.bad(&state),
+            _ => paint.warn(&state),
+        };
+        let landlock = if row.landlock_abi == 0 { "-".to_owned() } else { format!("ABI {}", row.landlock_abi) };
+        text.push_str(&format!(
+            "{:<9} {:>7} {:>6} {:>6}  {state} {:>8} {:>8}  {:>7}  {:>3}  {landlock:>8}  {:016x}\n",
+            row.role.name(),
+            row.pid,
+            row.uid,
+            row.epoch.0,
+            row.restarts,
+            duration(row.uptime_s),
+            row.seccomp,
+            u8::from(row.no_new_privs),
+            row.capabilities,
+        ));
+    }
+    for row in status.roles.iter() {
+        for lack in row.degraded.iter() {
+            text.push_str(&format!("{} {}: {lack}\n", paint.warn("weaker:"), row.role));
+        }
+    }
+    text.push('\n');
+    for head in status.logs.iter() {
+        text.push_str(&format!(
+            "{:<14} {:>8} records  {}\n",
+            head.stream.name(),
+            head.size,
+            paint.dim(&hex(&head.leaf.0))
+        ));
+    }
+    text
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}

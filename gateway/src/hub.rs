@@ -1,0 +1,233 @@
+//! What is on its way to the clients: one bounded queue a connection, and the list of them for events that go to all.
+//! A client that does not read loses its connection, never the gateway's memory.
+
+use crate::frames;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Bytes that may wait for one client.
+pub const MAX_BUFFERED: usize = 1_572_864;
+/// Frames that may wait for one client.
+const MAX_FRAMES: usize = 1024;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Something for a connection to write.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Out {
+    /// A text frame.
+    Text(String),
+    /// The end: code and reason.
+    Close(u16, &'static str),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<String>,
+    bytes: usize,
+    seq: u64,
+    close: Option<(u16, &'static str)>,
+    slow: bool,
+}
+
+/// The queue of one connection.
+#[derive(Debug)]
+pub struct Outbox {
+    /// 3 or 4.
+    pub protocol: u8,
+    queue: Mutex<Queue>,
+    changed: Notify,
+    overflow: Notify,
+}
+
+impl Outbox {
+    /// An empty queue for a client that speaks `protocol`.
+    #[must_use]
+    pub fn new(protocol: u8) -> Self {
+        Self { protocol, queue: Mutex::default(), changed: Notify::new(), overflow: Notify::new() }
+    }
+
+    /// Queues an answer.
+    pub fn push(&self, text: String) {
+        self.admit(lock(&self.queue), text);
+    }
+
+    /// Queues an event, numbered without gaps. A `droppable` one is left out where the queue is half full: a later one
+    /// will say all that it says.
+    pub fn event(&self, name: &str, payload: &str, droppable: bool) {
+        let mut queue = lock(&self.queue);
+        if droppable && queue.bytes > MAX_BUFFERED / 4 {
+            return;
+        }
+        queue.seq = queue.seq.saturating_add(1);
+        let text = frames::event(name, payload, Some(queue.seq));
+        self.admit(queue, text);
+    }
+
+    fn admit(&self, mut queue: MutexGuard<'_, Queue>, text: String) {
+        if queue.slow {
+            return;
+        }
+        queue.bytes = queue.bytes.saturating_add(text.len());
+        if queue.bytes > MAX_BUFFERED || queue.waiting.len() >= MAX_FRAMES {
+            queue.slow = true;
+            queue.waiting.clear();
+            self.overflow.notify_one();
+        } else {
+            queue.waiting.push_back(text);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Ends the connection once what waits is written.
+    pub fn close(&self, code: u16, reason: &'static str) {
+        lock(&self.queue).close.get_or_insert((code, reason));
+        self.changed.notify_one();
+    }
+
+    /// Next thing to write.
+    pub async fn next(&self) -> Out {
+        loop {
+            {
+                let mut queue = lock(&self.queue);
+                if let Some(text) = queue.waiting.pop_front() {
+                    queue.bytes = queue.bytes.saturating_sub(text.len());
+                    return Out::Text(text);
+                }
+                if let Some((code, reason)) = queue.close {
+                    return Out::Close(code, reason);
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// Waits until the client has proven too slow.
+    pub async fn overflowed(&self) {
+        while !lock(&self.queue).slow {
+            self.overflow.notified().await;
+        }
+    }
+}
+
+/// Every authenticated connection.
+#[derive(Debug, Default)]
+pub struct Hub {
+    all: Mutex<(u64, HashMap<u64, Arc<Outbox>>)>,
+}
+
+/// Takes a connection off the list when dropped.
+#[derive(Debug)]
+pub struct Member<'a> {
+    hub: &'a Hub,
+    id: u64,
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        lock(&self.hub.all).1.remove(&self.id);
+    }
+}
+
+impl Hub {
+    /// Puts a connection on the list.
+    pub fn join(&self, outbox: Arc<Outbox>) -> Member<'_> {
+        let mut all = lock(&self.all);
+        all.0 = all.0.wrapping_add(1);
+        let id = all.0;
+        all.1.insert(id, outbox);
+        Member { hub: self, id }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.all).1.len()
+    }
+
+    /// True where there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True where somebody speaks `protocol`.
+    #[must_use]
+    pub fn speaks(&self, protocol: u8) -> bool {
+        lock(&self.all).1.values().any(|outbox| outbox.protocol == protocol)
+    }
+
+    /// Sends an event to all.
+    pub fn event(&self, name: &str, payload: &str) {
+        for outbox in lock(&self.all).1.values() {
+            outbox.event(name, payload, false);
+        }
+    }
+
+    /// Sends an event to those who speak `protocol`.
+    pub fn event_for(&self, protocol: u8, name: &str, payload: &str, droppable: bool) {
+        for outbox in lock(&self.all).1.values().filter(|outbox| outbox.protocol == protocol) {
+            outbox.event(name, payload, droppable);
+        }
+    }
+
+    /// Ends all connections.
+    pub fn close(&self, code: u16, reason: &'static str) {
+        for outbox in lock(&self.all).1.values() {
+            outbox.close(code, reason);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn outbox_over_its_bound_is_slow() {
+        let outbox = Outbox::new(4);
+        outbox.push("x".repeat(MAX_BUFFERED));
+        assert!(!lock(&outbox.queue).slow, "what fits is kept");
+        outbox.push("y".to_owned());
+        outbox.overflowed().await;
+        assert!(lock(&outbox.queue).waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn outbox_closes_after_what_waits() {
+        let outbox = Outbox::new(3);
+        outbox.push("a".to_owned());
+        outbox.close(1012, "service restart");
+        assert_eq!(outbox.next().await, Out::Text("a".to_owned()));
+        assert_eq!(outbox.next().await, Out::Close(1012, "service restart"));
+    }
+
+    #[tokio::test]
+    async fn outbox_events_are_numbered_without_gaps_where_some_are_dropped() {
+        let outbox = Outbox::new(3);
+        outbox.event("a", "{}", true);
+        outbox.push("x".repeat(MAX_BUFFERED / 2));
+        outbox.event("b", "{}", true);
+        outbox.event("c", "{}", false);
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            if let Out::Text(text) = outbox.next().await {
+                seen.push(text);
+            }
+        }
+        assert!(seen[0].contains(r#""event":"a","payload":{},"seq":1"#));
+        assert!(seen[2].contains(r#""event":"c","payload":{},"seq":2"#));
+    }
+
+    #[test]
+    fn hub_forgets_who_left() {
+        let hub = Hub::default();
+        let member = hub.join(Arc::new(Outbox::new(4)));
+        assert!(hub.speaks(4) && !hub.speaks(3));
+        drop(member);
+        assert!(hub.is_empty());
+    }
+}

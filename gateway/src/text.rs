@@ -1,0 +1,147 @@
+//! Output of a command, bytes from a stranger's program, made into text for a chat: decoded across chunk borders, merged
+//! in the order it came, and cut at a cap. It does not strip terminal controls; whoever prints it to a terminal must.
+
+/// Bytes of text that one answer may have.
+pub const MAX_TEXT: usize = 256 * 1024;
+const CUT: &str = "\n[output cut]";
+
+/// Decodes UTF-8 that comes in pieces; what is not UTF-8 becomes U+FFFD.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    carry: Vec<u8>,
+}
+
+impl Decoder {
+    /// The text of `bytes` and of what was kept of earlier ones.
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        self.carry.extend_from_slice(bytes);
+        let whole = self.carry.len().saturating_sub(incomplete_tail(&self.carry));
+        let tail = self.carry.split_off(whole);
+        let text = String::from_utf8_lossy(&self.carry).into_owned();
+        self.carry = tail;
+        text
+    }
+
+    /// The text of what was kept.
+    pub fn finish(&mut self) -> String {
+        let text = String::from_utf8_lossy(&self.carry).into_owned();
+        self.carry.clear();
+        text
+    }
+}
+
+/// How many bytes at the end start a character that could still be completed.
+fn incomplete_tail(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes.get(bytes.len().saturating_sub(3)..).unwrap_or_default()) {
+        Ok(_) => return 0,
+        Err(error) if bytes.len() <= 3 && error.error_len().is_none() => {
+            return bytes.len().saturating_sub(error.valid_up_to());
+        }
+        Err(_) => {}
+    }
+    for back in 1..=3usize.min(bytes.len()) {
+        let Some(byte) = bytes.get(bytes.len().saturating_sub(back)) else { return 0 };
+        let wants = match byte {
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            0x80..=0xbf => continue,
+            _ => return 0,
+        };
+        return if wants > back { back } else { 0 };
+    }
+    0
+}
+
+/// Text that grows to [`MAX_TEXT`] and no further.
+#[derive(Debug, Default)]
+pub struct Answer {
+    text: String,
+    cut: bool,
+}
+
+impl Answer {
+    /// Adds text; returns the part that was added.
+    pub fn push(&mut self, more: &str) -> String {
+        if self.cut {
+            return String::new();
+        }
+        let from = self.text.len();
+        let room = MAX_TEXT.saturating_sub(from);
+        if more.len() <= room {
+            self.text.push_str(more);
+        } else {
+            let mut end = room;
+            while !more.is_char_boundary(end) {
+                end = end.saturating_sub(1);
+            }
+            self.text.push_str(more.get(..end).unwrap_or_default());
+            self.text.push_str(CUT);
+            self.cut = true;
+        }
+        self.text.get(from..).unwrap_or_default().to_owned()
+    }
+
+    /// Adds a line of the gateway's own, which the cap does not touch.
+    pub fn note(&mut self, line: &str) -> String {
+        let from = self.text.len();
+        if !self.text.is_empty() && !self.text.ends_with('\n') {
+            self.text.push('\n');
+        }
+        self.text.push_str(line);
+        self.text.get(from..).unwrap_or_default().to_owned()
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn decoder_pieces_give_what_the_whole_gives(text in ".{0,40}", cuts in proptest::collection::vec(0usize..200, 0..6)) {
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let mut decoder = Decoder::default();
+            let mut got: String = cuts.windows(2).map(|pair| decoder.push(&bytes[pair[0]..pair[1]])).collect();
+            got.push_str(&decoder.finish());
+            prop_assert_eq!(got, text);
+        }
+
+        #[test]
+        fn decoder_any_bytes_end_and_keep_at_most_three(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 0..9)) {
+            let mut decoder = Decoder::default();
+            for chunk in &chunks {
+                decoder.push(chunk);
+                prop_assert!(decoder.carry.len() <= 3);
+            }
+        }
+    }
+
+    #[test]
+    fn answer_over_the_cap_is_cut_once_and_says_so() {
+        let mut answer = Answer::default();
+        answer.push(&"é".repeat(MAX_TEXT));
+        assert!(answer.push("more").is_empty());
+        answer.note("[exit 0]");
+        assert!(answer.as_str().ends_with("é\n[output cut]\n[exit 0]"));
+        assert!(answer.as_str().len() < MAX_TEXT + 64);
+    }
+
+    #[test]
+    fn answer_under_the_cap_is_whole() {
+        let mut answer = Answer::default();
+        assert_eq!(answer.push("a"), "a");
+        assert_eq!(answer.note("b"), "\nb");
+        assert_eq!(answer.as_str(), "a\nb");
+    }
+}

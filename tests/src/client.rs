@@ -1,0 +1,143 @@
+//! A WebSocket client of the gateway's port that does only what it is told, rightly or wrongly.
+
+use serde_json::{Value, json};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Message, WebSocket};
+
+/// A connection.
+pub struct Client {
+    socket: WebSocket<TcpStream>,
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Came {
+    /// A frame.
+    Frame(Value),
+    /// The end, with its code and reason.
+    Closed(u16, String),
+}
+
+impl Client {
+    /// Connects and upgrades, no more.
+    #[must_use]
+    pub fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let (socket, _) = tungstenite::client(format!("ws://127.0.0.1:{port}/"), stream).unwrap();
+        Self { socket }
+    }
+
+    /// Sends text as it is.
+    pub fn send_text(&mut self, text: &str) {
+        // The server may have closed meanwhile; what it said is what the test reads next.
+        let _ = self.socket.send(Message::text(text.to_owned()));
+    }
+
+    /// Sends bytes as it is.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        let _ = self.socket.send(Message::binary(bytes.to_vec()));
+    }
+
+    /// Sends a request.
+    pub fn send(&mut self, id: &str, method: &str, params: &Value) {
+        self.send_text(&json!({ "type": "req", "id": id, "method": method, "params": params }).to_string());
+    }
+
+    /// Next thing that comes.
+    pub fn next(&mut self) -> Came {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return Came::Frame(serde_json::from_str(&text).unwrap()),
+                Ok(Message::Close(Some(CloseFrame { code, reason }))) => {
+                    return Came::Closed(code.into(), reason.to_string());
+                }
+                Ok(Message::Close(None)) => return Came::Closed(1005, String::new()),
+                Ok(_) => {}
+                Err(error) => return Came::Closed(1006, error.to_string()),
+            }
+        }
+    }
+
+    /// The answer with this id; events before it are passed over.
+    pub fn answer(&mut self, id: &str) -> Value {
+        loop {
+            match self.next() {
+                Came::Frame(frame) if frame["type"] == "res" && frame["id"] == id => return frame,
+                Came::Frame(_) => {}
+                Came::Closed(code, reason) => panic!("closed with {code} {reason} before the answer to {id}"),
+            }
+        }
+    }
+
+    /// The next event of this name.
+    pub fn event(&mut self, name: &str) -> Value {
+        loop {
+            match self.next() {
+                Came::Frame(frame) if frame["event"] == name => return frame["payload"].clone(),
+                Came::Frame(_) => {}
+                Came::Closed(code, reason) => panic!("closed with {code} {reason} before the event {name}"),
+            }
+        }
+    }
+
+    /// The code and reason that the connection ends with.
+    pub fn closed(&mut self) -> (u16, String) {
+        loop {
+            if let Came::Closed(code, reason) = self.next() {
+                return (code, reason);
+            }
+        }
+    }
+
+    /// Parameters of `connect` for these protocol versions and this token.
+    #[must_use]
+    pub fn hello(min: u32, max: u32, token: &str) -> Value {
+        json!({
+            "minProtocol": min,
+            "maxProtocol": max,
+            "client": { "id": "test", "version": "1", "platform": "linux", "mode": "test" },
+            "role": "operator",
+            "scopes": ["operator.admin"],
+            "auth": { "token": token },
+        })
+    }
+
+    /// Waits for the challenge and says hello; returns the answer.
+    pub fn log_in(&mut self, min: u32, max: u32, token: &str) -> Value {
+        let _ = self.event("connect.challenge");
+        self.send("hello", "connect", &Self::hello(min, max, token));
+        self.answer("hello")
+    }
+
+    /// Connects and logs in, which must succeed.
+    #[must_use]
+    pub fn logged_in(port: u16, token: &str) -> Self {
+        let mut client = Self::connect(port);
+        let hello = client.log_in(4, 4, token);
+        assert_eq!(hello["ok"], true, "{hello}");
+        client
+    }
+
+    /// A request that must succeed; returns its payload.
+    pub fn call(&mut self, method: &str, params: &Value) -> Value {
+        self.send(method, method, params);
+        let answer = self.answer(method);
+        assert_eq!(answer["ok"], true, "{method}: {answer}");
+        answer["payload"].clone()
+    }
+
+    /// Sends a chat message and returns the final text.
+    pub fn chat(&mut self, message: &str, run: &str) -> String {
+        let _ = self.call("chat.send", &json!({ "sessionKey": "main", "message": message, "idempotencyKey": run }));
+        loop {
+            let event = self.event("chat");
+            if event["runId"] == run && event["state"] != "delta" {
+                assert_eq!(event["state"], "final", "{event}");
+                return event["message"]["content"][0]["text"].as_str().unwrap().to_owned();
+            }
+        }
+    }
+}
