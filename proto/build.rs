@@ -1,6 +1,9 @@
 //! Derives `SCHEMA_HASH` from this crate's own sources, so that two builds that could disagree about a message never talk.
 
-#![expect(clippy::expect_used, reason = "a build script that cannot read its own crate has nothing better to do than to say so")]
+#![expect(
+    clippy::expect_used,
+    reason = "a build script that cannot read its own crate has nothing better to do than to say so"
+)]
 
 use sha2::{Digest, Sha256};
 use std::{env, fs, path::PathBuf};

@@ -216,14 +216,14 @@ impl Child {
 /// Descriptors of a role that has just raised its walls: 0 to 3, and what it holds by then.
 const fn expected_descriptors(role: Role) -> u64 {
     4 + match role {
-        // The directory and the four streams.
-        Role::Auditd => 5,
-        // The directory of the store; the key is read and closed.
-        Role::Vault => 1,
-        // The listener and the directory of sessions.
-        Role::Gateway => 2,
-        // The directory of workspaces.
-        Role::Launcher => 1,
+        // The four streams; their directory is closed again.
+        Role::Auditd => 4,
+        // The directory of the store, twice while its grant is made; the key is read and closed.
+        Role::Vault => 2,
+        // The listener, and the directory of sessions twice while its grant is made.
+        Role::Gateway => 3,
+        // The directory of workspaces, and what sandboxes read as their input.
+        Role::Launcher => 2,
         Role::Sandboxd | Role::Dialer | Role::Egress | Role::Broker => 0,
     }
 }

@@ -150,6 +150,7 @@ pub const BASE: &[Rule] = &[
     Rule::new(libc::SYS_exit_group, "end of the process"),
     Rule::with(libc::SYS_prctl, &[Arg::eq(0, libc::PR_SET_NAME as u64)], "names of threads"),
     Rule::with(libc::SYS_prctl, &[Arg::eq(0, 0x5356_4d41)], "malloc names its arenas (PR_SET_VMA)"),
+    Rule::with(libc::SYS_prctl, &[Arg::eq(0, 0x4155_5856)], "rustix finds the vdso (PR_GET_AUXV): own addresses only"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFD as u64)], "the runtime's checks of descriptors"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFD as u64)], "close on exec"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFL as u64)], "non-blocking mode"),

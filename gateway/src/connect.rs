@@ -75,7 +75,9 @@ pub fn check(params: Value) -> Result<Hello, Refused> {
     match params.text("role", 1, 32).map_err(Refused::policy)? {
         None | Some("operator") => {}
         Some("node") => {
-            return Err(Refused::policy(Failure::invalid("unauthorized role: node (this gateway serves operators only)")));
+            return Err(Refused::policy(Failure::invalid(
+                "unauthorized role: node (this gateway serves operators only)",
+            )));
         }
         Some(_) => return Err(Refused::policy(Failure::invalid("invalid role"))),
     }
@@ -176,9 +178,9 @@ fn scopes(params: &mut Params<'_>) -> Result<Vec<&'static str>, Failure> {
 /// True where `scopes` allow what needs `scope`.
 #[must_use]
 pub fn allows(scopes: &[&str], scope: &str) -> bool {
-    scopes.iter().any(|have| {
-        *have == ADMIN || *have == scope || (*have == "operator.write" && scope == "operator.read")
-    })
+    scopes
+        .iter()
+        .any(|have| *have == ADMIN || *have == scope || (*have == "operator.write" && scope == "operator.read"))
 }
 
 /// The vault's no, in the words that clients know.
@@ -191,9 +193,7 @@ pub fn rejected(reason: AuthReason, retry_after_s: u32) -> Refused {
         AuthReason::TokenMismatch => {
             ("AUTH_TOKEN_MISMATCH", "unauthorized: gateway token mismatch (provide gateway auth token)".to_owned())
         }
-        AuthReason::RateLimited => {
-            ("AUTH_RATE_LIMITED", format!("Rate limit exceeded. Try again in {retry_after_s}s"))
-        }
+        AuthReason::RateLimited => ("AUTH_RATE_LIMITED", format!("Rate limit exceeded. Try again in {retry_after_s}s")),
     };
     let after = (retry_after_s > 0).then(|| u64::from(retry_after_s).saturating_mul(1000));
     let mut details = json!({"code": code, "authReason": reason.name()});
@@ -294,8 +294,14 @@ mod tests {
         let message = |change: fn(&mut Value)| check(params(change)).err().unwrap().failure.message;
         assert_eq!(message(|p| p["client"]["id"] = json!(5)), "invalid connect params: at /client/id: must be string");
         assert_eq!(message(|p| p["auth"] = json!("x")), "invalid connect params: at /auth: must be object");
-        assert_eq!(message(|p| p["auth"]["token"] = json!(1)), "invalid connect params: at /auth/token: must be string");
-        assert_eq!(message(|p| p["minProtocol"] = json!("4")), "invalid connect params: at /minProtocol: must be integer");
+        assert_eq!(
+            message(|p| p["auth"]["token"] = json!(1)),
+            "invalid connect params: at /auth/token: must be string"
+        );
+        assert_eq!(
+            message(|p| p["minProtocol"] = json!("4")),
+            "invalid connect params: at /minProtocol: must be integer"
+        );
         assert_eq!(message(|p| p["caps"] = json!({})), "invalid connect params: at /caps: must be array");
         assert!(message(|p| p["role"] = json!("node")).starts_with("unauthorized role: node"));
     }

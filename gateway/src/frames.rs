@@ -248,10 +248,7 @@ mod tests {
     #[test]
     fn parse_request_is_taken_apart() {
         let parsed = parse(r#"{"type":"req","id":"1","method":"health","extra":true}"#);
-        assert_eq!(
-            parsed,
-            Parsed::Request(Request { id: "1".into(), method: "health".into(), params: Value::Null })
-        );
+        assert_eq!(parsed, Parsed::Request(Request { id: "1".into(), method: "health".into(), params: Value::Null }));
     }
 
     #[test]

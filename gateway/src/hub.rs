@@ -117,6 +117,7 @@ impl Outbox {
 #[derive(Debug, Default)]
 pub struct Hub {
     all: Mutex<(u64, HashMap<u64, Arc<Outbox>>)>,
+    left: Notify,
 }
 
 /// Takes a connection off the list when dropped.
@@ -129,6 +130,7 @@ pub struct Member<'a> {
 impl Drop for Member<'_> {
     fn drop(&mut self) {
         lock(&self.hub.all).1.remove(&self.id);
+        self.hub.left.notify_one();
     }
 }
 
@@ -154,10 +156,11 @@ impl Hub {
         self.len() == 0
     }
 
-    /// True where somebody speaks `protocol`.
-    #[must_use]
-    pub fn speaks(&self, protocol: u8) -> bool {
-        lock(&self.all).1.values().any(|outbox| outbox.protocol == protocol)
+    /// Waits until there is none. For one waiter at a time.
+    pub async fn emptied(&self) {
+        while !self.is_empty() {
+            self.left.notified().await;
+        }
     }
 
     /// Sends an event to all.
@@ -226,7 +229,7 @@ mod tests {
     fn hub_forgets_who_left() {
         let hub = Hub::default();
         let member = hub.join(Arc::new(Outbox::new(4)));
-        assert!(hub.speaks(4) && !hub.speaks(3));
+        assert_eq!(hub.len(), 1);
         drop(member);
         assert!(hub.is_empty());
     }

@@ -19,3 +19,6 @@ pub mod sessions;
 pub mod shapes;
 pub mod state;
 pub mod text;
+
+#[cfg(test)]
+mod tests;

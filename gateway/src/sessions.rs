@@ -14,8 +14,10 @@ use std::os::fd::OwnedFd;
 const INDEX: &str = "index.jsonl";
 /// Sessions there may be.
 const MAX_SESSIONS: usize = 1000;
-/// Bytes of the index that are read.
+/// Largest index, in bytes.
 const MAX_INDEX: u64 = 8 << 20;
+/// Largest transcript, in bytes; far below the limit at which the kernel would end the process.
+const MAX_TRANSCRIPT: u64 = 64 << 20;
 /// Bytes of a transcript's end that are read for a history.
 const MAX_TAIL: u64 = 1 << 20;
 /// Key of the conversation that is always there.
@@ -32,6 +34,9 @@ pub enum SessionError {
     /// There are as many sessions as there may be.
     #[error("there are {MAX_SESSIONS} sessions already")]
     TooMany,
+    /// The file is as large as it may be.
+    #[error("{0} is full; begin a new session with /new")]
+    Full(String),
     /// The file system said no.
     #[error("cannot {what} {file}")]
     File {
@@ -154,7 +159,7 @@ impl Store {
     /// Gives `key` a new, empty session. The old transcript stays under its id.
     ///
     /// # Errors
-    /// [`SessionError::TooMany`], [`SessionError::File`].
+    /// [`SessionError::TooMany`], [`SessionError::Full`], [`SessionError::File`].
     pub fn reset(&mut self, key: &str) -> Result<Session, SessionError> {
         if !self.sessions.contains_key(key) && self.sessions.len() >= MAX_SESSIONS {
             return Err(SessionError::TooMany);
@@ -168,7 +173,7 @@ impl Store {
     /// Adds a message to the session of `key`, which begins if it has not.
     ///
     /// # Errors
-    /// [`SessionError::TooMany`], [`SessionError::File`].
+    /// [`SessionError::TooMany`], [`SessionError::Full`], [`SessionError::File`].
     pub fn record(&mut self, key: &str, role: &str, text: &str) -> Result<Value, SessionError> {
         let id = match self.sessions.get(key) {
             Some(session) => session.id.clone(),
@@ -246,6 +251,10 @@ impl Store {
         }
         let torn = if last == [b'\n'] { "" } else { "\n" };
         let text = format!("{torn}{line}\n");
+        let cap = if file == INDEX { MAX_INDEX } else { MAX_TRANSCRIPT };
+        if size.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX)) > cap {
+            return Err(SessionError::Full(file.to_owned()));
+        }
         match write(&fd, text.as_bytes()).map_err(failed)? {
             written if written == text.len() => Ok(()),
             _ => Err(failed(Errno::NOSPC)),
@@ -318,6 +327,18 @@ mod tests {
         assert_ne!(new.id, old);
         assert!(store.history(MAIN_KEY, 10).unwrap().is_empty());
         assert!(dir.path().join(file_name(&old)).exists());
+    }
+
+    #[test]
+    fn store_full_transcript_takes_no_more_and_a_new_one_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = store(dir.path());
+        store.record(MAIN_KEY, "user", "one").unwrap();
+        let file = dir.path().join(file_name(&store.get(MAIN_KEY).unwrap().id));
+        std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(MAX_TRANSCRIPT).unwrap();
+        assert!(matches!(store.record(MAIN_KEY, "user", "two"), Err(SessionError::Full(_))));
+        store.reset(MAIN_KEY).unwrap();
+        store.record(MAIN_KEY, "user", "two").unwrap();
     }
 
     #[test]

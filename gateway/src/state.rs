@@ -18,8 +18,11 @@ use tokio::sync::{Notify, Semaphore};
 pub const MAX_CONNECTIONS: usize = 512;
 /// Connections whose client is not known yet, at most.
 pub const MAX_PRE_AUTH: usize = 64;
-/// Runs at once, of all sessions; below the window of the edge to sandboxd, so that `status` still gets through.
+/// Runs at once, of all sessions: with [`MAX_DESCRIBES`] below the window of the edge to sandboxd, so that neither keeps
+/// the other out.
 pub const MAX_RUNS: usize = 24;
+/// Questions after the sandbox at once, for the same reason.
+const MAX_DESCRIBES: usize = 4;
 /// How long a finished run is remembered, so that a repeated request is not a second run.
 const REMEMBER: Duration = Duration::from_secs(300);
 const MAX_REMEMBERED: usize = 1000;
@@ -162,6 +165,11 @@ impl Runs {
         stopped
     }
 
+    /// Stops every run.
+    pub fn stop_all(&self) {
+        self.active().for_each(|(_, run)| run.stop.ask());
+    }
+
     fn active(&self) -> impl Iterator<Item = (&String, &Run)> {
         self.0.iter().filter(|(_, run)| run.ended.is_none())
     }
@@ -187,6 +195,8 @@ pub struct Gateway {
     pub sandbox: Port<GatewaySandboxd>,
     /// Who goes out.
     pub egress: Port<GatewayEgress>,
+    /// One permit a question after the sandbox.
+    pub describes: Semaphore,
     /// One permit a connection.
     pub connections: Arc<Semaphore>,
     /// One permit a connection whose client is not known yet.
@@ -207,6 +217,7 @@ impl Gateway {
             vault: Port::default(),
             sandbox: Port::default(),
             egress: Port::default(),
+            describes: Semaphore::new(MAX_DESCRIBES),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pre_auth: Arc::new(Semaphore::new(MAX_PRE_AUTH)),
         })

@@ -1,5 +1,6 @@
 //! Output of a command, bytes from a stranger's program, made into text for a chat: decoded across chunk borders, merged
-//! in the order it came, and cut at a cap. It does not strip terminal controls; whoever prints it to a terminal must.
+//! in the order it came, rid of controls, and cut at a cap. Controls go because JSON makes six bytes of one, which would
+//! undo the cap, and because some client will print the text to a terminal.
 
 /// Bytes of text that one answer may have.
 pub const MAX_TEXT: usize = 256 * 1024;
@@ -32,13 +33,6 @@ impl Decoder {
 
 /// How many bytes at the end start a character that could still be completed.
 fn incomplete_tail(bytes: &[u8]) -> usize {
-    match std::str::from_utf8(bytes.get(bytes.len().saturating_sub(3)..).unwrap_or_default()) {
-        Ok(_) => return 0,
-        Err(error) if bytes.len() <= 3 && error.error_len().is_none() => {
-            return bytes.len().saturating_sub(error.valid_up_to());
-        }
-        Err(_) => {}
-    }
     for back in 1..=3usize.min(bytes.len()) {
         let Some(byte) = bytes.get(bytes.len().saturating_sub(back)) else { return 0 };
         let wants = match byte {
@@ -51,6 +45,13 @@ fn incomplete_tail(bytes: &[u8]) -> usize {
         return if wants > back { back } else { 0 };
     }
     0
+}
+
+/// Colours, cursor movements and the like become U+FFFD.
+fn without_controls(text: &str) -> String {
+    let plain =
+        |c: char| if c.is_control() && !matches!(c, '\n' | '\t' | '\r') { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(plain).collect()
 }
 
 /// Text that grows to [`MAX_TEXT`] and no further.
@@ -66,6 +67,7 @@ impl Answer {
         if self.cut {
             return String::new();
         }
+        let more = &without_controls(more);
         let from = self.text.len();
         let room = MAX_TEXT.saturating_sub(from);
         if more.len() <= room {
@@ -135,6 +137,13 @@ mod tests {
         answer.note("[exit 0]");
         assert!(answer.as_str().ends_with("é\n[output cut]\n[exit 0]"));
         assert!(answer.as_str().len() < MAX_TEXT + 64);
+    }
+
+    #[test]
+    fn answer_terminal_controls_are_defused_and_line_ends_are_not() {
+        let mut answer = Answer::default();
+        answer.push("\u{1b}]0;title\u{7}\ta\r\nb\u{9b}");
+        assert_eq!(answer.as_str(), "\u{fffd}]0;title\u{fffd}\ta\r\nb\u{fffd}");
     }
 
     #[test]

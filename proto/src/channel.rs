@@ -366,12 +366,14 @@ pub enum CallError {
 pub struct Client<E: Edge> {
     channel: Option<Channel>,
     next: u32,
+    /// Questions given up at their deadline: their answers may still come, and are passed over.
+    late: Vec<RequestId>,
     edge: PhantomData<E>,
 }
 
 impl<E: Edge> Default for Client<E> {
     fn default() -> Self {
-        Self { channel: None, next: 0, edge: PhantomData }
+        Self { channel: None, next: 0, late: Vec::new(), edge: PhantomData }
     }
 }
 
@@ -379,6 +381,7 @@ impl<E: Edge> Client<E> {
     /// Uses this end from now on, in place of any other.
     pub fn attach(&mut self, channel: Channel) {
         self.channel = Some(channel);
+        self.late.clear();
     }
 
     /// True while there is an end that has not failed.
@@ -387,38 +390,48 @@ impl<E: Edge> Client<E> {
         self.channel.is_some()
     }
 
-    /// Asks, and waits for the answer until `timeout`.
+    /// Asks, and waits for the answer until `timeout`. A peer that is slow keeps its end; one that is gone, or breaks the
+    /// protocol, loses it.
     ///
     /// # Errors
-    /// [`CallError`]. After a deadline or a violation the end is dropped: a late answer must not meet a later question.
+    /// [`CallError`].
     pub fn call(
         &mut self,
         request: &E::Request,
         fds: &[BorrowedFd<'_>],
         timeout: Duration,
     ) -> Result<(E::Reply, Vec<OwnedFd>), CallError> {
-        let Some(channel) = self.channel.take() else { return Err(CallError::Gone) };
+        if self.late.len() >= E::WINDOW {
+            self.forget_answered();
+        }
+        let Some(channel) = &self.channel else { return Err(CallError::Gone) };
+        if self.late.len() >= E::WINDOW {
+            return Err(CallError::Busy);
+        }
         self.next = self.next.wrapping_add(1);
         let id = RequestId(self.next);
-        let outcome = Self::exchange(&channel, id, request, fds, timeout);
-        match outcome {
-            Ok(Outgoing::Reply(reply, fds)) => {
-                self.channel = Some(channel);
-                Ok((reply, fds))
-            }
-            Ok(Outgoing::Refused(refusal)) => {
-                self.channel = Some(channel);
-                Err(CallError::Refused(refusal))
-            }
-            Ok(Outgoing::Chunk(_)) => Err(CallError::Violation(ChannelError::Violation("a stream nobody asked for"))),
-            Err(ChannelError::Closed | ChannelError::Os(_)) => Err(CallError::Gone),
+        match Self::exchange(channel, &mut self.late, id, request, fds, timeout) {
+            Ok(Outgoing::Reply(reply, fds)) => Ok((reply, fds)),
+            Ok(Outgoing::Refused(refusal)) => Err(CallError::Refused(refusal)),
             Err(ChannelError::Deadline | ChannelError::WouldBlock) => Err(CallError::Deadline),
-            Err(violation) => Err(CallError::Violation(violation)),
+            Err(ChannelError::Closed | ChannelError::Os(_)) => {
+                self.channel = None;
+                Err(CallError::Gone)
+            }
+            Ok(Outgoing::Chunk(_)) => {
+                self.channel = None;
+                Err(CallError::Violation(ChannelError::Violation("a stream nobody asked for")))
+            }
+            Err(violation) => {
+                self.channel = None;
+                Err(CallError::Violation(violation))
+            }
         }
     }
 
     fn exchange(
         channel: &Channel,
+        late: &mut Vec<RequestId>,
         id: RequestId,
         request: &E::Request,
         fds: &[BorrowedFd<'_>],
@@ -428,8 +441,32 @@ impl<E: Edge> Client<E> {
         let wait = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX);
         let packet = frame(Kind::Request, id, wait, request, E::MAX_REQUEST)?;
         channel.send_by(&packet, fds, deadline)?;
-        let (found, answer) = decode_outgoing::<E>(channel.recv_by(E::MAX_REPLY, E::REPLY_FDS, deadline)?)?;
-        if found == id { Ok(answer) } else { Err(ChannelError::Violation("an answer to another question")) }
+        loop {
+            let packet = match channel.recv_by(E::MAX_REPLY, E::REPLY_FDS, deadline) {
+                Err(ChannelError::Deadline) => {
+                    late.push(id);
+                    return Err(ChannelError::Deadline);
+                }
+                other => other?,
+            };
+            let (found, answer) = decode_outgoing::<E>(packet)?;
+            if found == id {
+                return Ok(answer);
+            }
+            let at = late.iter().position(|given_up| *given_up == found);
+            late.swap_remove(at.ok_or(ChannelError::Violation("an answer to no question"))?);
+        }
+    }
+
+    /// Takes the answers that have come too late by now.
+    fn forget_answered(&mut self) {
+        while let Some(channel) = &self.channel {
+            match channel.recv(E::MAX_REPLY, E::REPLY_FDS).and_then(decode_outgoing::<E>) {
+                Ok((found, _)) => self.late.retain(|given_up| *given_up != found),
+                Err(ChannelError::WouldBlock) => return,
+                Err(_) => self.channel = None,
+            }
+        }
     }
 }
 
@@ -494,11 +531,27 @@ mod tests {
     }
 
     #[test]
-    fn call_without_answer_meets_its_deadline_and_drops_the_end() {
-        let (a, _b) = Channel::pair().unwrap();
+    fn late_answer_is_passed_over_and_the_next_call_gets_its_own() {
+        let (a, b) = Channel::pair().unwrap();
         let mut client = Client::<ToAuditd>::default();
         client.attach(a);
         assert!(matches!(client.call(&record(), &[], Duration::from_millis(20)), Err(CallError::Deadline)));
+        let receipt = |seq| Receipt { seq: Seq(seq), leaf: LeafHash([0; 32]) };
+        for id in [1, 2] {
+            b.send(&reply_frame::<ToAuditd>(RequestId(id), &receipt(u64::from(id))).unwrap(), &[]).unwrap();
+        }
+        let (answer, _) = client.call(&record(), &[], Duration::from_secs(5)).unwrap();
+        assert_eq!(answer.seq, Seq(2));
+    }
+
+    #[test]
+    fn answer_to_no_question_ends_the_edge() {
+        let (a, b) = Channel::pair().unwrap();
+        let mut client = Client::<ToAuditd>::default();
+        client.attach(a);
+        let receipt = Receipt { seq: Seq(0), leaf: LeafHash([0; 32]) };
+        b.send(&reply_frame::<ToAuditd>(RequestId(99), &receipt).unwrap(), &[]).unwrap();
+        assert!(matches!(client.call(&record(), &[], Duration::from_secs(5)), Err(CallError::Violation(_))));
         assert!(!client.is_attached());
     }
 

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
 
 /// Longest that a send waits for the peer to read, before the peer counts as hung.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +44,10 @@ impl AsRawFd for Socket {
 struct Duplex(AsyncFd<Socket>);
 
 impl Duplex {
-    #[expect(deprecated, reason = "its successor is unsafe for the sake of types that lie about their descriptor; ours owns it")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for the sake of types that lie about their descriptor; ours owns it"
+    )]
     fn new(channel: Channel) -> io::Result<Self> {
         AsyncFd::new(Socket(channel)).map(Self)
     }
@@ -245,7 +249,9 @@ impl<E: Edge> Port<E> {
         }
         let left = until.saturating_duration_since(Instant::now()).as_millis();
         let stream = Stream { link, id, receiver, done: false };
+        // A request may carry a client's token: no copy of it outlives the sending.
         let packet = frame(Kind::Request, id, u16::try_from(left).unwrap_or(u16::MAX), request, E::MAX_REQUEST)
+            .map(Zeroizing::new)
             .map_err(|error| CallError::Violation(error.into()))?;
         stream.send(&packet, fds).await?;
         if credit > 0 {

@@ -94,7 +94,8 @@ pub enum WireError {
 /// # Errors
 /// [`WireError::OverCap`] or [`WireError::Encode`]: a bug of the caller, nothing was sent.
 pub fn encode<T: Serialize>(header: Header, body: &T, cap: usize) -> Result<Vec<u8>, WireError> {
-    let mut frame = Vec::with_capacity(256);
+    // Never grown for a value that holds a secret: growing would leave a copy of it behind.
+    let mut frame = Vec::with_capacity(2 * 1024);
     frame.push(header.kind as u8);
     frame.extend_from_slice(&header.id.0.to_le_bytes());
     frame.extend_from_slice(&header.deadline_ms.to_le_bytes());

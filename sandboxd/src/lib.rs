@@ -1,1 +1,13 @@
-//! Under construction.
+//! sandboxd: runs commands where they cannot do harm, in Docker or by the launcher, and nowhere else.
+//!
+//! Hostile inputs: gateway's requests, the engine's answers as far as containers shape them, everything a command writes.
+//! No caller can name an image, a mount, a capability, a network or a flag. sandboxd never starts a program itself.
+#![forbid(unsafe_code)]
+
+pub mod docker;
+pub mod launch;
+pub mod native;
+pub mod policy;
+pub mod serve;
+pub mod spec;
+pub mod state;

@@ -1,2 +1,27 @@
-//! Under construction.
-fn main() {}
+//! sandboxd: alone touches Docker. Its wall needs neither exec nor namespaces; what does is the launcher's.
+#![forbid(unsafe_code)]
+
+use confine::startup::{Start, StartError};
+use proto::control::RoleConfig;
+use proto::exit::Exit;
+use proto::ids::Role;
+use sandboxd::{policy, serve, state::Settings};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    confine::startup::run(Role::Sandboxd, start)
+}
+
+fn start(start: Start) -> Result<Exit, StartError> {
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, .. } = start.config() else {
+        return Err(start.wrong_config());
+    };
+    let settings = Settings {
+        socket: docker_socket.to_string(),
+        image: image.to_string(),
+        choice: *backend,
+        instance: instance.to_string(),
+    };
+    let (sealed, control) = start.seal(&policy::SANDBOXD, &[])?;
+    serve::serve(&sealed, control, settings)
+}

@@ -1,7 +1,13 @@
 //! The native sandbox, probed from inside, in both tiers. No test harness: the jail's child is a bare clone of its caller,
 //! which therefore must have one thread. Each probe has its twin run unconfined, so that a broken probe cannot pass.
 //! Started as root it runs itself once more as an ordinary user.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails should stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails should stop"
+)]
 
 use confine::jail::{End, JailSpec, Jailer, Tier};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -42,7 +48,8 @@ impl Bench {
         let mut killed = false;
         loop {
             let left = if killed { Duration::from_secs(20) } else { limit.saturating_sub(started.elapsed()) };
-            let wait = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap(), tv_nsec: i64::from(left.subsec_nanos()) };
+            let wait =
+                Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap(), tv_nsec: i64::from(left.subsec_nanos()) };
             let ready = poll(&mut [PollFd::new(&read, PollFlags::IN)], Some(&wait)).unwrap();
             if ready == 0 {
                 assert!(!killed, "a killed sandbox still holds its output");
@@ -57,7 +64,11 @@ impl Bench {
             }
         }
         let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
-        assert_eq!(poll(&mut [PollFd::new(&jail, PollFlags::IN)], Some(&patience)).unwrap(), 1, "the sandbox did not end");
+        assert_eq!(
+            poll(&mut [PollFd::new(&jail, PollFlags::IN)], Some(&patience)).unwrap(),
+            1,
+            "the sandbox did not end"
+        );
         let end = jail.try_wait().expect("it ended");
         Outcome { end, out: String::from_utf8_lossy(&out).into_owned(), took: started.elapsed() }
     }
@@ -75,7 +86,12 @@ impl Bench {
 
     fn fails(&self, command: &str) -> String {
         let outcome = self.run(command);
-        assert!(!matches!(outcome.end, End::Exited(0) | End::NotMade(_)), "{command}: {:?} {}", outcome.end, outcome.out);
+        assert!(
+            !matches!(outcome.end, End::Exited(0) | End::NotMade(_)),
+            "{command}: {:?} {}",
+            outcome.end,
+            outcome.out
+        );
         outcome.out
     }
 }
@@ -154,7 +170,10 @@ fn host_processes_are_out_of_reach(bench: &Bench) {
 fn identity_has_no_right(bench: &Bench) {
     let status = bench.says("cat /proc/self/status 2>/dev/null || echo none");
     if bench.tier == Tier::N1 && status != "none" {
-        assert!(status.contains("CapEff:\t0000000000000000") && status.contains("CapBnd:\t0000000000000000"), "{status}");
+        assert!(
+            status.contains("CapEff:\t0000000000000000") && status.contains("CapBnd:\t0000000000000000"),
+            "{status}"
+        );
         assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
         assert!(status.contains("Uid:\t65534\t65534\t65534\t65534"), "{status}");
     }
@@ -187,7 +206,11 @@ fn kernel_surface_is_closed(bench: &Bench) {
         bench.fails(probe);
     }
     if unconfined("command -v python3") {
-        let call = |nr: u32| format!("python3 -c 'import ctypes,os; r=ctypes.CDLL(None,use_errno=True).syscall({nr},0,0,0,0,0); os._exit(0 if r>=0 else ctypes.get_errno())'");
+        let call = |nr: u32| {
+            format!(
+                "python3 -c 'import ctypes,os; r=ctypes.CDLL(None,use_errno=True).syscall({nr},0,0,0,0,0); os._exit(0 if r>=0 else ctypes.get_errno())'"
+            )
+        };
         #[cfg(target_arch = "x86_64")]
         {
             assert_eq!(bench.run(&call(321)).end, End::Signalled(31), "bpf is a trip-wire");
@@ -222,7 +245,13 @@ fn large_files_and_memory_are_limited(bench: &Bench) {
 
 fn nul_in_the_command_is_refused(bench: &Bench) {
     let dir = std::fs::File::open(bench.workspace.path()).unwrap();
-    let spec = JailSpec { tier: bench.tier, workspace: dir.as_fd(), command: "a\0b", stdout: dir.as_fd(), stderr: dir.as_fd() };
+    let spec = JailSpec {
+        tier: bench.tier,
+        workspace: dir.as_fd(),
+        command: "a\0b",
+        stdout: dir.as_fd(),
+        stderr: dir.as_fd(),
+    };
     assert!(bench.jailer.spawn(&spec).is_err());
 }
 
@@ -254,7 +283,9 @@ fn main() -> ExitCode {
             }
             continue;
         }
-        for (name, test) in TESTS.iter().filter(|(name, _)| filter.as_ref().is_none_or(|part| name.contains(part.as_str()))) {
+        for (name, test) in
+            TESTS.iter().filter(|(name, _)| filter.as_ref().is_none_or(|part| name.contains(part.as_str())))
+        {
             let started = Instant::now();
             test(&Bench::new(tier));
             println!("test native::{tier:?}::{name} (root: {root}) ... ok ({} ms)", started.elapsed().as_millis());

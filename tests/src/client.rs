@@ -47,7 +47,7 @@ impl Client {
     }
 
     /// Next thing that comes.
-    pub fn next(&mut self) -> Came {
+    pub fn receive(&mut self) -> Came {
         loop {
             match self.socket.read() {
                 Ok(Message::Text(text)) => return Came::Frame(serde_json::from_str(&text).unwrap()),
@@ -64,7 +64,7 @@ impl Client {
     /// The answer with this id; events before it are passed over.
     pub fn answer(&mut self, id: &str) -> Value {
         loop {
-            match self.next() {
+            match self.receive() {
                 Came::Frame(frame) if frame["type"] == "res" && frame["id"] == id => return frame,
                 Came::Frame(_) => {}
                 Came::Closed(code, reason) => panic!("closed with {code} {reason} before the answer to {id}"),
@@ -75,7 +75,7 @@ impl Client {
     /// The next event of this name.
     pub fn event(&mut self, name: &str) -> Value {
         loop {
-            match self.next() {
+            match self.receive() {
                 Came::Frame(frame) if frame["event"] == name => return frame["payload"].clone(),
                 Came::Frame(_) => {}
                 Came::Closed(code, reason) => panic!("closed with {code} {reason} before the event {name}"),
@@ -86,7 +86,7 @@ impl Client {
     /// The code and reason that the connection ends with.
     pub fn closed(&mut self) -> (u16, String) {
         loop {
-            if let Came::Closed(code, reason) = self.next() {
+            if let Came::Closed(code, reason) = self.receive() {
                 return (code, reason);
             }
         }

@@ -2,15 +2,6 @@
 //!
 //! Everything a test starts it ends, by pid. What a test needs and does not find it skips loudly; with
 //! `MOLTBOT_TEST_REQUIRE=all`, as CI sets it, that is a failure.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::missing_panics_doc,
-    reason = "a test's helper fails its test by panicking"
-)]
-
 pub mod client;
 
 use rustix::process::{Pid, Signal, kill_process};

@@ -1,2 +1,31 @@
-//! Under construction.
-fn main() {}
+//! moltbot-vault: the start order of the keeper of secrets. The key and the store are opened before the walls go up;
+//! behind them it can replace its store and open nothing else.
+#![forbid(unsafe_code)]
+
+use confine::policy::{Access, Grant};
+use confine::startup::{Start, StartError};
+use proto::control::{Resource, RoleConfig};
+use proto::exit::Exit;
+use proto::ids::Role;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use vault::state::State;
+use vault::{policy, serve};
+
+fn main() -> ExitCode {
+    confine::startup::run(Role::Vault, start)
+}
+
+fn start(mut start: Start) -> Result<Exit, StartError> {
+    let RoleConfig::Vault = start.config() else { return Err(start.wrong_config()) };
+    policy::answer_file_size_limit_with_errno()
+        .map_err(|errno| StartError::internal(format!("SIGXFSZ cannot be blocked: {errno}")))?;
+    let keys = start.take(Resource::KeyDir)?;
+    let store = start.take(Resource::VaultDir)?;
+    let state = State::open(&keys, store.try_clone().map_err(StartError::internal)?)?;
+    drop(keys);
+    let grant = Grant { dir: store.as_fd(), access: Access::ReadWrite, why: "vault.db is replaced whole" };
+    let (sealed, control) = start.seal(&policy::POLICY, &[grant])?;
+    drop(store);
+    serve::serve(&sealed, &control, state)
+}

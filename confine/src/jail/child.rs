@@ -130,7 +130,8 @@ pub(super) fn run(prepared: &Prepared<'_>) -> ! {
         fail(failure);
     }
     // SAFETY: a bare fork of a process with one thread.
-    let shell = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(libc::SIGCHLD), 0usize, 0usize, 0usize, 0usize) };
+    let shell =
+        unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(libc::SIGCHLD), 0usize, 0usize, 0usize, 0usize) };
     match shell {
         0 => match become_shell(prepared) {
             Ok(never) => match never {},

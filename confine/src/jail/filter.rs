@@ -160,7 +160,8 @@ pub(super) fn no_sockets() -> Result<BpfProgram, BackendError> {
 }
 
 fn no_x32() -> BpfProgram {
-    let op = |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: u16::try_from(code).unwrap_or_default(), jt, jf, k };
+    let op =
+        |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: u16::try_from(code).unwrap_or_default(), jt, jf, k };
     vec![
         op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32),

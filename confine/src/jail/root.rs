@@ -46,7 +46,8 @@ pub(super) struct Plan {
 impl Plan {
     /// Looks at the host. What is neither a directory nor a link is left out.
     pub(super) fn of_this_host() -> Self {
-        let mut plan = Self { links: Vec::new(), binds: Vec::new(), loader_cache: Path::new("/etc/ld.so.cache").is_file() };
+        let mut plan =
+            Self { links: Vec::new(), binds: Vec::new(), loader_cache: Path::new("/etc/ld.so.cache").is_file() };
         // Debian's awk, editors and the like are links by way of /etc/alternatives, which holds nothing but links.
         for name in ["usr", "bin", "sbin", "lib", "lib64", "lib32", "etc/alternatives"] {
             let host = Path::new("/").join(name);
@@ -63,7 +64,13 @@ impl Plan {
     /// Builds the root and moves into it. The working directory must be the workspace.
     pub(super) fn enter(&self) -> Result<(), Failure> {
         mount(c"none", c"/", None, libc::MS_REC | libc::MS_PRIVATE, None)?;
-        mount(c"tmpfs", STAGE, Some(c"tmpfs"), libc::MS_NOSUID | libc::MS_NODEV, Some(c"size=1m,nr_inodes=256,mode=755"))?;
+        mount(
+            c"tmpfs",
+            STAGE,
+            Some(c"tmpfs"),
+            libc::MS_NOSUID | libc::MS_NODEV,
+            Some(c"size=1m,nr_inodes=256,mode=755"),
+        )?;
         for dir in [c"/tmp/etc", c"/tmp/dev", c"/tmp/proc", c"/tmp/tmp", c"/tmp/workspace"] {
             make_dir(dir)?;
         }
@@ -111,7 +118,13 @@ fn swap_roots() -> Result<(), Failure> {
     }
 }
 
-fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: libc::c_ulong, data: Option<&CStr>) -> Result<(), Failure> {
+fn mount(
+    source: &CStr,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: libc::c_ulong,
+    data: Option<&CStr>,
+) -> Result<(), Failure> {
     let kind = kind.map_or(ptr::null(), CStr::as_ptr);
     let data = data.map_or(ptr::null(), |data| data.as_ptr().cast::<libc::c_void>());
     // SAFETY: each pointer is null or a C string that outlives the call.
@@ -129,8 +142,9 @@ fn set_attributes(target: &CStr, attributes: u64, flags: libc::c_int) -> Result<
     let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let size = size_of::<libc::mount_attr>();
     // SAFETY: `attr` has the kernel's layout, `size` is its size, both outlive the call.
-    let done =
-        unsafe { libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, target.as_ptr(), flags, &raw const attr, size) };
+    let done = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, target.as_ptr(), flags, &raw const attr, size)
+    };
     check(Step::Attributes, done)
 }
 

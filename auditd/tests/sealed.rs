@@ -1,0 +1,223 @@
+//! The real process behind its real walls, with the test in broker's place.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+
+use proto::audit::{AuditRequest, AuthMethod, AuthOutcome, Record, Stream};
+use proto::bounded::{BoundedStr, BoundedVec};
+use proto::channel::{CallError, Channel, ChannelError, Client};
+use proto::control::{AdminReply, AdminRequest, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::edge::ToAuditd;
+use proto::ids::{Epoch, RequestId, Role};
+use proto::topology::{EdgeId, Side};
+use proto::wire::{self, Header, Kind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+struct Broker {
+    control: Channel,
+    child: Child,
+}
+
+impl Broker {
+    fn start(logs: &std::path::Path, limit: &str) -> Self {
+        let (control, theirs) = Channel::pair().unwrap();
+        // The shell puts the channel where broker would, and nothing else.
+        let child = Command::new("sh")
+            .args(["-c", &format!("{limit} exec \"$0\" 3<&0 0<&- 1>&-"), env!("CARGO_BIN_EXE_moltbot-auditd")])
+            .env_clear()
+            .stdin(Stdio::from(theirs.into_fd()))
+            .spawn()
+            .unwrap();
+        let broker = Self { control, child };
+        let FromRole::Hello { role: Role::Auditd, schema: proto::SCHEMA_HASH } = broker.hear() else { panic!("hello") };
+        let directory: OwnedFd = std::fs::File::open(logs).unwrap().into();
+        let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid") };
+        let resources = BoundedVec::new(vec![Resource::LogDir]).unwrap();
+        broker.say(&ToRole::Configure { config, resources }, &[directory.as_fd()]);
+        broker
+    }
+
+    fn ready(logs: &std::path::Path) -> Self {
+        Self::ready_within(logs, "")
+    }
+
+    fn ready_within(logs: &std::path::Path, limit: &str) -> Self {
+        let broker = Self::start(logs, limit);
+        let FromRole::Confined(walls) = broker.hear() else { panic!("confined") };
+        assert!(walls.landlock_abi >= 2 && walls.seccomp_rules > 0);
+        broker.say(&ToRole::Attested, &[]);
+        let FromRole::Ready = broker.hear() else { panic!("ready") };
+        broker
+    }
+
+    fn say(&self, message: &ToRole, fds: &[BorrowedFd<'_>]) {
+        let header = Header { kind: Kind::Note, id: RequestId(0), deadline_ms: 0 };
+        self.control.send(&wire::encode(header, message, MAX_CONTROL).unwrap(), fds).unwrap();
+    }
+
+    fn hear(&self) -> FromRole {
+        let packet = self.control.recv_by(MAX_CONTROL, 0, Instant::now() + Duration::from_secs(20)).unwrap();
+        wire::decode(wire::split(&packet.bytes, MAX_CONTROL).unwrap().1).unwrap()
+    }
+
+    fn edge(&self, edge: EdgeId) -> Client<ToAuditd> {
+        let (ours, theirs) = Channel::pair().unwrap();
+        self.say(&ToRole::Grant { edge, side: Side::Server, peer: Epoch(1) }, &[theirs.as_fd()]);
+        let mut client = Client::default();
+        client.attach(ours);
+        client
+    }
+
+    fn exit(mut self) -> Option<i32> {
+        self.say(&ToRole::Stop, &[]);
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn auth(client: &str) -> AuditRequest {
+    let client = BoundedStr::truncated(client);
+    AuditRequest::Append(Record::Auth { client, method: AuthMethod::Token, outcome: AuthOutcome::Accepted })
+}
+
+#[test]
+fn sealed_auditd_appends_reports_reads_and_stops() {
+    let logs = tempfile::tempdir().unwrap();
+    let broker = Broker::ready(logs.path());
+    let mut vault = broker.edge(EdgeId::VaultAuditd);
+    let receipts: Vec<_> = (0..3).map(|_| vault.call(&auth("192.0.2.1"), &[], PATIENCE).unwrap().0).collect();
+    let file = std::fs::read_to_string(logs.path().join("auth-audit.jsonl")).unwrap();
+    let leaves: Vec<_> = file.lines().map(|line| auditd::chain::leaf(line.as_bytes())).collect();
+    assert_eq!(receipts.iter().map(|receipt| receipt.leaf).collect::<Vec<_>>(), leaves);
+    broker.say(&ToRole::Admin(1, AdminRequest::LogHeads), &[]);
+    let FromRole::Admin(1, Ok(AdminReply::LogHeads(heads))) = broker.hear() else { panic!("heads") };
+    assert_eq!((heads[0].stream, heads[0].size, heads[0].leaf), (Stream::Auth, 3, leaves[2]));
+    for (offset, expected) in [(0, file.as_bytes()), (1 << 40, b"".as_slice())] {
+        broker.say(&ToRole::Admin(2, AdminRequest::ReadLog { stream: Stream::Auth, offset }), &[]);
+        let FromRole::Admin(2, Ok(AdminReply::LogBytes(bytes))) = broker.hear() else { panic!("bytes") };
+        assert_eq!(&*bytes, expected);
+    }
+    broker.say(&ToRole::Ping(9), &[]);
+    assert!(matches!(broker.hear(), FromRole::Pong(9)));
+    assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn record_that_is_not_the_writers_closes_its_edge_alone_and_is_reported() {
+    let logs = tempfile::tempdir().unwrap();
+    let broker = Broker::ready(logs.path());
+    let mut vault = broker.edge(EdgeId::VaultAuditd);
+    let mut sandboxd = broker.edge(EdgeId::SandboxdAuditd);
+    assert!(sandboxd.call(&auth("192.0.2.1"), &[], PATIENCE).is_err());
+    assert!(matches!(broker.hear(), FromRole::Violated { edge: EdgeId::SandboxdAuditd, .. }));
+    assert_eq!(vault.call(&auth("192.0.2.1"), &[], PATIENCE).unwrap().0.seq.0, 0);
+    assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn log_that_was_edited_is_exit_79_and_a_torn_one_is_repaired() {
+    let logs = tempfile::tempdir().unwrap();
+    let path = logs.path().join("auth-audit.jsonl");
+    let broker = Broker::ready(logs.path());
+    let mut vault = broker.edge(EdgeId::VaultAuditd);
+    for _ in 0..2 {
+        vault.call(&auth("192.0.2.1"), &[], PATIENCE).unwrap();
+    }
+    assert_eq!(broker.exit(), Some(0));
+    let honest = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{honest}{{\"seq\":2,")).unwrap();
+    assert_eq!(Broker::ready(logs.path()).exit(), Some(0));
+    assert!(std::fs::read_to_string(&path).unwrap().contains("\"type\":\"torn\""));
+    std::fs::write(&path, honest.replacen("192.0.2.1", "192.0.2.9", 1)).unwrap();
+    let mut refused = Broker::start(logs.path(), "");
+    assert_eq!(refused.child.wait().unwrap().code(), Some(79));
+}
+
+#[test]
+fn file_size_limit_of_the_operator_is_a_refusal_and_no_death() {
+    let logs = tempfile::tempdir().unwrap();
+    let broker = Broker::ready_within(logs.path(), "ulimit -f 8;");
+    let mut vault = broker.edge(EdgeId::VaultAuditd);
+    let refusal = loop {
+        match vault.call(&auth("192.0.2.1"), &[], PATIENCE) {
+            Ok(_) => {}
+            Err(CallError::Refused(refusal)) => break refusal,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(refusal.message.contains("File too large"), "{refusal}");
+    broker.say(&ToRole::Ping(3), &[]);
+    assert!(matches!(broker.hear(), FromRole::Pong(3)));
+    assert_eq!(broker.exit(), Some(0));
+    let broker = Broker::ready(logs.path());
+    broker.edge(EdgeId::VaultAuditd).call(&auth("192.0.2.1"), &[], PATIENCE).unwrap();
+    assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn broker_that_is_gone_ends_auditd() {
+    let logs = tempfile::tempdir().unwrap();
+    let mut broker = Broker::ready(logs.path());
+    let (unused, _) = Channel::pair().unwrap();
+    drop(std::mem::replace(&mut broker.control, unused));
+    assert_eq!(broker.child.wait().unwrap().code(), Some(71));
+    assert!(matches!(broker.control.recv(1, 0), Err(ChannelError::Closed)));
+}
+
+/// A small file system that can be filled, taken down at the end of its test.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount(size: &std::ffi::CStr) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        if rustix::mount::mount("tmpfs", dir.path(), "tmpfs", flags, Some(size)).is_err() {
+            eprintln!("SKIPPED: mounting a tmpfs needs root");
+            return None;
+        }
+        Some(Self(dir))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn sealed_auditd_refuses_on_a_full_file_system_and_resumes_with_room() {
+    let Some(Small(logs)) = &Small::mount(c"size=64k") else { return };
+    let ballast = logs.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 32 << 10]).unwrap();
+    let broker = Broker::ready(logs.path());
+    let mut vault = broker.edge(EdgeId::VaultAuditd);
+    let mut leaves = Vec::new();
+    let refusal = loop {
+        match vault.call(&auth("192.0.2.1"), &[], PATIENCE) {
+            Ok((receipt, _)) => leaves.push(receipt),
+            Err(CallError::Refused(refusal)) => break refusal,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(refusal.rule.as_str(), "audit.unwritable");
+    assert!(refusal.message.contains("No space left on device"), "{refusal}");
+    assert!(vault.call(&auth("192.0.2.1"), &[], PATIENCE).is_err());
+    std::fs::remove_file(&ballast).unwrap();
+    leaves.push(vault.call(&auth("192.0.2.2"), &[], PATIENCE).unwrap().0);
+    assert_eq!(broker.exit(), Some(0));
+    let file = std::fs::read(logs.path().join("auth-audit.jsonl")).unwrap();
+    assert_eq!(auditd::chain::verify_lines(file.as_slice(), Stream::Auth).unwrap().tail, auditd::chain::Tail::Clean);
+    let lines: Vec<_> = file.split(|byte| *byte == b'\n').collect();
+    for receipt in leaves {
+        assert_eq!(auditd::chain::leaf(lines[usize::try_from(receipt.seq.0).unwrap()]), receipt.leaf);
+    }
+}

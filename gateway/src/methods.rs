@@ -1,0 +1,173 @@
+//! The methods, and what each needs. The table is what `hello-ok` advertises, so nothing is claimed that is not here.
+//! Parameters are hostile and checked before anything is done; fields that are not known are left alone, because newer
+//! clients send more of them.
+
+use crate::agent::{self, Plan};
+use crate::connect::allows;
+use crate::frames::{Code, Failure, Params, Request};
+use crate::sessions::{SessionError, normalise, uuid};
+use crate::shapes;
+use crate::state::{Begin, Gateway};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+const READ: &str = "operator.read";
+const WRITE: &str = "operator.write";
+const ADMIN: &str = "operator.admin";
+
+const METHODS: [(&str, &str); 10] = [
+    ("health", READ),
+    ("status", READ),
+    ("agents.list", READ),
+    ("models.list", READ),
+    ("sessions.list", READ),
+    ("sessions.reset", ADMIN),
+    ("config.get", READ),
+    ("chat.send", WRITE),
+    ("chat.history", READ),
+    ("chat.abort", WRITE),
+];
+/// Longest idempotency key, and so longest id of a run.
+const MAX_RUN_ID: usize = 256;
+/// Messages that a history has where the client does not say.
+const HISTORY: u64 = 200;
+
+/// Names of all methods.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    METHODS.iter().map(|(name, _)| *name).collect()
+}
+
+/// What a method came to.
+#[derive(Debug)]
+pub enum Done {
+    /// The answer.
+    Answer(Value),
+    /// The answer, and a turn to be started once it is on its way.
+    Turn(Value, Plan),
+}
+
+/// Carries out a request of a client that speaks `protocol` and may do what `scopes` say.
+///
+/// # Errors
+/// A [`Failure`] for the client.
+pub async fn call(gateway: &Gateway, protocol: u8, scopes: &[&str], request: Request) -> Result<Done, Failure> {
+    let name = request.method.as_str();
+    let Some((name, scope)) = METHODS.iter().find(|(known, _)| *known == name) else {
+        let shown: String = name.chars().take(64).collect();
+        return Err(Failure::invalid(format!("unknown method: {shown}")));
+    };
+    if !allows(scopes, scope) {
+        let failure = Failure::invalid(format!("missing scope: {scope}"))
+            .with(json!({"code": "MISSING_SCOPE", "missingScope": scope, "requiredScopes": [scope]}));
+        return Err(if protocol == 3 { failure } else { Failure { code: Code::Forbidden, ..failure } });
+    }
+    let params = Params::new(name, request.params)?;
+    Ok(Done::Answer(match *name {
+        "health" => shapes::health(gateway),
+        "status" => shapes::status(gateway, &agent::backend(gateway).await),
+        "agents.list" => json!({
+            "defaultId": "main", "mainKey": "main", "scope": "per-sender", "agents": [{"id": "main", "name": "main"}],
+        }),
+        "models.list" => json!({"models": []}),
+        "sessions.list" => sessions_list(gateway, &params)?,
+        "sessions.reset" => sessions_reset(gateway, &params)?,
+        "config.get" => shapes::config_get(gateway),
+        "chat.history" => chat_history(gateway, &params)?,
+        "chat.abort" => chat_abort(gateway, &params)?,
+        "chat.send" => return chat_send(gateway, protocol, params),
+        other => return Err(Failure::unavailable(format!("{other} is listed and not served"))),
+    }))
+}
+
+fn key(params: &Params<'_>, name: &str) -> Result<String, Failure> {
+    let key = params.required(name, 1, 512)?;
+    normalise(key).map_err(|error| params.wrong(name, &error.to_string().replacen("must ", "", 1)))
+}
+
+fn store_failure(error: &SessionError) -> Failure {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    Failure::unavailable(format!("sessions: {error}{cause}"))
+}
+
+fn sessions_list(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
+    let limit = params.number("limit", 1, u64::from(u32::MAX))?.unwrap_or(u64::MAX);
+    params.number("activeMinutes", 1, u64::from(u32::MAX))?;
+    for flag in ["includeGlobal", "includeUnknown", "includeDerivedTitles", "includeLastMessage"] {
+        params.kind(flag, "boolean")?;
+    }
+    params.text("agentId", 1, 64)?;
+    let search = params.text("search", 0, 256)?.unwrap_or_default();
+    Ok(shapes::sessions_list(gateway, search, usize::try_from(limit).unwrap_or(usize::MAX)))
+}
+
+fn sessions_reset(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
+    let key = key(params, "key")?;
+    gateway.runs().stop(&key, None);
+    let session = gateway.sessions().reset(&key).map_err(|error| store_failure(&error))?;
+    Ok(json!({"ok": true, "key": key, "entry": {"sessionId": session.id, "updatedAt": session.updated_at}}))
+}
+
+fn chat_history(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
+    let key = key(params, "sessionKey")?;
+    let limit = params.number("limit", 1, 1000)?.unwrap_or(HISTORY);
+    let sessions = gateway.sessions();
+    let messages =
+        sessions.history(&key, usize::try_from(limit).unwrap_or(1)).map_err(|error| store_failure(&error))?;
+    let id = sessions.get(&key).map(|session| session.id.as_str());
+    Ok(json!({"sessionKey": key, "sessionId": id, "messages": messages, "thinkingLevel": "off"}))
+}
+
+fn chat_abort(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
+    let key = key(params, "sessionKey")?;
+    let run = params.text("runId", 1, MAX_RUN_ID)?;
+    Ok(aborted(gateway, &key, run))
+}
+
+fn aborted(gateway: &Gateway, key: &str, run: Option<&str>) -> Value {
+    let stopped = gateway.runs().stop(key, run);
+    json!({"ok": true, "aborted": !stopped.is_empty(), "runIds": stopped})
+}
+
+fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> Result<Done, Failure> {
+    let session = key(&params, "sessionKey")?;
+    let message = params.required("message", 0, crate::connect::MAX_PAYLOAD)?.to_owned();
+    params.text("thinking", 0, 64)?;
+    params.kind("deliver", "boolean")?;
+    params.number("timeoutMs", 0, u64::from(u32::MAX))?;
+    let run_id = match params.text("idempotencyKey", 1, MAX_RUN_ID)? {
+        Some(id) => id.to_owned(),
+        None if protocol == 3 => return Err(params.missing("idempotencyKey")),
+        None => uuid(),
+    };
+    params.kind("attachments", "array")?;
+    if let Some(Value::Array(items)) = params.take("attachments")
+        && !items.is_empty()
+    {
+        return Err(params.wrong("attachments", "be empty: this gateway takes none"));
+    }
+    if message.trim().is_empty() {
+        return Err(Failure::invalid("message or attachment required"));
+    }
+    if message.trim() == "/stop" {
+        return Ok(Done::Answer(aborted(gateway, &session, None)));
+    }
+    let begun = gateway.runs().begin(&run_id, &session, Instant::now());
+    let stop = match begun {
+        Begin::New(stop) => stop,
+        Begin::InFlight => return Ok(Done::Answer(json!({"runId": run_id, "status": "in_flight"}))),
+        Begin::Done => return Ok(Done::Answer(json!({"runId": run_id, "status": "ok"}))),
+        Begin::Full => return Err(Failure::unavailable("too many runs at once; try again when one has ended")),
+    };
+    // What ends a transcript does not go into it, so that a full one can be left.
+    let recorded = match message.trim() {
+        "/new" => Ok(Value::Null),
+        _ => gateway.sessions().record(&session, "user", &message),
+    };
+    if let Err(error) = recorded {
+        gateway.runs().end(&run_id, Instant::now());
+        return Err(store_failure(&error));
+    }
+    let answer = json!({"runId": run_id, "status": "started"});
+    Ok(Done::Turn(answer, Plan { run_id, session, message, stop }))
+}

@@ -1,0 +1,203 @@
+//! The Docker backend: a hardened container per session, kept while sandboxd lives.
+//!
+//! The engine has no way to end one exec; a command that must be ended therefore ends its whole container, and the session
+//! gets a fresh one. That loses the session's temporary files, and nothing can outlive it.
+
+use crate::spec::{self, INSTANCE};
+use crate::state::{Engine, Settings, workspace};
+use bollard::container::{AttachContainerResults, LogOutput};
+use bollard::exec::{StartExecOptions, StartExecResults};
+use bollard::models::ExecConfig;
+use bollard::query_parameters::{
+    AttachContainerOptions, CreateContainerOptions, ListContainersOptions, RemoveContainerOptions,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::StreamExt;
+use proto::audit::RunEnd;
+use proto::edge::Refusal;
+use proto::ids::SessionKey;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::io::AsyncWrite;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+/// How long the engine may take for one answer.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long it may take to say whether it is there.
+const LOOK: Duration = Duration::from_secs(2);
+
+struct Container {
+    id: String,
+    /// Held open: its end is the container's. Nobody writes to it; the mutex lets the session's tasks share it.
+    _stdin: std::sync::Mutex<Pin<Box<dyn AsyncWrite + Send>>>,
+}
+
+/// The backend.
+pub struct DockerBackend {
+    docker: Docker,
+    settings: Settings,
+    sessions: Mutex<HashMap<String, Container>>,
+}
+
+fn failed(what: &str) -> impl Fn(bollard::errors::Error) -> Refusal {
+    move |error| Refusal::new("sandbox.docker", &format!("{what}: {error}"))
+}
+
+async fn within<T>(
+    wait: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T, bollard::errors::Error>>,
+) -> Result<T, Refusal> {
+    timeout(wait, work)
+        .await
+        .map_err(|_| Refusal::new("sandbox.docker", &format!("{what}: the engine does not answer")))?
+        .map_err(failed(what))
+}
+
+/// Looks whether an engine answers and has the image.
+pub async fn look(settings: &Settings) -> (Engine, Option<Docker>) {
+    let silent = |why: String| (Engine::Silent(why), None);
+    let connected = Docker::connect_with_unix(&settings.socket, ANSWER.as_secs(), API_DEFAULT_VERSION);
+    let docker = match connected {
+        Ok(docker) => docker,
+        Err(error) => return silent(error.to_string()),
+    };
+    let docker = match timeout(LOOK, docker.negotiate_version()).await {
+        Ok(Ok(docker)) => docker,
+        Ok(Err(error)) => return silent(error.to_string()),
+        Err(_) => return silent("it does not answer in 2 s".to_owned()),
+    };
+    let version = match within(LOOK, "version", docker.version()).await {
+        Ok(version) => version.version.unwrap_or_default(),
+        Err(refusal) => return silent(refusal.message.to_string()),
+    };
+    match timeout(LOOK, docker.inspect_image(&settings.image)).await {
+        Ok(Ok(_)) => (Engine::Ready(version), Some(docker)),
+        Ok(Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })) => (Engine::NoImage, None),
+        Ok(Err(error)) => silent(error.to_string()),
+        Err(_) => silent("it does not answer in 2 s".to_owned()),
+    }
+}
+
+impl DockerBackend {
+    /// Takes the engine over; containers that an earlier sandboxd left are removed, and no others.
+    pub async fn new(docker: Docker, settings: Settings) -> Self {
+        let backend = Self { docker, settings, sessions: Mutex::new(HashMap::new()) };
+        let label = format!("{INSTANCE}={}", backend.settings.instance);
+        let filters = HashMap::from([("label".to_owned(), vec![label])]);
+        let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
+        if let Ok(orphans) = within(ANSWER, "list", backend.docker.list_containers(Some(options))).await {
+            for id in orphans.into_iter().filter_map(|orphan| orphan.id) {
+                backend.remove(&id).await;
+            }
+        }
+        backend
+    }
+
+    async fn remove(&self, id: &str) {
+        let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
+        // It may be removing itself already: then there is nothing left to do.
+        let _ = within(ANSWER, "remove", self.docker.remove_container(id, Some(options))).await;
+    }
+
+    async fn container(&self, session: &SessionKey) -> Result<String, Refusal> {
+        let name = workspace(session).0.to_string();
+        let mut sessions = self.sessions.lock().await;
+        if let Some(container) = sessions.get(&name) {
+            let running = within(ANSWER, "inspect", self.docker.inspect_container(&container.id, None)).await;
+            if running.is_ok_and(|found| found.state.and_then(|state| state.running) == Some(true)) {
+                return Ok(container.id.clone());
+            }
+            sessions.remove(&name);
+        }
+        let body = spec::container(&self.settings.image, &self.settings.instance);
+        let created =
+            within(ANSWER, "create", self.docker.create_container(None::<CreateContainerOptions>, body)).await?;
+        match self.begin(&created.id).await {
+            Ok(stdin) => {
+                sessions.insert(name, Container { id: created.id.clone(), _stdin: std::sync::Mutex::new(stdin) });
+                Ok(created.id)
+            }
+            Err(refusal) => {
+                self.remove(&created.id).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn begin(&self, id: &str) -> Result<Pin<Box<dyn AsyncWrite + Send>>, Refusal> {
+        let found = within(ANSWER, "inspect", self.docker.inspect_container(id, None)).await?;
+        let drift = spec::drift(&found, &self.settings.instance);
+        if !drift.is_empty() {
+            return Err(Refusal::new(
+                "sandbox.drift",
+                &format!("the engine made another container than was asked for: {}", drift.join(", ")),
+            ));
+        }
+        let options = AttachContainerOptions { stream: true, stdin: true, ..AttachContainerOptions::default() };
+        let AttachContainerResults { input, .. } =
+            within(ANSWER, "attach", self.docker.attach_container(id, Some(options))).await?;
+        within(ANSWER, "start", self.docker.start_container(id, None)).await?;
+        Ok(input)
+    }
+
+    /// Runs a command; `sink` is given its output as it comes. Dropping the future leaves the command running: the caller
+    /// then calls [`DockerBackend::discard`].
+    ///
+    /// # Errors
+    /// [`Refusal`] where it could not be started.
+    pub async fn run<S, F>(&self, session: &SessionKey, command: &str, mut sink: S) -> Result<RunEnd, Refusal>
+    where
+        S: FnMut(bool, Vec<u8>) -> F,
+        F: Future<Output = ()>,
+    {
+        let id = self.container(session).await?;
+        let exec = ExecConfig {
+            attach_stdin: Some(false),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(false),
+            privileged: Some(false),
+            user: Some("65534:65534".to_owned()),
+            working_dir: Some("/workspace".to_owned()),
+            cmd: Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), command.to_owned()]),
+            ..ExecConfig::default()
+        };
+        let exec = within(ANSWER, "exec", self.docker.create_exec(&id, exec)).await?;
+        let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
+        let started = within(ANSWER, "exec", self.docker.start_exec(&exec.id, Some(options))).await?;
+        let StartExecResults::Attached { mut output, .. } = started else {
+            return Err(Refusal::new("sandbox.docker", "the engine did not attach the command's output"));
+        };
+        while let Some(Ok(piece)) = output.next().await {
+            match piece {
+                LogOutput::StdErr { message } => sink(true, message.to_vec()).await,
+                LogOutput::StdOut { message } | LogOutput::Console { message } => sink(false, message.to_vec()).await,
+                LogOutput::StdIn { .. } => {}
+            }
+        }
+        let ended = within(ANSWER, "exec", self.docker.inspect_exec(&exec.id)).await?;
+        Ok(match ended.exit_code.map(u8::try_from) {
+            Some(Ok(code)) if ended.running != Some(true) => RunEnd::Exited(code),
+            _ => RunEnd::Lost,
+        })
+    }
+
+    /// Throws the session's container away.
+    pub async fn discard(&self, session: &SessionKey) {
+        let container = self.sessions.lock().await.remove(workspace(session).0.as_str());
+        if let Some(container) = container {
+            self.remove(&container.id).await;
+        }
+    }
+
+    /// Throws every container away.
+    pub async fn discard_all(&self) {
+        let all: Vec<Container> = self.sessions.lock().await.drain().map(|(_, container)| container).collect();
+        for container in all {
+            self.remove(&container.id).await;
+        }
+    }
+}

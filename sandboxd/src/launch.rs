@@ -1,0 +1,288 @@
+//! The launcher at work: many runs at once, each a sandbox of its own; a run ends by itself, by its time, or because
+//! sandboxd no longer wants it. The tier is found once, by really making a sandbox, and is never lowered afterwards.
+
+use confine::jail::{End, Jail, JailError, JailSpec, Jailer, Tier};
+use confine::startup::{Control, Sealed, StartError};
+use proto::audit::RunEnd;
+use proto::bounded::BoundedStr;
+use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
+use proto::control::{FromRole, ToRole};
+use proto::edge::{Edge, Refusal, SandboxdLauncher};
+use proto::exit::Exit;
+use proto::ids::RequestId;
+use proto::sandbox::{Backend, LaunchReply, LaunchRequest, WorkspaceName};
+use proto::topology::{EdgeId, Side};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a probe's sandbox may take.
+const PROBE: Duration = Duration::from_secs(5);
+
+struct Run {
+    id: RequestId,
+    jail: Jail,
+    until: Instant,
+    timed_out: bool,
+    aborted: bool,
+}
+
+struct Launcher<'l> {
+    control: &'l Control,
+    jailer: &'l Jailer,
+    workspaces: &'l OwnedFd,
+    edge: Option<Channel>,
+    tier: Option<(Option<Tier>, String)>,
+    runs: Vec<Run>,
+}
+
+/// Serves until broker says stop, or is gone.
+///
+/// # Errors
+/// [`StartError`] where the machine fails.
+pub fn serve(_walls: &Sealed, control: &Control, jailer: &Jailer, workspaces: &OwnedFd) -> Result<Exit, StartError> {
+    let mut launcher = Launcher { control, jailer, workspaces, edge: None, tier: None, runs: Vec::new() };
+    launcher.tell(&FromRole::Ready)?;
+    loop {
+        if let Some(exit) = launcher.on_control()? {
+            return Ok(exit);
+        }
+        launcher.on_edge()?;
+        launcher.reap();
+        launcher.wait()?;
+    }
+}
+
+impl Launcher<'_> {
+    fn tell(&self, message: &FromRole) -> Result<(), StartError> {
+        self.control.send(message).map_err(|error| StartError::internal(format!("control channel: {error}")))
+    }
+
+    fn wait(&self) -> Result<(), StartError> {
+        let now = Instant::now();
+        let next =
+            self.runs.iter().filter(|run| !run.timed_out).map(|run| run.until.saturating_duration_since(now)).min();
+        let timeout = next.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        });
+        let mut fds = vec![PollFd::new(self.control, PollFlags::IN)];
+        fds.extend(self.edge.iter().map(|edge| PollFd::new(edge, PollFlags::IN)));
+        fds.extend(self.runs.iter().map(|run| PollFd::new(&run.jail, PollFlags::IN)));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(StartError::internal(format!("poll: {errno}"))),
+        }
+    }
+
+    fn on_control(&mut self) -> Result<Option<Exit>, StartError> {
+        loop {
+            match self.control.recv() {
+                Ok((ToRole::Grant { edge: EdgeId::SandboxdLauncher, side: Side::Server, .. }, fds)) => {
+                    // A new sandboxd knows nothing of the old one's runs.
+                    self.runs.clear();
+                    self.edge = fds.into_iter().next().map(Channel::from_fd);
+                }
+                Ok((ToRole::Ping(number), _)) => self.tell(&FromRole::Pong(number))?,
+                Ok((ToRole::Admin(number, _), _)) => {
+                    let refusal = Refusal::new("launcher.no_such_verb", "the launcher has no operator's verb");
+                    self.tell(&FromRole::Admin(number, Err(refusal)))?;
+                }
+                Ok((ToRole::Drain, _)) => self.tell(&FromRole::Drained)?,
+                Ok((ToRole::Stop, _)) => return Ok(Some(Exit::Ok)),
+                Ok((ToRole::Grant { .. } | ToRole::Configure { .. } | ToRole::Attested, _)) => {
+                    return Err(StartError::internal("broker's word is not one for the launcher"));
+                }
+                Err(ChannelError::WouldBlock) => return Ok(None),
+                Err(ChannelError::Closed) => return Ok(Some(Exit::BrokerGone)),
+                Err(error) => return Err(StartError::internal(format!("control channel: {error}"))),
+            }
+        }
+    }
+
+    fn on_edge(&mut self) -> Result<(), StartError> {
+        loop {
+            let Some(edge) = &self.edge else { return Ok(()) };
+            let (max, fds) = (SandboxdLauncher::MAX_REQUEST, SandboxdLauncher::REQUEST_FDS);
+            match edge.recv(max, fds).and_then(decode_incoming::<SandboxdLauncher>) {
+                Ok(Incoming::Request { id, request, fds, .. }) => self.on_request(id, &request, fds),
+                Ok(Incoming::Cancel { id }) => {
+                    for run in self.runs.iter_mut().filter(|run| run.id == id) {
+                        run.aborted = true;
+                        run.jail.kill();
+                    }
+                }
+                Ok(Incoming::Credit { .. }) => {
+                    return self.lose_edge(&ChannelError::Violation("credit on an edge that does not stream"));
+                }
+                Err(ChannelError::WouldBlock) => return Ok(()),
+                Err(error) => return self.lose_edge(&error),
+            }
+        }
+    }
+
+    fn lose_edge(&mut self, error: &ChannelError) -> Result<(), StartError> {
+        self.edge = None;
+        self.runs.clear();
+        if error.is_violation() {
+            let detail = BoundedStr::truncated(&error.to_string());
+            self.tell(&FromRole::Violated { edge: EdgeId::SandboxdLauncher, detail })?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, id: RequestId, answer: Result<LaunchReply, Refusal>) {
+        let packet = match &answer {
+            Ok(reply) => reply_frame::<SandboxdLauncher>(id, reply),
+            Err(refusal) => refusal_frame::<SandboxdLauncher>(id, refusal),
+        };
+        if let (Ok(packet), Some(edge)) = (packet, &self.edge)
+            && edge.send(&packet, &[]).is_err()
+        {
+            self.edge = None;
+        }
+    }
+
+    fn on_request(&mut self, id: RequestId, request: &LaunchRequest, fds: Vec<OwnedFd>) {
+        let outcome = match request {
+            LaunchRequest::Probe => {
+                let (tier, detail) = self.tier();
+                let backend = match tier {
+                    Some(Tier::N1) => Backend::NativeN1,
+                    Some(Tier::N2) => Backend::NativeN2,
+                    None => Backend::None,
+                };
+                Ok(Some(LaunchReply::Tier { backend, detail: BoundedStr::truncated(&detail) }))
+            }
+            LaunchRequest::Run { workspace, command, timeout_s } => {
+                self.run(id, workspace, command, *timeout_s, &fds).map(|()| None)
+            }
+        };
+        match outcome {
+            Ok(Some(reply)) => self.answer(id, Ok(reply)),
+            Ok(None) => {}
+            Err(refusal) => self.answer(id, Err(refusal)),
+        }
+    }
+
+    fn run(
+        &mut self,
+        id: RequestId,
+        workspace: &WorkspaceName,
+        command: &str,
+        timeout_s: u32,
+        fds: &[OwnedFd],
+    ) -> Result<(), Refusal> {
+        let (Some(tier), detail) = self.tier() else {
+            let (_, detail) = self.tier();
+            return Err(Refusal::new("sandbox.unavailable", &detail));
+        };
+        let [stdout, stderr] = fds else { return Err(Refusal::new("launcher.descriptors", "two are needed")) };
+        let failed = |what: &dyn std::fmt::Display| Refusal::new("sandbox.failed", &format!("{what} ({detail})"));
+        let workspace = self.workspace(workspace).map_err(|errno| failed(&format!("workspace: {errno}")))?;
+        let spec =
+            JailSpec { tier, workspace: workspace.as_fd(), command, stdout: stdout.as_fd(), stderr: stderr.as_fd() };
+        let jail = self.jailer.spawn(&spec).map_err(|error| failed(&error))?;
+        let until = Instant::now() + Duration::from_secs(u64::from(timeout_s));
+        self.runs.push(Run { id, jail, until, timed_out: false, aborted: false });
+        Ok(())
+    }
+
+    /// The session's directory. Its name is 32 hexadecimal digits, so it can lead nowhere else.
+    fn workspace(&self, name: &WorkspaceName) -> Result<OwnedFd, Errno> {
+        if name.0.len() != 32 || !name.0.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)) {
+            return Err(Errno::INVAL);
+        }
+        match mkdirat(self.workspaces, name.0.as_str(), Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        openat(self.workspaces, name.0.as_str(), OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    fn reap(&mut self) {
+        let now = Instant::now();
+        let mut ended = Vec::new();
+        self.runs.retain_mut(|run| {
+            if now >= run.until && !run.timed_out {
+                run.timed_out = true;
+                run.jail.kill();
+            }
+            match run.jail.try_wait() {
+                None => true,
+                Some(end) => {
+                    ended.push((run.id, answer_of(&end, run.timed_out, run.aborted)));
+                    false
+                }
+            }
+        });
+        for (id, answer) in ended {
+            self.answer(id, answer);
+        }
+    }
+
+    fn tier(&mut self) -> (Option<Tier>, String) {
+        if self.tier.is_none() {
+            self.tier = Some(self.find_tier());
+        }
+        self.tier.clone().unwrap_or((None, String::new()))
+    }
+
+    fn find_tier(&self) -> (Option<Tier>, String) {
+        let first = match self.probe(Tier::N1) {
+            Ok(()) => {
+                let detail = "namespaces, read-only root, no network, Landlock, seccomp, limits";
+                return (Some(Tier::N1), detail.to_owned());
+            }
+            Err(error) => error,
+        };
+        match self.probe(Tier::N2) {
+            Ok(()) => {
+                (Some(Tier::N2), format!("lower tier: Landlock, seccomp, limits; no namespaces, because: {first}"))
+            }
+            Err(second) => {
+                (None, format!("no native sandbox can be made here: with namespaces: {first}; without: {second}"))
+            }
+        }
+    }
+
+    /// Makes a sandbox and runs nothing in it.
+    fn probe(&self, tier: Tier) -> Result<(), String> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let null = open("/dev/null", flags, Mode::empty()).map_err(|errno| format!("/dev/null: {errno}"))?;
+        let name = WorkspaceName(BoundedStr::truncated("00000000000000000000000000000000"));
+        let workspace = self.workspace(&name).map_err(|errno| format!("workspace: {errno}"))?;
+        let spec = JailSpec {
+            tier,
+            workspace: workspace.as_fd(),
+            command: "exit 0",
+            stdout: null.as_fd(),
+            stderr: null.as_fd(),
+        };
+        let mut jail = self.jailer.spawn(&spec).map_err(|error: JailError| error.to_string())?;
+        let wait = Timespec { tv_sec: i64::try_from(PROBE.as_secs()).unwrap_or(5), tv_nsec: 0 };
+        let _ = poll(&mut [PollFd::new(&jail, PollFlags::IN)], Some(&wait));
+        match jail.try_wait() {
+            Some(End::Exited(0)) => Ok(()),
+            Some(End::NotMade(why)) => Err(why),
+            Some(other) => Err(format!("its shell ended with {other:?}")),
+            None => Err("it did not end in time".to_owned()),
+        }
+    }
+}
+
+fn answer_of(end: &End, timed_out: bool, aborted: bool) -> Result<LaunchReply, Refusal> {
+    let ended = match end {
+        End::NotMade(why) => {
+            return Err(Refusal::new("sandbox.failed", &format!("the sandbox could not be made: {why}")));
+        }
+        _ if aborted => RunEnd::Aborted,
+        _ if timed_out => RunEnd::TimedOut,
+        End::Exited(status) => RunEnd::Exited(*status),
+        End::Signalled(signal) => RunEnd::Signalled(*signal),
+        End::Killed => RunEnd::Lost,
+    };
+    Ok(LaunchReply::Ended(ended))
+}

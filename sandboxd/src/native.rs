@@ -1,0 +1,107 @@
+//! The native backend, from sandboxd's side: two pipes, and a word to the launcher.
+
+use crate::state::workspace;
+use proto::audit::RunEnd;
+use proto::bounded::BoundedStr;
+use proto::channel::CallError;
+use proto::edge::{Refusal, SandboxdLauncher};
+use proto::ids::SessionKey;
+use proto::port::Port;
+use proto::sandbox::{Backend, LaunchReply, LaunchRequest};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+
+/// How long the launcher may take to be there and to find its tier.
+const PROBE: Duration = Duration::from_secs(12);
+/// Beyond the run's own time, for the launcher to end it.
+const GRACE: Duration = Duration::from_secs(5);
+/// Bytes taken from a pipe at once.
+const CHUNK: usize = 16_384;
+
+fn refused(error: CallError) -> Refusal {
+    match error {
+        CallError::Refused(refusal) => refusal,
+        other => Refusal::new("sandbox.launcher", &format!("launcher: {other}")),
+    }
+}
+
+/// Asks which tier there is.
+///
+/// # Errors
+/// [`Refusal`] where the launcher does not answer.
+pub async fn tier(launcher: &Port<SandboxdLauncher>) -> Result<(Backend, String), Refusal> {
+    let (read, write) = pipe().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+    // The edge's requests all carry two descriptors; a probe's go nowhere.
+    let fds = [write.as_fd(), read.as_fd()];
+    match launcher.call_with(&LaunchRequest::Probe, &fds, PROBE).await.map_err(refused)?.0 {
+        LaunchReply::Tier { backend, detail } => Ok((backend, detail.to_string())),
+        LaunchReply::Ended(_) => Err(Refusal::new("sandbox.launcher", "launcher answered another question")),
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), String> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| format!("pipe: {errno}"))
+}
+
+fn receiver() -> Result<(Receiver, OwnedFd), Refusal> {
+    let bad = |error: &dyn std::fmt::Display| Refusal::new("sandbox.resource", &error.to_string());
+    let (read, write) = pipe().map_err(|error| bad(&error))?;
+    rustix::io::ioctl_fionbio(&read, true).map_err(|errno| bad(&errno))?;
+    Ok((Receiver::from_owned_fd_unchecked(read).map_err(|error| bad(&error))?, write))
+}
+
+/// Runs a command; `sink` is given its output as it comes. Dropping the future has the launcher kill the sandbox.
+///
+/// # Errors
+/// [`Refusal`] where it could not be started.
+pub async fn run<S, F>(
+    launcher: &Port<SandboxdLauncher>,
+    session: &SessionKey,
+    command: &str,
+    timeout: Duration,
+    mut sink: S,
+) -> Result<RunEnd, Refusal>
+where
+    S: FnMut(bool, Vec<u8>) -> F,
+    F: Future<Output = ()>,
+{
+    let (mut stdout, stdout_end) = receiver()?;
+    let (mut stderr, stderr_end) = receiver()?;
+    let command = BoundedStr::new(command).map_err(|error| Refusal::new("sandbox.command", &error.to_string()))?;
+    let timeout_s = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+    let request = LaunchRequest::Run { workspace: workspace(session), command, timeout_s };
+    let call = async {
+        let answer = launcher.call_with(&request, &[stdout_end.as_fd(), stderr_end.as_fd()], timeout + GRACE).await;
+        // Only now: the launcher had them before it answered, and a pipe without a writer looks ended.
+        drop((stdout_end, stderr_end));
+        answer
+    };
+    tokio::pin!(call);
+    let mut answer = None;
+    let (mut out, mut err) = (vec![0u8; CHUNK], vec![0u8; CHUNK]);
+    let (mut out_open, mut err_open) = (true, true);
+    while answer.is_none() || out_open || err_open {
+        tokio::select! {
+            ended = &mut call, if answer.is_none() => answer = Some(ended),
+            count = stdout.read(&mut out), if out_open => match count {
+                Ok(count @ 1..) => sink(false, out.get(..count).unwrap_or_default().to_vec()).await,
+                _ => out_open = false,
+            },
+            count = stderr.read(&mut err), if err_open => match count {
+                Ok(count @ 1..) => sink(true, err.get(..count).unwrap_or_default().to_vec()).await,
+                _ => err_open = false,
+            },
+        }
+    }
+    match answer {
+        Some(Ok((LaunchReply::Ended(end), _))) => Ok(end),
+        Some(Err(CallError::Gone | CallError::Deadline)) => Ok(RunEnd::Lost),
+        Some(Err(error)) => Err(refused(error)),
+        Some(Ok((LaunchReply::Tier { .. }, _))) | None => {
+            Err(Refusal::new("sandbox.launcher", "launcher answered another question"))
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The walls of sandboxd and of the launcher.
+
+use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Rule, TOKIO};
+use confine::sys;
+use proto::ids::Role;
+
+const ENGINE: &[Rule] = &[
+    Rule::with(
+        sys::SYS_socket,
+        &[Arg::eq(0, sys::AF_UNIX as u64)],
+        "the engine's socket, the only one there is a path to",
+    ),
+    Rule::new(sys::SYS_connect, "the engine's socket"),
+    Rule::new(sys::SYS_getsockopt, "whether the connection came about"),
+    Rule::new(sys::SYS_getpeername, "tokio asks who the other end is"),
+    Rule::new(sys::SYS_getsockname, "tokio asks who this end is"),
+    Rule::new(sys::SYS_shutdown, "end of a connection to the engine"),
+    Rule::new(sys::SYS_pipe2, "a command's output"),
+    Rule::new(sys::SYS_newfstatat, "tokio checks that a pipe is one"),
+    Rule::new(sys::SYS_fstat, "tokio checks that a pipe is one"),
+    Rule::new(sys::SYS_statx, "the client looks whether the engine's socket is there"),
+];
+
+const SOFT_SANDBOXD: &[Rule] = &[
+    Rule::new(sys::SYS_open, "library probes"),
+    Rule::new(sys::SYS_openat, "library probes"),
+    Rule::new(sys::SYS_stat, "library probes"),
+    Rule::new(sys::SYS_access, "library probes"),
+    Rule::new(sys::SYS_readlink, "library probes"),
+    Rule::new(sys::SYS_getcwd, "back traces"),
+];
+
+/// sandboxd: the engine's socket, and no program, file or network.
+pub static SANDBOXD: Policy = Policy {
+    role: Role::Sandboxd,
+    rules: &[BASE, TOKIO, ENGINE],
+    soft: SOFT_SANDBOXD,
+    limits: &[Limit {
+        resource: LimitKind::RLIMIT_NOFILE,
+        value: 1_024,
+        why: "pipes and engine connections of 16 runs",
+    }],
+    default_allow: false,
+    landlock_files: true,
+};
+
+const NEVER: &[Rule] = &[
+    Rule::new(sys::SYS_process_vm_readv, "no reading of other processes"),
+    Rule::new(sys::SYS_pidfd_getfd, "no descriptors of other processes"),
+    Rule::new(sys::SYS_iopl, "no ports"),
+    Rule::new(sys::SYS_ioperm, "no ports"),
+];
+
+/// launcher: its filter is inherited by every sandboxed program, which then gets a stricter one of its own. Landlock keeps
+/// signals, abstract sockets and TCP in; it cannot rule files here, since a process in such a domain may not mount.
+pub static LAUNCHER: Policy = Policy {
+    role: Role::Launcher,
+    rules: &[NEVER],
+    soft: &[],
+    limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "32 runs, four descriptors each" }],
+    default_allow: true,
+    landlock_files: false,
+};

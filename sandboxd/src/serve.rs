@@ -1,0 +1,385 @@
+//! sandboxd at work: intent on disk, then the run, then its outcome. What cannot be logged does not run.
+
+use crate::docker::{self, DockerBackend};
+use crate::native;
+use crate::state::{Choice, Engine, Settings, choose};
+use confine::startup::{Control, Sealed, StartError};
+use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
+use proto::bounded::{BoundedBytes, BoundedStr};
+use proto::channel::{Channel, ChannelError};
+use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
+use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, ToAuditd};
+use proto::exit::Exit;
+use proto::ids::{RunId, SessionKey};
+use proto::port::{AsyncControl, Port, Request, Responder, Server};
+use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
+use proto::topology::{EdgeId, Side};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
+use tokio::time::timeout;
+
+/// How long auditd may take for a record.
+const AUDIT: Duration = Duration::from_secs(1);
+/// Wall clock that a command gets.
+const RUN: Duration = Duration::from_secs(120);
+/// Output of one run that is passed on, in bytes; the rest is counted.
+const OUTPUT: u64 = 8 << 20;
+/// Runs at once.
+const RUNS: usize = 16;
+/// How long a look at the engine counts while none serves.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Largest chunk, in bytes.
+const CHUNK: usize = 16_384;
+
+enum Serving {
+    Docker(Arc<DockerBackend>, String),
+    Native(Backend, String),
+    Nowhere(String),
+}
+
+struct Sandboxd {
+    settings: Settings,
+    audit: Port<ToAuditd>,
+    launcher: Port<SandboxdLauncher>,
+    words: mpsc::Sender<FromRole>,
+    serving: Mutex<Option<(Instant, Arc<Serving>)>>,
+    wanted: AtomicBool,
+    draining: AtomicBool,
+    drain: Notify,
+    runs: Semaphore,
+}
+
+/// Serves until broker says stop, or is gone.
+///
+/// # Errors
+/// [`StartError`] where the runtime cannot be built or broker speaks out of turn.
+pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Exit, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(StartError::internal)?;
+    runtime.block_on(async {
+        let control = AsyncControl::new(control.into_channel()).map_err(StartError::internal)?;
+        let (words, mut outgoing) = mpsc::channel(64);
+        let sandboxd = Arc::new(Sandboxd {
+            settings,
+            audit: Port::default(),
+            launcher: Port::default(),
+            words,
+            serving: Mutex::new(None),
+            wanted: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            drain: Notify::new(),
+            runs: Semaphore::new(RUNS),
+        });
+        tokio::spawn(watch(Arc::clone(&sandboxd)));
+        let mut ready = false;
+        loop {
+            let word = tokio::select! {
+                word = control.recv() => word,
+                Some(message) = outgoing.recv() => {
+                    control.send(&message).await.map_err(StartError::internal)?;
+                    continue;
+                }
+            };
+            match word {
+                Ok((ToRole::Grant { edge, side, .. }, fds)) => {
+                    let Some(end) = fds.into_iter().next() else {
+                        return Err(StartError::internal("a grant without an end"));
+                    };
+                    sandboxd.on_grant(edge, side, Channel::from_fd(end))?;
+                    if sandboxd.audit.is_attached() && !std::mem::replace(&mut ready, true) {
+                        control.send(&FromRole::Ready).await.map_err(StartError::internal)?;
+                        // The first command should not wait for the look at the engine.
+                        let early = Arc::clone(&sandboxd);
+                        tokio::spawn(async move { early.serving().await });
+                    }
+                }
+                Ok((ToRole::Ping(number), _)) => {
+                    control.send(&FromRole::Pong(number)).await.map_err(StartError::internal)?
+                }
+                Ok((ToRole::Admin(number, request), _)) => {
+                    let sandboxd = Arc::clone(&sandboxd);
+                    tokio::spawn(async move {
+                        let answer = sandboxd.on_admin(&request).await;
+                        let _ = sandboxd.words.send(FromRole::Admin(number, answer)).await;
+                    });
+                }
+                Ok((ToRole::Drain, _)) => {
+                    let sandboxd = Arc::clone(&sandboxd);
+                    tokio::spawn(async move { sandboxd.on_drain().await });
+                }
+                Ok((ToRole::Stop, _)) => {
+                    if let Some((_, serving)) = sandboxd.serving.lock().await.take()
+                        && let Serving::Docker(docker, _) = serving.as_ref()
+                    {
+                        let _ = timeout(Duration::from_secs(3), docker.discard_all()).await;
+                    }
+                    return Ok(Exit::Ok);
+                }
+                Ok((ToRole::Configure { .. } | ToRole::Attested, _)) => {
+                    return Err(StartError::internal("broker repeats itself"));
+                }
+                Err(ChannelError::Closed) => return Ok(Exit::BrokerGone),
+                Err(error) => return Err(StartError::internal(format!("control channel: {error}"))),
+            }
+        }
+    })
+}
+
+/// Reports peers that break the protocol.
+async fn watch(sandboxd: Arc<Sandboxd>) {
+    loop {
+        let (edge, detail) = tokio::select! {
+            detail = sandboxd.audit.violation() => (EdgeId::SandboxdAuditd, detail),
+            detail = sandboxd.launcher.violation() => (EdgeId::SandboxdLauncher, detail),
+        };
+        let _ = sandboxd.words.send(FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) }).await;
+    }
+}
+
+async fn serve_gateway(sandboxd: Arc<Sandboxd>, end: Channel) {
+    let Ok(server) = Server::<GatewaySandboxd>::new(end) else { return };
+    loop {
+        match server.next().await {
+            Ok(request) => {
+                tokio::spawn(on_request(Arc::clone(&sandboxd), request));
+            }
+            Err(error) => {
+                if error.is_violation() {
+                    let detail = BoundedStr::truncated(&error.to_string());
+                    let _ = sandboxd.words.send(FromRole::Violated { edge: EdgeId::GatewaySandboxd, detail }).await;
+                }
+                return;
+            }
+        }
+    }
+}
+
+async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) {
+    let Request { request, responder, .. } = request;
+    let outcome = match &request {
+        SandboxRequest::Exec { session, command } => sandboxd.exec(session, command, &responder).await,
+        SandboxRequest::Describe => {
+            let (backend, detail) = sandboxd.describe().await;
+            Ok(SandboxReply::Described { backend, detail: BoundedStr::truncated(&detail) })
+        }
+        SandboxRequest::Close { session } => {
+            if let Serving::Docker(docker, _) = sandboxd.serving().await.as_ref() {
+                docker.discard(session).await;
+            }
+            Ok(SandboxReply::Closed)
+        }
+    };
+    // Where gateway is gone meanwhile nobody waits for the answer.
+    let _ = match outcome {
+        Ok(reply) => responder.reply(&reply, &[]).await,
+        Err(refusal) => responder.refuse(&refusal).await,
+    };
+}
+
+impl Sandboxd {
+    fn on_grant(self: &Arc<Self>, edge: EdgeId, side: Side, end: Channel) -> Result<(), StartError> {
+        match (edge, side) {
+            (EdgeId::SandboxdAuditd, Side::Client) => self.audit.attach(end).map_err(StartError::internal),
+            (EdgeId::SandboxdLauncher, Side::Client) => self.launcher.attach(end).map_err(StartError::internal),
+            (EdgeId::GatewaySandboxd, Side::Server) => {
+                tokio::spawn(serve_gateway(Arc::clone(self), end));
+                Ok(())
+            }
+            _ => Err(StartError::internal("broker granted an edge that is not sandboxd's")),
+        }
+    }
+
+    async fn on_admin(&self, request: &AdminRequest) -> Result<AdminReply, Refusal> {
+        match request {
+            AdminRequest::DescribeSandbox => {
+                let (backend, detail) = self.describe().await;
+                Ok(AdminReply::Sandbox { backend, detail: BoundedStr::truncated(&detail) })
+            }
+            _ => Err(Refusal::new("sandboxd.no_such_verb", "sandboxd has no such verb")),
+        }
+    }
+
+    async fn on_drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.drain.notify_waiters();
+        // Every run hears of it and ends as aborted; its outcome is recorded before this returns.
+        let all = u32::try_from(RUNS).unwrap_or(u32::MAX);
+        let _ = timeout(Duration::from_secs(4), self.runs.acquire_many(all)).await;
+        let _ = self.words.send(FromRole::Drained).await;
+    }
+
+    async fn describe(&self) -> (Backend, String) {
+        match self.serving().await.as_ref() {
+            Serving::Docker(_, detail) => (Backend::Docker, detail.clone()),
+            Serving::Native(backend, detail) => (*backend, detail.clone()),
+            Serving::Nowhere(detail) => (Backend::None, detail.clone()),
+        }
+    }
+
+    /// What serves. A backend that was found stays; where none was, it is looked for again after a while.
+    async fn serving(&self) -> Arc<Serving> {
+        let mut slot = self.serving.lock().await;
+        if let Some((since, serving)) = slot.as_ref()
+            && (!matches!(serving.as_ref(), Serving::Nowhere(_)) || since.elapsed() < LOOK_AGAIN)
+        {
+            return Arc::clone(serving);
+        }
+        let serving = Arc::new(self.find().await);
+        *slot = Some((Instant::now(), Arc::clone(&serving)));
+        serving
+    }
+
+    async fn find(&self) -> Serving {
+        let settings = &self.settings;
+        let (engine, docker) = if settings.choice == proto::control::BackendChoice::Native {
+            (Engine::Silent(String::new()), None)
+        } else {
+            docker::look(settings).await
+        };
+        match (choose(settings.choice, &engine, settings), docker) {
+            (Choice::Docker(detail), Some(docker)) => {
+                Serving::Docker(Arc::new(DockerBackend::new(docker, settings.clone()).await), detail)
+            }
+            (Choice::Docker(why) | Choice::Nowhere(why), _) => Serving::Nowhere(why),
+            (Choice::Native(why), _) => {
+                if !self.wanted.swap(true, Ordering::AcqRel) {
+                    let _ = self.words.send(FromRole::LauncherWanted).await;
+                }
+                match native::tier(&self.launcher).await {
+                    Ok((Backend::None, detail)) => Serving::Nowhere(format!("{why}; {detail}")),
+                    Ok((backend, detail)) => Serving::Native(backend, format!("{detail} ({why})")),
+                    Err(refusal) => Serving::Nowhere(format!("{why}; {}", refusal.message)),
+                }
+            }
+        }
+    }
+
+    async fn record(&self, record: CommandRecord) -> Result<(), Refusal> {
+        self.audit.call(&AuditRequest::Append(Record::Command(record)), AUDIT).await.map(|_| ()).map_err(|error| {
+            Refusal::new("audit.unwritable", &format!("the command could not be recorded, so it did not run: {error}"))
+        })
+    }
+
+    async fn refuse(&self, session: &SessionKey, command: &BoundedStr<8192>, refusal: Refusal) -> Refusal {
+        let rule = refusal.rule.clone();
+        let record = CommandRecord::Refused { session: session.clone(), command: command.clone(), rule };
+        self.record(record).await.err().unwrap_or(refusal)
+    }
+
+    async fn exec(
+        &self,
+        session: &SessionKey,
+        command: &BoundedStr<8192>,
+        responder: &Responder<GatewaySandboxd>,
+    ) -> Result<SandboxReply, Refusal> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err(Refusal::new("sandbox.draining", "Moltbot is going down, or sandboxd is being restarted"));
+        }
+        let Ok(_permit) = self.runs.try_acquire() else {
+            let refusal =
+                Refusal::new("sandbox.busy", &format!("{RUNS} commands run already; try again when one has ended"));
+            return Err(self.refuse(session, command, refusal).await);
+        };
+        let serving = self.serving().await;
+        let backend = match serving.as_ref() {
+            Serving::Docker(..) => Backend::Docker,
+            Serving::Native(backend, _) => *backend,
+            Serving::Nowhere(why) => {
+                let refusal = Refusal::new(
+                    "sandbox.unavailable",
+                    &format!("nothing here can confine a command, so none runs: {why}"),
+                );
+                return Err(self.refuse(session, command, refusal).await);
+            }
+        };
+        let run = new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+        self.record(CommandRecord::Intent {
+            run: run.clone(),
+            session: session.clone(),
+            command: command.clone(),
+            backend: BoundedStr::truncated(backend.name()),
+        })
+        .await?;
+        let started = Instant::now();
+        let (passed, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
+        let sink = |is_error: bool, bytes: Vec<u8>| {
+            let (passed, dropped) = (&passed, &dropped);
+            async move { pass_on(responder, is_error, &bytes, passed, dropped).await }
+        };
+        let stopped = async {
+            tokio::select! {
+                () = responder.cancelled() => {}
+                () = self.drained() => {}
+            }
+        };
+        let work = async {
+            match serving.as_ref() {
+                Serving::Docker(docker, _) => docker.run(session, command, sink).await,
+                _ => native::run(&self.launcher, session, command, RUN, sink).await,
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = stopped => Ok(RunEnd::Aborted),
+            () = tokio::time::sleep(RUN) => Ok(RunEnd::TimedOut),
+        };
+        if let (Ok(RunEnd::Aborted | RunEnd::TimedOut | RunEnd::Lost) | Err(_), Serving::Docker(docker, _)) =
+            (&outcome, serving.as_ref())
+        {
+            docker.discard(session).await;
+        }
+        let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let record = CommandRecord::Outcome { run: run.clone(), session: session.clone(), end, duration_ms };
+        if let Err(refusal) = self.record(record).await {
+            eprintln!("the outcome of {} could not be recorded: {}", run.0, refusal.message);
+        }
+        outcome.map(|end| SandboxReply::Ended { run, end, duration_ms, dropped: dropped.load(Ordering::Relaxed) })
+    }
+
+    async fn drained(&self) {
+        loop {
+            let notified = self.drain.notified();
+            if self.draining.load(Ordering::Acquire) {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// Passes output on under the client's credit. What is over the cap is taken and counted, so that the command goes on.
+async fn pass_on(
+    responder: &Responder<GatewaySandboxd>,
+    is_error: bool,
+    bytes: &[u8],
+    passed: &AtomicU64,
+    dropped: &AtomicU64,
+) {
+    for piece in bytes.chunks(CHUNK) {
+        let length = u64::try_from(piece.len()).unwrap_or_default();
+        if passed.load(Ordering::Relaxed).saturating_add(length) > OUTPUT {
+            dropped.fetch_add(length, Ordering::Relaxed);
+            continue;
+        }
+        passed.fetch_add(length, Ordering::Relaxed);
+        let Ok(piece) = BoundedBytes::new(piece.to_vec()) else { continue };
+        let chunk = if is_error { OutputChunk::Stderr(piece) } else { OutputChunk::Stdout(piece) };
+        if responder.chunk(&chunk, chunk.len()).await.is_err() {
+            dropped.fetch_add(length, Ordering::Relaxed);
+        }
+    }
+}
+
+fn new_run() -> Result<RunId, String> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| format!("getrandom: {errno}"))?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(RunId(BoundedStr::truncated(&format!("r-{digits}"))))
+}

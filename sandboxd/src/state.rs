@@ -1,0 +1,112 @@
+//! Which backend serves: a pure decision over what was found.
+
+use proto::bounded::BoundedStr;
+use proto::control::BackendChoice;
+use proto::ids::SessionKey;
+use proto::sandbox::{Backend, WorkspaceName};
+use sha2::{Digest, Sha256};
+
+/// What broker said at the start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Absolute path of the engine's socket.
+    pub socket: String,
+    /// Image of the sandbox.
+    pub image: String,
+    /// Which backend may serve.
+    pub choice: BackendChoice,
+    /// Tells this installation's containers from others'.
+    pub instance: String,
+}
+
+/// What a look at the engine found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Engine {
+    /// It answers, and has the image; its version.
+    Ready(String),
+    /// It answers and lacks the image.
+    NoImage,
+    /// It does not answer; why.
+    Silent(String),
+}
+
+/// Where commands go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Choice {
+    /// To Docker.
+    Docker(String),
+    /// To the launcher; why not to Docker.
+    Native(String),
+    /// Nowhere; why, and what would change it.
+    Nowhere(String),
+}
+
+/// Decides. An engine that answers and lacks the image is passed over, and that is said.
+#[must_use]
+pub fn choose(choice: BackendChoice, engine: &Engine, settings: &Settings) -> Choice {
+    let lacking = match engine {
+        Engine::Ready(version) if choice != BackendChoice::Native => {
+            return Choice::Docker(format!("engine {version}, image {}", settings.image));
+        }
+        Engine::Ready(_) => "the configuration wants the native backend".to_owned(),
+        Engine::NoImage => format!("Docker lacks the image {}, which deploy/sandbox-image/build makes", settings.image),
+        Engine::Silent(_) if choice == BackendChoice::Native => "the configuration wants the native backend".to_owned(),
+        Engine::Silent(why) => format!("no Docker engine on {}: {why}", settings.socket),
+    };
+    match choice {
+        BackendChoice::Docker => Choice::Nowhere(format!(
+            "{lacking}; agents.defaults.sandbox.backend \"auto\" would allow the native backend"
+        )),
+        BackendChoice::Auto | BackendChoice::Native => Choice::Native(lacking),
+    }
+}
+
+/// A session's directory or label: the first half of the key's SHA-256, since the key itself is a stranger's text.
+#[must_use]
+pub fn workspace(session: &SessionKey) -> WorkspaceName {
+    let digest = Sha256::digest(session.0.as_bytes());
+    let text: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    WorkspaceName(BoundedStr::truncated(&text))
+}
+
+/// Name of the backend that a tier is.
+#[must_use]
+pub const fn is_native(backend: Backend) -> bool {
+    matches!(backend, Backend::NativeN1 | Backend::NativeN2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { socket: "/s".into(), image: "i".into(), choice: BackendChoice::Auto, instance: "0".into() }
+    }
+
+    #[test]
+    fn auto_prefers_docker_and_falls_to_native_with_the_reason() {
+        let ready = Engine::Ready("20.10".into());
+        assert!(matches!(choose(BackendChoice::Auto, &ready, &settings()), Choice::Docker(_)));
+        let Choice::Native(why) = choose(BackendChoice::Auto, &Engine::NoImage, &settings()) else { panic!("native") };
+        assert!(why.contains("deploy/sandbox-image/build"));
+        assert!(matches!(choose(BackendChoice::Auto, &Engine::Silent("x".into()), &settings()), Choice::Native(_)));
+    }
+
+    #[test]
+    fn explicit_choice_is_never_replaced_by_another() {
+        for engine in [Engine::NoImage, Engine::Silent("x".into())] {
+            assert!(matches!(choose(BackendChoice::Docker, &engine, &settings()), Choice::Nowhere(_)));
+        }
+        for engine in [Engine::Ready("20.10".into()), Engine::NoImage, Engine::Silent("x".into())] {
+            assert!(matches!(choose(BackendChoice::Native, &engine, &settings()), Choice::Native(_)));
+        }
+    }
+
+    #[test]
+    fn workspace_name_is_hexadecimal_whatever_the_key() {
+        let name = workspace(&SessionKey(BoundedStr::new("../../etc\0/passwd").unwrap()));
+        assert_eq!(name.0.len(), 32);
+        assert!(name.0.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_ne!(name, workspace(&SessionKey(BoundedStr::new("other").unwrap())));
+    }
+}

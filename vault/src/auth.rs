@@ -1,0 +1,197 @@
+//! Is this client who it says: lockout, comparison, store, record, answer, in this order.
+//!
+//! Address and token come from gateway and are hostile. A failure counts before it is answered and whether or not the log
+//! can be written; nobody is let in before the record of it is durable.
+
+use crate::audit::{AuditError, Log};
+use crate::lockout::Party;
+use crate::state::State;
+use crate::store::StoreError;
+use crate::token;
+use proto::audit::{AuthMethod, AuthOutcome, AuthReason, Record};
+use proto::bounded::BoundedStr;
+use proto::edge::Refusal;
+use proto::secret::Secret;
+use proto::vault::VaultReply;
+
+/// Why a question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Refused, by a rule.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The log's keeper broke the protocol.
+    #[error("auditd broke the protocol: {0}")]
+    AuditdViolated(proto::channel::ChannelError),
+    /// Which store is on disk is not known: the process must end.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+/// Makes `record` durable, or says why what it is of does not happen.
+///
+/// # Errors
+/// [`AskError`].
+pub fn recorded(log: &mut impl Log, record: Record, what: &str) -> Result<(), AskError> {
+    log.append(record).map_err(|error| match error {
+        AuditError::Violation(violation) => AskError::AuditdViolated(violation),
+        AuditError::Refused(_) | AuditError::Gone | AuditError::Silent => {
+            Refusal::new("audit.unwritable", &format!("{what} is refused, because it cannot be recorded: {error}"))
+                .into()
+        }
+    })
+}
+
+fn stored(state: &mut State) -> Result<(), AskError> {
+    state.persist().map_err(|error| match error {
+        StoreError::Unwritable(_) => Refusal::new("vault.unwritable", &format!("login is refused: {error}")).into(),
+        other => AskError::Store(other),
+    })
+}
+
+/// Decides on a login at `now`, in seconds since 1970.
+///
+/// # Errors
+/// [`AskError`]: nobody is let in.
+pub fn verify_client(
+    state: &mut State,
+    log: &mut impl Log,
+    address: &BoundedStr<64>,
+    offered: Option<&Secret>,
+    now: u64,
+) -> Result<VaultReply, AskError> {
+    let party = Party::parse(address)
+        .ok_or_else(|| Refusal::new("auth.address", "the client's address is not an IP address"))?;
+    let rejected = |reason, seconds: u64| VaultReply::Rejected {
+        reason,
+        retry_after_s: u32::try_from(seconds).unwrap_or(u32::MAX),
+    };
+    let reply = match (state.lockouts().locked(party, now), offered) {
+        (Some(seconds), _) => rejected(AuthReason::RateLimited, seconds),
+        // A client that has no token yet, as a browser that was just opened, is not guessing.
+        (None, None) => rejected(AuthReason::TokenMissing, 0),
+        (None, Some(offered)) if state.gateway_token().is_some_and(|kept| token::same(kept, offered)) => {
+            // Nothing to forget is nothing to write: logins that go well cost no disk but the record.
+            if state.lockouts().succeeded(party) {
+                stored(state)?;
+            }
+            VaultReply::Accepted
+        }
+        (None, Some(_)) => {
+            let seconds = state.lockouts().failed(party, now);
+            stored(state)?;
+            rejected(AuthReason::TokenMismatch, seconds)
+        }
+    };
+    let outcome = match &reply {
+        VaultReply::Accepted => AuthOutcome::Accepted,
+        VaultReply::Rejected { reason, .. } => AuthOutcome::Rejected(*reason),
+    };
+    let method = if offered.is_some() { AuthMethod::Token } else { AuthMethod::None };
+    recorded(log, Record::Auth { client: address.clone(), method, outcome }, "login")?;
+    Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::Dirs;
+
+    const NOW: u64 = 1_795_431_600;
+
+    /// A log that keeps what it is told, and can be made to fail.
+    #[derive(Default)]
+    struct Kept {
+        records: Vec<Record>,
+        broken: bool,
+    }
+
+    impl Log for Kept {
+        fn append(&mut self, record: Record) -> Result<(), AuditError> {
+            if self.broken {
+                return Err(AuditError::Refused(Refusal::new("audit.unwritable", "write: No space left on device")));
+            }
+            self.records.push(record);
+            Ok(())
+        }
+    }
+
+    fn offered(state: &State, good: bool) -> Secret {
+        let bytes = if good { state.gateway_token().unwrap().expose().to_vec() } else { b"wrong".to_vec() };
+        Secret::new(bytes).unwrap()
+    }
+
+    fn login(state: &mut State, log: &mut Kept, good: bool, now: u64) -> Result<VaultReply, AskError> {
+        let token = offered(state, good);
+        verify_client(state, log, &BoundedStr::truncated("192.0.2.1"), Some(&token), now)
+    }
+
+    fn rejected(reason: AuthReason, retry_after_s: u32) -> VaultReply {
+        VaultReply::Rejected { reason, retry_after_s }
+    }
+
+    #[test]
+    fn right_token_is_accepted_recorded_and_writes_no_store() {
+        let mut state = Dirs::new().open().unwrap();
+        let (mut log, generation) = (Kept::default(), state.generation());
+        assert_eq!(login(&mut state, &mut log, true, NOW).unwrap(), VaultReply::Accepted);
+        assert_eq!(state.generation(), generation);
+        assert!(matches!(log.records[..], [Record::Auth { outcome: AuthOutcome::Accepted, .. }]));
+    }
+
+    #[test]
+    fn five_failures_lock_for_300_seconds_over_a_restart() {
+        let dirs = Dirs::new();
+        let mut log = Kept::default();
+        for at in 0..5 {
+            // Every attempt meets a vault that was just started.
+            let reply = login(&mut dirs.open().unwrap(), &mut log, false, NOW).unwrap();
+            assert_eq!(reply, rejected(AuthReason::TokenMismatch, if at == 4 { 300 } else { 0 }));
+        }
+        let mut state = dirs.open().unwrap();
+        assert_eq!(login(&mut state, &mut log, true, NOW + 299).unwrap(), rejected(AuthReason::RateLimited, 1));
+        assert_eq!(login(&mut state, &mut log, true, NOW + 300).unwrap(), VaultReply::Accepted);
+        assert_eq!(log.records.len(), 7);
+        assert_eq!(
+            login(&mut dirs.open().unwrap(), &mut log, false, NOW + 300).unwrap(),
+            rejected(AuthReason::TokenMismatch, 0)
+        );
+    }
+
+    #[test]
+    fn missing_token_is_recorded_and_counts_as_no_failure() {
+        let mut state = Dirs::new().open().unwrap();
+        let mut log = Kept::default();
+        for _ in 0..9 {
+            let reply = verify_client(&mut state, &mut log, &BoundedStr::truncated("192.0.2.1"), None, NOW).unwrap();
+            assert_eq!(reply, rejected(AuthReason::TokenMissing, 0));
+        }
+        assert_eq!(log.records.len(), 9);
+        assert_eq!(login(&mut state, &mut log, true, NOW).unwrap(), VaultReply::Accepted);
+    }
+
+    #[test]
+    fn login_that_cannot_be_recorded_is_refused_and_its_failure_counts() {
+        let mut state = Dirs::new().open().unwrap();
+        let mut log = Kept { broken: true, ..Kept::default() };
+        let refused = |outcome: Result<VaultReply, AskError>| match outcome {
+            Err(AskError::Refused(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        };
+        let refusal = refused(login(&mut state, &mut log, true, NOW));
+        assert_eq!(refusal.rule.as_str(), "audit.unwritable");
+        assert!(refusal.message.contains("No space left on device"));
+        for _ in 0..5 {
+            refused(login(&mut state, &mut log, false, NOW));
+        }
+        log.broken = false;
+        assert_eq!(login(&mut state, &mut log, true, NOW).unwrap(), rejected(AuthReason::RateLimited, 300));
+    }
+
+    #[test]
+    fn address_that_is_none_is_refused() {
+        let mut state = Dirs::new().open().unwrap();
+        let outcome = verify_client(&mut state, &mut Kept::default(), &BoundedStr::truncated("unknown"), None, NOW);
+        assert!(matches!(outcome, Err(AskError::Refused(refusal)) if refusal.rule.as_str() == "auth.address"));
+    }
+}

@@ -1,0 +1,256 @@
+//! The loop: one question at a time from gateway, egress and the operator, each answered when its record is durable.
+//!
+//! Both edges are hostile. A peer that breaks the protocol, or does not read its answers, loses its edge and is reported.
+//! Which questions there are is decided by the edge's type: gateway's has none whose answer holds a secret.
+
+use crate::audit::{Auditor, Log as _};
+use crate::auth::{self, AskError};
+use crate::state::{GATEWAY_TOKEN, State, unix_now};
+use confine::startup::{Control, Sealed, StartError};
+use proto::audit::Record;
+use proto::bounded::BoundedStr;
+use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
+use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
+use proto::exit::Exit;
+use proto::secret::Secret;
+use proto::topology::{EdgeId, Side};
+use proto::vault::{Lease, LeaseRequest, VaultReply, VaultRequest};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+
+/// Questions of one edge in one round, so that no edge keeps broker waiting.
+const TURN: usize = 16;
+
+/// Serves until broker says stop, or is gone.
+///
+/// # Errors
+/// [`StartError`], internal: the store's state on disk is not known, or the machine fails.
+pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, StartError> {
+    let mut vault = Vault { state, auditor: Auditor::default(), ready: false, gateway: None, egress: None };
+    loop {
+        let (gateway, egress) = vault.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
+        loop {
+            match control.recv() {
+                Ok((message, fds)) => {
+                    if let Some(exit) = vault.on_control(message, fds, control)? {
+                        return Ok(exit);
+                    }
+                }
+                Err(ChannelError::WouldBlock) => break,
+                Err(ChannelError::Closed) => return Ok(Exit::BrokerGone),
+                Err(error) => return Err(gone(&error)),
+            }
+        }
+        if gateway {
+            vault.turn_gateway(control)?;
+        }
+        if egress {
+            vault.turn_egress(control)?;
+        }
+    }
+}
+
+fn gone(error: &ChannelError) -> StartError {
+    StartError::internal(format!("control channel: {error}"))
+}
+
+struct Vault {
+    state: State,
+    auditor: Auditor,
+    ready: bool,
+    gateway: Option<Channel>,
+    egress: Option<Channel>,
+}
+
+impl Vault {
+    /// Waits for a word of broker or a question; says who of gateway and egress has one.
+    fn wait(&self, control: &Control) -> Result<(bool, bool), Errno> {
+        let mut fds = vec![PollFd::new(control, PollFlags::IN)];
+        fds.extend(self.gateway.iter().chain(&self.egress).map(|channel| PollFd::new(channel, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let mut spoke = fds.iter().skip(1).map(|fd| !fd.revents().is_empty());
+        let gateway = self.gateway.is_some() && spoke.next().unwrap_or(false);
+        Ok((gateway, spoke.next().unwrap_or(false)))
+    }
+
+    fn on_control(
+        &mut self,
+        message: ToRole,
+        fds: Vec<OwnedFd>,
+        control: &Control,
+    ) -> Result<Option<Exit>, StartError> {
+        let answer = match message {
+            ToRole::Grant { edge, side, peer: _ } => return self.on_grant(edge, side, fds, control).map(|()| None),
+            ToRole::Ping(number) => FromRole::Pong(number),
+            ToRole::Admin(number, request) => {
+                let reply = match self.on_admin(&request) {
+                    Ok(reply) => Ok(reply),
+                    Err(error) => Err(self.refusal(error, control)?),
+                };
+                FromRole::Admin(number, reply)
+            }
+            ToRole::Drain => FromRole::Drained,
+            // Everything that was answered is on disk already.
+            ToRole::Stop => return Ok(Some(Exit::Ok)),
+            ToRole::Configure { .. } | ToRole::Attested => {
+                return Err(StartError::internal("a word of broker that is out of order"));
+            }
+        };
+        control.send(&answer).map_err(|error| gone(&error))?;
+        Ok(None)
+    }
+
+    fn on_grant(&mut self, edge: EdgeId, side: Side, fds: Vec<OwnedFd>, control: &Control) -> Result<(), StartError> {
+        let wrong = || StartError::internal("broker granted an edge that is not the vault's");
+        let [fd] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| wrong())?;
+        let channel = Channel::from_fd(fd);
+        match (edge, side) {
+            (EdgeId::GatewayVault, Side::Server) => self.gateway = Some(channel),
+            (EdgeId::EgressVault, Side::Server) => self.egress = Some(channel),
+            (EdgeId::VaultAuditd, Side::Client) => {
+                self.auditor.attach(channel);
+                self.record_making();
+                if !self.ready {
+                    self.ready = true;
+                    control.send(&FromRole::Ready).map_err(|error| gone(&error))?;
+                }
+            }
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+
+    /// The token was made before there was a log; its record comes first of all. Where that fails, the next log gets it.
+    fn record_making(&mut self) {
+        if self.state.newly_made {
+            let record = secret_record(GATEWAY_TOKEN, "create", "vault", true);
+            self.state.newly_made = self.auditor.append(record).is_err();
+        }
+    }
+
+    /// What an error means for whoever asked; what it means for the process is carried out here.
+    fn refusal(&self, error: AskError, control: &Control) -> Result<Refusal, StartError> {
+        match error {
+            AskError::Refused(refusal) => Ok(refusal),
+            AskError::AuditdViolated(violation) => {
+                let report = violated(EdgeId::VaultAuditd, &violation);
+                control.send(&report).map_err(|error| gone(&error))?;
+                Ok(Refusal::new(
+                    "audit.unwritable",
+                    "auditd broke the protocol; nothing is done that cannot be recorded",
+                ))
+            }
+            AskError::Store(error) => Err(StartError::internal(format!("vault/{error}"))),
+        }
+    }
+
+    fn on_admin(&mut self, request: &AdminRequest) -> Result<AdminReply, AskError> {
+        let AdminRequest::RevealGatewayToken { uid } = request else {
+            return Err(Refusal::new("vault.not_mine", "the vault answers for secrets only").into());
+        };
+        let record = secret_record(GATEWAY_TOKEN, "reveal", &format!("operator:{uid}"), true);
+        auth::recorded(&mut self.auditor, record, "revealing the token")?;
+        self.state
+            .gateway_token()
+            .and_then(|token| Secret::new(token.expose().to_vec()).ok())
+            .map(AdminReply::GatewayToken)
+            .ok_or_else(|| Refusal::new("vault.no_such_secret", "there is no gateway token").into())
+    }
+
+    fn on_verify_client(&mut self, request: VaultRequest) -> Result<VaultReply, AskError> {
+        let VaultRequest::VerifyClient { address, token } = request;
+        auth::verify_client(&mut self.state, &mut self.auditor, &address, token.as_ref(), unix_now())
+    }
+
+    /// Denied: a lease needs a policy that names the credential, the role and the destination, and there is none.
+    fn on_lease(&mut self, request: &LeaseRequest) -> Result<Lease, AskError> {
+        let LeaseRequest::Lease { credential, host, port, digest: _ } = request;
+        let record = secret_record(credential, "lease", "egress", false);
+        auth::recorded(&mut self.auditor, record, "the lease")?;
+        let message = format!("no credential {credential:?} has a policy that allows it to go to {host}:{port}");
+        Err(Refusal::new("vault.no_such_credential", &message).into())
+    }
+
+    fn turn_gateway(&mut self, control: &Control) -> Result<(), StartError> {
+        let Some(channel) = self.gateway.take() else { return Ok(()) };
+        self.gateway = self.turn::<GatewayVault>(EdgeId::GatewayVault, channel, control, Self::on_verify_client)?;
+        Ok(())
+    }
+
+    fn turn_egress(&mut self, control: &Control) -> Result<(), StartError> {
+        let Some(channel) = self.egress.take() else { return Ok(()) };
+        let on_lease = |vault: &mut Self, request| vault.on_lease(&request);
+        self.egress = self.turn::<EgressVault>(EdgeId::EgressVault, channel, control, on_lease)?;
+        Ok(())
+    }
+
+    /// Answers what an edge asks, up to [`TURN`]; gives the channel back unless it is over.
+    fn turn<E: Edge>(
+        &mut self,
+        edge: EdgeId,
+        channel: Channel,
+        control: &Control,
+        handle: impl Fn(&mut Self, E::Request) -> Result<E::Reply, AskError>,
+    ) -> Result<Option<Channel>, StartError> {
+        for _ in 0..TURN {
+            let asked = match next::<E>(&channel) {
+                Ok(Some(asked)) => asked,
+                Ok(None) => continue,
+                Err(ChannelError::WouldBlock) => break,
+                Err(error) => return end(edge, &error, control),
+            };
+            let (id, request) = asked;
+            let frame = match handle(self, request) {
+                Ok(reply) => reply_frame::<E>(id, &reply),
+                Err(error) => refusal_frame::<E>(id, &self.refusal(error, control)?),
+            };
+            match frame.map_err(ChannelError::from).and_then(|frame| channel.send(&frame, &[])) {
+                Ok(()) => {}
+                Err(ChannelError::WouldBlock) => {
+                    let slow = ChannelError::Violation("a peer that does not read its answers");
+                    return end(edge, &slow, control);
+                }
+                Err(error) => return end(edge, &error, control),
+            }
+        }
+        Ok(Some(channel))
+    }
+}
+
+/// Next question on a channel; nothing where the frame asks nothing.
+fn next<E: Edge>(channel: &Channel) -> Result<Option<(proto::ids::RequestId, E::Request)>, ChannelError> {
+    match decode_incoming::<E>(channel.recv(E::MAX_REQUEST, E::REQUEST_FDS)?)? {
+        Incoming::Request { id, request, deadline: _, fds: _ } => Ok(Some((id, request))),
+        // Questions are answered one after the other: by now it was, or it is next and its answer does no harm.
+        Incoming::Cancel { .. } => Ok(None),
+        Incoming::Credit { .. } => Err(ChannelError::Violation("credit on an edge without streams")),
+    }
+}
+
+/// Gives an edge up; reports its peer where the peer is at fault.
+fn end(edge: EdgeId, error: &ChannelError, control: &Control) -> Result<Option<Channel>, StartError> {
+    if error.is_violation() {
+        control.send(&violated(edge, error)).map_err(|error| gone(&error))?;
+    }
+    Ok(None)
+}
+
+fn violated(edge: EdgeId, error: &ChannelError) -> FromRole {
+    let cause = std::error::Error::source(error);
+    let detail = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+    FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) }
+}
+
+fn secret_record(name: &str, verb: &str, requester: &str, granted: bool) -> Record {
+    Record::Secret {
+        name: BoundedStr::truncated(name),
+        verb: BoundedStr::truncated(verb),
+        requester: BoundedStr::truncated(requester),
+        granted,
+    }
+}
