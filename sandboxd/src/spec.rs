@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn each_wall_that_an_engine_leaves_out_is_found() {
-        let changes: [(&str, fn(&mut HostConfig)); 12] = [
+        type Change = (&'static str, fn(&mut HostConfig));
+        let changes: [Change; 12] = [
             ("Privileged", |host| host.privileged = Some(true)),
             ("CapDrop", |host| host.cap_drop = None),
             ("CapAdd", |host| host.cap_add = Some(vec!["SYS_ADMIN".into()])),

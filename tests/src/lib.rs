@@ -111,6 +111,8 @@ pub struct System {
     dir: TempDir,
     state: PathBuf,
     port: u16,
+    /// Group that an ordinary user needs for the engine's socket.
+    group: Option<u32>,
 }
 
 impl System {
@@ -135,7 +137,13 @@ impl System {
         };
         let config = serde_json::json!({ "agents": { "defaults": { "sandbox": config } } });
         std::fs::write(state.join("moltbot.json"), config.to_string()).unwrap();
-        let system = Self { who, dir, state, port: 0 };
+        let group = match sandbox {
+            Sandbox::Docker(socket) => {
+                std::fs::metadata(socket).ok().map(|data| std::os::unix::fs::MetadataExt::gid(&data))
+            }
+            Sandbox::Native => None,
+        };
+        let system = Self { who, dir, state, port: 0, group };
         if is_root() && who == As::User {
             for path in [&system.state, &system.state.join("moltbot.json")] {
                 std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
@@ -160,7 +168,12 @@ impl System {
         if is_root() && self.who == As::User {
             let mut command = Command::new("setpriv");
             let id = USER.to_string();
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(program);
+            command.args(["--reuid", &id, "--regid", &id]);
+            match self.group {
+                Some(group) => command.args(["--groups", &group.to_string()]),
+                None => command.arg("--clear-groups"),
+            };
+            command.arg("--").arg(program);
             command
         } else {
             Command::new(program)

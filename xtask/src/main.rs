@@ -25,7 +25,7 @@ const FORBIDDEN: [(&str, &[&str]); 3] = [
     ("auditd", &["hyper", "bollard", "rustls", "tungstenite", "tokio"]),
     ("broker", &["hyper", "bollard", "rustls", "tungstenite", "tokio"]),
 ];
-const BROKER_LINES: usize = 1_500;
+const BROKER_LINES: usize = 1_650;
 const OPEN: &str = "<!-- topology -->\n";
 const CLOSE: &str = "<!-- /topology -->";
 
