@@ -7,8 +7,7 @@ use confine::startup::StartError;
 use proto::bounded::BoundedVec;
 use proto::channel::{Channel, ChannelError};
 use proto::control::{FromRole, MAX_CONTROL, Resource, ToRole, Walls};
-use proto::ids::{Epoch, RequestId, Role};
-use proto::wire::{self, Header, Kind};
+use proto::ids::{Epoch, Role};
 use rustix::fs::{Mode, OFlags, fstat, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
@@ -19,6 +18,8 @@ use std::time::{Duration, Instant};
 const SEND: Duration = Duration::from_millis(500);
 /// Bytes of a child's log that are printed in one go; longer lines are cut.
 const LOG_CHUNK: usize = 4096;
+/// Reads of a child's log in one turn.
+const LOG_TURNS: usize = 8;
 /// Filters that broker itself installed and a child inherits.
 const INHERITED_FILTERS: u32 = 2;
 
@@ -122,12 +123,7 @@ impl Child {
     /// # Errors
     /// [`ChannelError`]; a violation condemns the child.
     pub fn recv(&self) -> Result<FromRole, ChannelError> {
-        let packet = self.control.recv(MAX_CONTROL, 0)?;
-        let (header, body) = wire::split(&packet.bytes, MAX_CONTROL)?;
-        if header.kind != Kind::Note {
-            return Err(ChannelError::Violation("a frame that is no note on the control channel"));
-        }
-        Ok(wire::decode(body)?)
+        self.control.recv_note(MAX_CONTROL, 0).map(|(word, _)| word)
     }
 
     /// Says something to the child.
@@ -135,9 +131,7 @@ impl Child {
     /// # Errors
     /// [`ChannelError`].
     pub fn send(&self, message: &ToRole, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        let header = Header { kind: Kind::Note, id: RequestId(0), deadline_ms: 0 };
-        let packet = wire::encode(header, message, MAX_CONTROL)?;
-        self.control.send_by(&packet, fds, Instant::now() + SEND)
+        self.control.send_note(message, MAX_CONTROL, fds, Instant::now() + SEND)
     }
 
     /// Answers the child's first word with its configuration.
@@ -203,7 +197,9 @@ impl Child {
     /// Prints what the child has logged, one line at a time, its control characters made harmless.
     pub fn drain_log(&self) {
         let mut bytes = [0u8; LOG_CHUNK];
-        while let Ok(count @ 1..) = rustix::io::read(&self.log, &mut bytes) {
+        // A child that floods its log gets its turns like everybody, and fills its own pipe.
+        for _ in 0..LOG_TURNS {
+            let Ok(count @ 1..) = rustix::io::read(&self.log, &mut bytes) else { return };
             let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default());
             for line in text.lines() {
                 let clean: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 fn start() -> Result<i32, StartError> {
     let args = args::parse()?;
     // Descriptor 3 is where children get their control channel: nothing of ours may ever lie there.
-    let _three = layout::reserve_descriptor_three()?;
+    let _three = confine::spawn::reserve_control_fd().map_err(StartError::permanent)?;
     let state_dir = layout::StateDir::prepare(&args.state_dir)?;
     let config = config::Config::load(&state_dir.config_path()).map_err(StartError::permanent)?;
     let programs = children::Programs::open()?;

@@ -5,6 +5,7 @@ use crate::children::{Child, Programs};
 use crate::operator::{Door, Visitor};
 use crate::state::{Action, CHILDREN, Death, Event, Supervisor};
 use crate::words::Setup;
+use confine::attest::Observed;
 use confine::startup::StartError;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -14,7 +15,7 @@ use proto::channel::{Channel, ChannelError, Client};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Refusal, ToAuditd};
 use proto::ids::{Epoch, RequestId, Role};
-use proto::operator::{OperatorReply, OperatorRequest, RoleStatus, Status};
+use proto::operator::{OperatorReply, OperatorRequest, RoleState, RoleStatus, Status};
 use proto::sandbox::Backend;
 use proto::topology::{EdgeId, Side};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -549,7 +550,7 @@ impl Broker {
         fds: &[BorrowedFd<'_>],
         awaited: Awaited,
     ) -> Result<(), Refusal> {
-        let ready = self.table.state(role) == proto::operator::RoleState::Ready;
+        let ready = self.table.state(role) == RoleState::Ready;
         let gone = || {
             Refusal::new("broker.not_ready", &format!("{role} does not serve right now; `moltbot status` shows why"))
         };
@@ -644,8 +645,7 @@ impl Broker {
                 let _ = child.attest(false);
             }
         }
-        let mut roles = vec![self.own_row()];
-        roles.extend(CHILDREN.into_iter().map(|role| self.row(role)));
+        let roles = Role::ALL.map(|role| self.row(role)).to_vec();
         let status = Status {
             version: BoundedStr::truncated(env!("CARGO_PKG_VERSION")),
             layout: BoundedStr::truncated(self.setup.identities.layout()),
@@ -664,49 +664,31 @@ impl Broker {
         let (epoch, restarts, since) = self.table.facts(role);
         let state = self.table.state(role);
         let child = self.children.get(&role);
-        let observed = child.map(|child| child.observed.clone()).unwrap_or_default();
+        let (pid, observed) = match child {
+            Some(child) => (child.process.pid, child.observed.clone()),
+            None if role == Role::Broker => {
+                let mut own = confine::attest::observe(std::process::id()).unwrap_or_default();
+                // What it holds; its bounding set is its children's business, and they drop it.
+                own.capabilities[3] = 0;
+                (std::process::id(), own)
+            }
+            None => (0, Observed::default()),
+        };
         let degraded = child.map(Child::degraded).unwrap_or_default();
+        let degraded = degraded.iter().map(|lack| BoundedStr::truncated(lack)).collect();
         RoleStatus {
             role,
-            pid: self.pid(role),
+            pid,
             uid: observed.uids.first().copied().unwrap_or_default(),
             epoch,
             state,
             restarts,
-            uptime_s: if state == proto::operator::RoleState::Ready {
-                self.now().saturating_sub(since) / 1000
-            } else {
-                0
-            },
+            uptime_s: if state == RoleState::Ready { self.now().saturating_sub(since) / 1000 } else { 0 },
             seccomp: observed.seccomp,
             no_new_privs: observed.no_new_privs,
-            landlock_abi: child
-                .and_then(|child| child.walls.as_ref())
-                .map(|walls| walls.landlock_abi)
-                .unwrap_or_default(),
+            landlock_abi: child.and_then(|child| child.walls.as_ref()).map_or(0, |walls| walls.landlock_abi),
             capabilities: observed.capabilities.iter().fold(0, |all, set| all | set),
-            degraded: BoundedVec::new(degraded.iter().map(|lack| BoundedStr::truncated(lack)).collect())
-                .unwrap_or_default(),
-        }
-    }
-
-    fn own_row(&self) -> RoleStatus {
-        let observed = confine::attest::observe(std::process::id()).unwrap_or_default();
-        let [inheritable, permitted, effective, _, ambient] = observed.capabilities;
-        RoleStatus {
-            role: Role::Broker,
-            pid: std::process::id(),
-            uid: observed.uids.first().copied().unwrap_or_default(),
-            epoch: Epoch(1),
-            state: proto::operator::RoleState::Ready,
-            restarts: 0,
-            uptime_s: self.born.elapsed().as_secs(),
-            seccomp: observed.seccomp,
-            no_new_privs: observed.no_new_privs,
-            landlock_abi: 0,
-            // What it holds; its bounding set is its children's business, and they drop it.
-            capabilities: inheritable | permitted | effective | ambient,
-            degraded: BoundedVec::default(),
+            degraded: BoundedVec::new(degraded).unwrap_or_default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! milliseconds that the caller read. One role's death restarts that role alone, under a new epoch, after a backoff; too
 //! many deaths, or one that a restart cannot mend, stop the set.
 
+use confine::sys::{SIGBUS, SIGILL, SIGSEGV, SIGSYS};
 use proto::exit::Exit;
 use proto::ids::{Epoch, Role};
 use proto::operator::RoleState;
@@ -41,19 +42,11 @@ impl Death {
     pub const fn is_suspicious(self) -> bool {
         match self {
             Self::Signalled(signal) => {
-                matches!(signal, libc_signal::SIGSYS | libc_signal::SIGSEGV | libc_signal::SIGBUS | libc_signal::SIGILL)
+                matches!(signal, SIGSYS | SIGSEGV | SIGBUS | SIGILL)
             }
             Self::Exited(code) => code == Exit::Violation as i32,
         }
     }
-}
-
-/// Signal numbers of Linux on every architecture this runs on (signal(7)).
-mod libc_signal {
-    pub const SIGILL: i32 = 4;
-    pub const SIGBUS: i32 = 7;
-    pub const SIGSEGV: i32 = 11;
-    pub const SIGSYS: i32 = 31;
 }
 
 /// What happened.
@@ -170,16 +163,16 @@ impl Supervisor {
         self.roles.iter_mut().find(|entry| entry.role == role)
     }
 
-    /// Where the role stands.
+    /// Where the role stands. Broker, whose table this is, always serves.
     #[must_use]
     pub fn state(&self, role: Role) -> RoleState {
-        self.entry(role).map_or(RoleState::Idle, |entry| entry.state)
+        self.entry(role).map_or(RoleState::Ready, |entry| entry.state)
     }
 
     /// The role's generation, restarts so far, and since when it is ready (meaningful while it is).
     #[must_use]
     pub fn facts(&self, role: Role) -> (Epoch, u32, u64) {
-        self.entry(role).map_or((Epoch(0), 0, 0), |entry| (entry.epoch, entry.restarts, entry.since))
+        self.entry(role).map_or((Epoch(1), 0, 0), |entry| (entry.epoch, entry.restarts, entry.since))
     }
 
     /// True while every role that is wanted serves.
@@ -375,7 +368,7 @@ impl Supervisor {
         }
         for wire in &TOPOLOGY {
             let (client, server) = (self.state(wire.client), self.state(wire.server));
-            let asks = wire.client == Role::Broker || matches!(client, RoleState::Confined | RoleState::Ready);
+            let asks = matches!(client, RoleState::Confined | RoleState::Ready);
             let pair = (wire.edge, self.facts(wire.client).0, self.facts(wire.server).0);
             if asks && server == RoleState::Ready && !self.wired.contains(&pair) {
                 self.wired.push(pair);

@@ -4,6 +4,7 @@
 //! there is no flag that weakens it. What it does not protect against is the kernel.
 
 pub mod attest;
+pub mod directories;
 pub mod jail;
 pub mod policy;
 pub mod privileges;

@@ -39,10 +39,22 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
 }
 
+/// Occupies every free descriptor up to the control channel's, for as long as the result lives.
+///
+/// # Errors
+/// Where /dev/null cannot be opened.
+pub fn reserve_control_fd() -> io::Result<Vec<OwnedFd>> {
+    let mut taken: Vec<OwnedFd> = Vec::new();
+    while taken.last().is_none_or(|fd| fd.as_raw_fd() < CONTROL_FD) {
+        taken.push(std::fs::File::open("/dev/null")?.into());
+    }
+    Ok(taken)
+}
+
 /// Starts the program open as `exe`, named `argv0`, with `control` at descriptor 3, `log` at 2, nothing else, and an empty environment.
 ///
 /// The caller must be single-threaded (the parent-death signal is bound to the thread that forks) and must keep its own
-/// descriptor 3 occupied, so that nothing of std's lies where the control channel goes.
+/// descriptor 3 occupied ([`reserve_control_fd`]), so that nothing of std's lies where the control channel goes.
 ///
 /// The program is executed by descriptor: its path may lie where the child's uid cannot go, and what was checked at start
 /// is what runs after a restart.

@@ -7,8 +7,7 @@ use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
 use proto::control::{FromRole, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
 use proto::exit::Exit;
-use proto::ids::{RequestId, Role};
-use proto::wire::{self, Header, Kind};
+use proto::ids::Role;
 use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
@@ -62,7 +61,7 @@ impl Control {
     /// # Errors
     /// [`ChannelError::WouldBlock`]; [`ChannelError::Closed`] where the set is going down.
     pub fn recv(&self) -> Result<(ToRole, Vec<OwnedFd>), ChannelError> {
-        Self::decode(self.0.recv(MAX_CONTROL, MAX_CONTROL_FDS)?)
+        self.0.recv_note(MAX_CONTROL, MAX_CONTROL_FDS)
     }
 
     /// Next word of broker, waited for.
@@ -70,12 +69,7 @@ impl Control {
     /// # Errors
     /// As [`Control::recv`], and [`ChannelError::Deadline`].
     pub fn recv_by(&self, deadline: Instant) -> Result<(ToRole, Vec<OwnedFd>), ChannelError> {
-        Self::decode(self.0.recv_by(MAX_CONTROL, MAX_CONTROL_FDS, deadline)?)
-    }
-
-    fn decode(packet: proto::channel::Packet) -> Result<(ToRole, Vec<OwnedFd>), ChannelError> {
-        let (_, body) = wire::split(&packet.bytes, MAX_CONTROL)?;
-        Ok((wire::decode(body)?, packet.fds))
+        Channel::decode_note(self.0.recv_by(MAX_CONTROL, MAX_CONTROL_FDS, deadline)?, MAX_CONTROL)
     }
 
     /// Says something to broker.
@@ -83,9 +77,7 @@ impl Control {
     /// # Errors
     /// [`ChannelError`].
     pub fn send(&self, message: &FromRole) -> Result<(), ChannelError> {
-        let header = Header { kind: Kind::Note, id: RequestId(0), deadline_ms: 0 };
-        let packet = wire::encode(header, message, MAX_CONTROL)?;
-        self.0.send_by(&packet, &[], Instant::now() + STEP)
+        self.0.send_note(message, MAX_CONTROL, &[], Instant::now() + STEP)
     }
 
     /// Gives the channel up, for a runtime.

@@ -12,7 +12,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -214,6 +214,45 @@ impl Channel {
                 Err(ChannelError::WouldBlock) => self.wait_readable(deadline)?,
                 other => return other,
             }
+        }
+    }
+}
+
+impl Channel {
+    /// Sends a one-way message, as the control channels carry.
+    ///
+    /// # Errors
+    /// As [`Channel::send_by`].
+    pub fn send_note<T: Serialize>(
+        &self,
+        note: &T,
+        cap: usize,
+        fds: &[BorrowedFd<'_>],
+        deadline: Instant,
+    ) -> Result<(), ChannelError> {
+        self.send_by(&frame(Kind::Note, RequestId(0), 0, note, cap)?, fds, deadline)
+    }
+
+    /// Receives a one-way message, if there is one now.
+    ///
+    /// # Errors
+    /// As [`Channel::recv`]; a violation where it is anything else.
+    pub fn recv_note<T: DeserializeOwned>(
+        &self,
+        cap: usize,
+        max_fds: usize,
+    ) -> Result<(T, Vec<OwnedFd>), ChannelError> {
+        Self::decode_note(self.recv(cap, max_fds)?, cap)
+    }
+
+    /// Decodes a one-way message.
+    ///
+    /// # Errors
+    /// A violation.
+    pub fn decode_note<T: DeserializeOwned>(packet: Packet, cap: usize) -> Result<(T, Vec<OwnedFd>), ChannelError> {
+        match wire::split(&packet.bytes, cap)? {
+            (Header { kind: Kind::Note, .. }, body) => Ok((wire::decode(body)?, packet.fds)),
+            _ => Err(ChannelError::Violation("a frame that is no note")),
         }
     }
 }

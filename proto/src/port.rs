@@ -97,8 +97,7 @@ impl AsyncControl {
     /// [`ChannelError::Closed`] means the set is going down.
     pub async fn recv(&self) -> Result<(crate::control::ToRole, Vec<OwnedFd>), ChannelError> {
         let packet = self.0.recv(crate::control::MAX_CONTROL, crate::control::MAX_CONTROL_FDS).await?;
-        let (_, body) = crate::wire::split(&packet.bytes, crate::control::MAX_CONTROL)?;
-        Ok((crate::wire::decode(body)?, packet.fds))
+        Channel::decode_note(packet, crate::control::MAX_CONTROL)
     }
 
     /// Says something to broker.
