@@ -120,6 +120,10 @@ impl Jailer {
     /// # Errors
     /// [`JailError`].
     pub fn new() -> Result<Self, JailError> {
+        if geteuid().is_root() {
+            // setrlimit(2): RLIMIT_NPROC does not bind uid 0, so a fork bomb would have the machine.
+            return Err(JailError::Lacks("sandboxes are not made by uid 0: its number of processes has no limit"));
+        }
         let landlock_abi = crate::landlock_abi();
         let null = std::fs::File::options().read(true).open("/dev/null");
         let null = null.map_err(|error| os("/dev/null")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
