@@ -7,7 +7,7 @@ use proto::channel::{CallError, Channel, ChannelError, Client};
 use proto::control::{AdminReply, AdminRequest, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::edge::ToAuditd;
 use proto::ids::{Epoch, RequestId, Role};
-use proto::topology::{EdgeId, Side};
+use proto::topology::{EdgeId, Side, role};
 use proto::wire::{self, Header, Kind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -63,7 +63,7 @@ impl Broker {
     fn edge(&self, edge: EdgeId) -> Client<ToAuditd> {
         let (ours, theirs) = Channel::pair().unwrap();
         self.say(&ToRole::Grant { edge, side: Side::Server, peer: Epoch(1) }, &[theirs.as_fd()]);
-        let mut client = Client::default();
+        let mut client = Client::new(role::Vault);
         client.attach(ours);
         client
     }

@@ -17,7 +17,7 @@ use proto::edge::{Refusal, ToAuditd};
 use proto::ids::{Epoch, RequestId, Role};
 use proto::operator::{OperatorReply, OperatorRequest, RoleState, RoleStatus, Status};
 use proto::sandbox::Backend;
-use proto::topology::{EdgeId, Side};
+use proto::topology::{EdgeId, Side, role};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -112,7 +112,7 @@ impl Broker {
             next: 0,
             awaited: BTreeMap::new(),
             gathering: BTreeMap::new(),
-            audit: Client::default(),
+            audit: Client::new(role::Broker),
             held: VecDeque::new(),
             attested: now,
             announced: false,
@@ -369,7 +369,7 @@ impl Broker {
         let (epoch, pid) = (child.epoch, child.process.pid);
         drop(child);
         if role == Role::Auditd {
-            self.audit = Client::default();
+            self.audit = Client::new(role::Broker);
         }
         let event = if death.is_suspicious() { "incident" } else { "died" };
         eprintln!("broker: {role} (pid {pid}, epoch {epoch}) {event}: {death:?}");

@@ -5,6 +5,7 @@
 
 use crate::edge::{Edge, Refusal};
 use crate::ids::RequestId;
+use crate::topology::Asks;
 use crate::wire::{self, Header, Kind, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -141,7 +142,8 @@ impl Channel {
         let message = loop {
             match recvmsg(&self.fd, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Ok(message) => break message,
-                Err(Errno::INTR) => {}
+                // A peer that ends with packets unread resets, once; what it had sent before is still here to be read.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
             }
         };
@@ -410,13 +412,13 @@ pub struct Client<E: Edge> {
     edge: PhantomData<E>,
 }
 
-impl<E: Edge> Default for Client<E> {
-    fn default() -> Self {
+impl<E: Edge> Client<E> {
+    /// A client without a peer yet. The wiring decides at compile time who may have one.
+    #[must_use]
+    pub const fn new<R: Asks<E>>(_owner: R) -> Self {
         Self { channel: None, next: 0, late: Vec::new(), edge: PhantomData }
     }
-}
 
-impl<E: Edge> Client<E> {
     /// Uses this end from now on, in place of any other.
     pub fn attach(&mut self, channel: Channel) {
         self.channel = Some(channel);
@@ -516,6 +518,7 @@ mod tests {
     use crate::bounded::BoundedStr;
     use crate::edge::ToAuditd;
     use crate::ids::{LeafHash, Seq};
+    use crate::topology::role;
 
     fn record() -> AuditRequest {
         AuditRequest::Append(Record::Auth {
@@ -553,6 +556,16 @@ mod tests {
     }
 
     #[test]
+    fn last_words_of_a_peer_that_left_packets_unread_still_arrive() {
+        let (a, b) = Channel::pair().unwrap();
+        b.send(&[1], &[]).unwrap();
+        a.send(&[2], &[]).unwrap();
+        drop(a);
+        assert_eq!(b.recv(64, 0).unwrap().bytes, [2]);
+        assert!(matches!(b.recv(64, 0), Err(ChannelError::Closed)));
+    }
+
+    #[test]
     fn call_returns_the_reply_of_its_own_id() {
         let (a, b) = Channel::pair().unwrap();
         let server = std::thread::spawn(move || {
@@ -562,7 +575,7 @@ mod tests {
             let receipt = Receipt { seq: Seq(3), leaf: LeafHash([7; 32]) };
             b.send(&reply_frame::<ToAuditd>(id, &receipt).unwrap(), &[]).unwrap();
         });
-        let mut client = Client::<ToAuditd>::default();
+        let mut client = Client::<ToAuditd>::new(role::Vault);
         client.attach(a);
         let (receipt, _) = client.call(&record(), &[], Duration::from_secs(5)).unwrap();
         assert_eq!(receipt.seq, Seq(3));
@@ -572,7 +585,7 @@ mod tests {
     #[test]
     fn late_answer_is_passed_over_and_the_next_call_gets_its_own() {
         let (a, b) = Channel::pair().unwrap();
-        let mut client = Client::<ToAuditd>::default();
+        let mut client = Client::<ToAuditd>::new(role::Vault);
         client.attach(a);
         assert!(matches!(client.call(&record(), &[], Duration::from_millis(20)), Err(CallError::Deadline)));
         let receipt = |seq| Receipt { seq: Seq(seq), leaf: LeafHash([0; 32]) };
@@ -586,7 +599,7 @@ mod tests {
     #[test]
     fn answer_to_no_question_ends_the_edge() {
         let (a, b) = Channel::pair().unwrap();
-        let mut client = Client::<ToAuditd>::default();
+        let mut client = Client::<ToAuditd>::new(role::Vault);
         client.attach(a);
         let receipt = Receipt { seq: Seq(0), leaf: LeafHash([0; 32]) };
         b.send(&reply_frame::<ToAuditd>(RequestId(99), &receipt).unwrap(), &[]).unwrap();

@@ -13,7 +13,7 @@ use proto::exit::Exit;
 use proto::ids::{RunId, SessionKey};
 use proto::port::{AsyncControl, Port, Request, Responder, Server};
 use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
-use proto::topology::{EdgeId, Side};
+use proto::topology::{EdgeId, Side, role};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -66,8 +66,8 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
         let (words, mut outgoing) = mpsc::channel(64);
         let sandboxd = Arc::new(Sandboxd {
             settings,
-            audit: Port::default(),
-            launcher: Port::default(),
+            audit: Port::new(role::Sandboxd),
+            launcher: Port::new(role::Sandboxd),
             words,
             serving: Mutex::new(None),
             wanted: AtomicBool::new(false),
@@ -370,7 +370,7 @@ async fn pass_on(
         passed.fetch_add(length, Ordering::Relaxed);
         let Ok(piece) = BoundedBytes::new(piece.to_vec()) else { continue };
         let chunk = if is_error { OutputChunk::Stderr(piece) } else { OutputChunk::Stdout(piece) };
-        if responder.chunk(&chunk, chunk.len()).await.is_err() {
+        if responder.chunk(&chunk).await.is_err() {
             dropped.fetch_add(length, Ordering::Relaxed);
         }
     }

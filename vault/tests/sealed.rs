@@ -8,7 +8,7 @@ use proto::control::{AdminReply, AdminRequest, FromRole, MAX_CONTROL, Resource, 
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd};
 use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
 use proto::secret::Secret;
-use proto::topology::{EdgeId, Side};
+use proto::topology::{EdgeId, Side, role};
 use proto::vault::{LeaseRequest, VaultReply, VaultRequest};
 use proto::wire::{self, Header, Kind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -85,10 +85,13 @@ impl Broker {
         wire::decode(wire::split(&packet.bytes, MAX_CONTROL).unwrap().1).unwrap()
     }
 
-    fn client<E: Edge>(&self, edge: EdgeId) -> Client<E> {
+    fn client(&self, edge: EdgeId) -> Client<GatewayVault> {
+        self.attached(edge, Client::new(role::Gateway))
+    }
+
+    fn attached<E: Edge>(&self, edge: EdgeId, mut client: Client<E>) -> Client<E> {
         let (ours, theirs) = Channel::pair().unwrap();
         self.grant(edge, Side::Server, &theirs);
-        let mut client = Client::default();
         client.attach(ours);
         client
     }
@@ -176,7 +179,7 @@ fn lease_without_a_policy_is_recorded_and_refused() {
         port: 443,
         digest: BoundedBytes::new(vec![0; 32]).unwrap(),
     };
-    let mut egress = broker.client::<EgressVault>(EdgeId::EgressVault);
+    let mut egress = broker.attached::<EgressVault>(EdgeId::EgressVault, Client::new(role::Egress));
     let Err(CallError::Refused(refusal)) = egress.call(&request, &[], PATIENCE) else { panic!("granted") };
     assert_eq!(refusal.rule.as_str(), "vault.no_such_credential");
     let last = records.recv().and_then(|_made| records.recv()).unwrap();

@@ -25,6 +25,16 @@ const FORBIDDEN: [(&str, &[&str]); 3] = [
     ("auditd", &["hyper", "bollard", "rustls", "tungstenite", "tokio"]),
     ("broker", &["hyper", "bollard", "rustls", "tungstenite", "tokio"]),
 ];
+/// As whom each crate may ask (`proto::topology::role`); the types do the rest.
+const OWNERS: [(&str, &[&str]); 7] = [
+    ("broker", &["Broker"]),
+    ("auditd", &["Auditd"]),
+    ("vault", &["Vault"]),
+    ("egress", &["Egress", "Dialer"]),
+    ("sandboxd", &["Sandboxd", "Launcher"]),
+    ("gateway", &["Gateway"]),
+    ("cli", &["Operator"]),
+];
 const BROKER_LINES: usize = 1_650;
 const OPEN: &str = "<!-- topology -->\n";
 const CLOSE: &str = "<!-- /topology -->";
@@ -117,6 +127,11 @@ fn check() -> Outcome {
             return Err(format!("{package} must not depend on {found}"));
         }
     }
+    for (package, owners) in OWNERS {
+        if let Some(foreign) = foreign_role(&root().join(package).join("src"), owners)? {
+            return Err(format!("{package} speaks as another role: {foreign}"));
+        }
+    }
     let lines = broker_lines()?;
     println!("broker: {lines} of {BROKER_LINES} lines");
     if lines > BROKER_LINES {
@@ -129,6 +144,29 @@ fn tree(package: &str) -> Result<BTreeSet<String>, String> {
     let text = output(cargo().args(["tree", "--package", package, "--edges", "normal", "--prefix", "none"]))?;
     let names = text.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| *name != package);
     Ok(names.map(str::to_owned).collect())
+}
+
+/// The first line beneath `dir` that names a role as which its crate must not ask.
+fn foreign_role(dir: &Path, owners: &[&str]) -> Result<Option<String>, String> {
+    for entry in std::fs::read_dir(dir).map_err(|error| error.to_string())? {
+        let path = entry.map_err(|error| error.to_string())?.path();
+        if path.is_dir() {
+            if let Some(found) = foreign_role(&path, owners)? {
+                return Ok(Some(found));
+            }
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        // egress has a module of that name.
+        for line in text.lines().filter(|line| !line.contains("crate::role::")) {
+            let names = line.split("role::").skip(1).filter(|rest| rest.starts_with(|c: char| c.is_uppercase()));
+            let foreign = |rest: &str| !owners.iter().any(|owner| rest.starts_with(owner));
+            if line.contains("role::*") || line.contains("role::{") || names.into_iter().any(foreign) {
+                return Ok(Some(format!("{}: {}", path.display(), line.trim())));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Lines of broker's code: neither blank nor comment, tests apart.
