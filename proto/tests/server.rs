@@ -12,7 +12,9 @@ use proto::wire::Kind;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-const WINDOW: u32 = GatewaySandboxd::WINDOW as u32;
+fn window() -> u32 {
+    u32::try_from(GatewaySandboxd::WINDOW).unwrap()
+}
 
 fn server() -> (Peer, Server<GatewaySandboxd>) {
     let (peer, channel) = Peer::pair();
@@ -88,16 +90,16 @@ async fn answer_that_was_owed_is_not_sent_after_a_violation() {
 async fn window_is_served_whole_and_one_more_is_a_violation() {
     let (peer, server) = server();
     let mut running = Vec::new();
-    for id in 0..WINDOW {
+    for id in 0..window() {
         peer.send(Kind::Request, id, &exec());
         running.push(server.next().await.unwrap());
     }
     // An answer gives its place back.
     running.pop().unwrap().responder.reply(&ended(), &[]).await.unwrap();
-    assert_eq!(peer.next().await, (Kind::Reply as u8, WINDOW - 1));
-    peer.send(Kind::Request, WINDOW, &exec());
+    assert_eq!(peer.next().await, (Kind::Reply as u8, window() - 1));
+    peer.send(Kind::Request, window(), &exec());
     running.push(server.next().await.unwrap());
-    peer.send(Kind::Request, WINDOW + 1, &exec());
+    peer.send(Kind::Request, window() + 1, &exec());
     assert!(violation(server.next().await).contains("window"));
     drop((server, running));
     peer.assert_closed_unanswered().await;

@@ -3,6 +3,8 @@
 //! Everything a test starts it ends, by pid. What a test needs and does not find it skips loudly; with
 //! `MOLTBOT_TEST_REQUIRE=all`, as CI sets it, that is a failure.
 pub mod client;
+pub mod misbehaviour;
+pub mod play_broker;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
