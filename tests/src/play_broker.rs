@@ -5,7 +5,7 @@ use crate::{USER, is_root, programs};
 use confine::spawn::{Identity, Spawned, reserve_control_fd, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, frame};
-use proto::control::{BackendChoice, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{AdminReply, AdminRequest, BackendChoice, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::edge::Refusal;
 use proto::ids::{Epoch, RequestId, Role};
 use proto::topology::{EdgeId, Side, TOPOLOGY};
@@ -156,6 +156,19 @@ impl Sealed {
         match self.hear() {
             FromRole::Violated { edge, detail } if edge == expected && !detail.is_empty() => {}
             other => panic!("{what}: {} said {other:?}", self.role),
+        }
+    }
+
+    /// The gateway token of a vault that is ready.
+    ///
+    /// # Panics
+    /// Where it is none, or does not answer.
+    #[must_use]
+    pub fn gateway_token(&self) -> Vec<u8> {
+        self.say(&ToRole::Admin(1, AdminRequest::RevealGatewayToken { uid: 0 }), &[]);
+        match self.hear() {
+            FromRole::Admin(1, Ok(AdminReply::GatewayToken(token))) => token.expose().to_vec(),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -1,6 +1,9 @@
 //! `cargo xtask`: what a checkout can do with itself. Development only; nothing of it is shipped.
 #![forbid(unsafe_code)]
 
+mod bench;
+mod chaos;
+
 use proto::topology::TOPOLOGY;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,6 +14,9 @@ cargo xtask COMMAND
 
   up [--state-dir DIR] [--port N]   build a release and run it in the foreground
   test [ARGS for cargo test]        build everything and run every test
+  chaos [--minutes N] [--seed N]    kill, crash and stop processes of a release under load; nothing may be lost
+        [--as root|user]
+  bench [NAME ...] [--full]         measure against controls in the same run; writes target/bench.json
   check                             dependency budgets, and documents drawn from the code
   docs                              draw those documents anew
   ci                                what .ci/run runs, without its installing
@@ -47,6 +53,8 @@ fn main() -> ExitCode {
     let outcome = match words.first().map(String::as_str) {
         Some("up") => up(rest),
         Some("test") => test(rest),
+        Some("chaos") => chaos::chaos(rest),
+        Some("bench") => bench::bench(rest),
         Some("check") => check(),
         Some("docs") => docs(true),
         Some("ci") => ci(),
