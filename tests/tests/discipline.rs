@@ -2,18 +2,17 @@
 //! edge and is reported, and the role lives on and serves everybody else. A peer that stalls, floods or dies costs the
 //! role nothing that lasts.
 
-use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
 use proto::channel::{Channel, ChannelError};
-use proto::ids::{Role, SessionKey};
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest, SandboxRequest, WorkspaceName};
+use proto::ids::Role;
+use proto::sandbox::{LaunchRequest, WorkspaceName};
 use proto::topology::{EdgeId, TOPOLOGY, Wire};
-use proto::wire::{Kind, MAX_FRAME};
+use proto::wire::Kind;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use system_tests::client::Client;
 use system_tests::misbehaviour::{client_violations, encode, honest, null, send, server_violations};
-use system_tests::play_broker::{Peer, Sealed};
+use system_tests::play_broker::Sealed;
 use system_tests::{As, Sandbox, System, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -193,88 +192,6 @@ fn launcher_runs_a_window_of_commands_and_ends_them_all_at_one_more() {
     launcher.assert_accused(edge, "one more than the window");
     wait_for("the end of every sandbox", || (launcher.descriptors() <= descriptors).then_some(()));
     assert_served(&launcher, edge, "after");
-}
-
-/// A launcher whose every command writes without end until it is cancelled. Says when one was.
-fn endless_launcher(peer: Peer) -> std::sync::mpsc::Receiver<u32> {
-    let (cancelled, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        while let Ok(packet) = peer.0.recv_by(MAX_FRAME, 2, Instant::now() + 3 * PATIENCE) {
-            let (header, body) = proto::wire::split(&packet.bytes, MAX_FRAME).unwrap();
-            let id = header.id.0;
-            if header.kind == Kind::Cancel {
-                peer.send(Kind::Reply, id, &LaunchReply::Ended(RunEnd::Aborted), &[]).unwrap();
-                cancelled.send(id).unwrap();
-                continue;
-            }
-            if matches!(proto::wire::decode(body).unwrap(), LaunchRequest::Probe) {
-                let tier =
-                    LaunchReply::Tier { backend: Backend::NativeN1, detail: BoundedStr::truncated("played by a test") };
-                peer.send(Kind::Reply, id, &tier, &[]).unwrap();
-                continue;
-            }
-            let mut output = std::fs::File::from(packet.fds.into_iter().next().unwrap());
-            std::thread::spawn(move || while std::io::Write::write_all(&mut output, &[b'x'; 4096]).is_ok() {});
-        }
-    });
-    receiver
-}
-
-fn endless_command(sealed: &Sealed, credit: u32) -> Peer {
-    let peer = sealed.grant(EdgeId::GatewaySandboxd);
-    let session = SessionKey(BoundedStr::truncated("agent:main:main"));
-    let request = SandboxRequest::Exec { session, command: BoundedStr::truncated("yes") };
-    peer.send(Kind::Request, 1, &request, &[]).unwrap();
-    peer.send(Kind::Credit, 1, &credit, &[]).unwrap();
-    peer
-}
-
-fn sandboxd_with_endless_output() -> (Sealed, std::sync::mpsc::Receiver<u32>) {
-    let sealed = Sealed::start(Role::Sandboxd);
-    sealed.stand_in(EdgeId::SandboxdAuditd);
-    let cancelled = endless_launcher(sealed.grant(EdgeId::SandboxdLauncher));
-    assert!(matches!(sealed.hear(), proto::control::FromRole::Ready));
-    (sealed, cancelled)
-}
-
-#[test]
-fn stream_stops_at_its_credit_and_ends_with_its_client() {
-    let (sealed, cancelled) = sandboxd_with_endless_output();
-    let peer = endless_command(&sealed, 40_000);
-    let mut bytes = 0;
-    while let Ok(packet) = peer.0.recv_by(MAX_FRAME, 0, Instant::now() + Duration::from_secs(2)) {
-        assert_eq!(packet.bytes[0], Kind::Chunk as u8);
-        bytes += packet.bytes.len();
-    }
-    assert!((20_000..=40_000 + 1_000).contains(&bytes), "{bytes} bytes for a credit of 40,000");
-    peer.send(Kind::Credit, 1, &40_000u32, &[]).unwrap();
-    assert_eq!(peer.next(PATIENCE).unwrap(), (Kind::Chunk, 1));
-    drop(peer);
-    // What runs for nobody is ended, and nobody is accused of having died.
-    cancelled.recv_timeout(PATIENCE).unwrap();
-    sealed.assert_alive();
-    assert_served(&sealed, EdgeId::GatewaySandboxd, "after");
-}
-
-#[test]
-fn stream_that_is_given_credit_and_not_read_ends_its_edge_and_its_command() {
-    let (sealed, cancelled) = sandboxd_with_endless_output();
-    let memory = sealed.resident_kib();
-    let peer = endless_command(&sealed, 16 << 20);
-    sealed.assert_accused(EdgeId::GatewaySandboxd, "a stream that nobody reads");
-    cancelled.recv_timeout(PATIENCE).unwrap();
-    let now = sealed.resident_kib();
-    assert!(now < memory + GROWTH, "sandboxd grew from {memory} to {now} KiB");
-    // What had been sent before can still be read; then comes the end, and no answer.
-    loop {
-        match peer.next(PATIENCE) {
-            Ok((Kind::Chunk, 1)) => {}
-            Err(ChannelError::Closed) => break,
-            other => panic!("{other:?}"),
-        }
-    }
-    sealed.assert_alive();
-    assert_served(&sealed, EdgeId::GatewaySandboxd, "after");
 }
 
 #[test]

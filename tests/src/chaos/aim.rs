@@ -10,6 +10,8 @@ const INTENSITY: [(u32, u64); 2] = [(3, 30_000), (10, 600_000)];
 const APART_MS: u64 = 2_000;
 /// A stopped role dies when broker has missed its pings: that late at most.
 const HANGS_MS: u64 = 15_000;
+/// Broker may notice a death late: while auditd hangs, every record of broker's costs it a second.
+const LATE_MS: u64 = 15_000;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for a choice that must be repeatable.
 #[derive(Clone, Debug)]
@@ -60,7 +62,7 @@ impl Aim {
         let apart = hits.last().is_none_or(|(at, _)| now.saturating_sub(*at) >= APART_MS);
         apart
             && INTENSITY.iter().all(|(deaths, within)| {
-                let recent = hits.iter().filter(|(at, _)| now.saturating_sub(*at) <= *within);
+                let recent = hits.iter().filter(|(at, _)| now.saturating_sub(*at) <= within + LATE_MS);
                 recent.map(|(_, weight)| weight).sum::<u32>() + weight < *deaths
             })
     }
