@@ -151,7 +151,9 @@ pub fn p4(_full: bool) -> Vec<Row> {
         published: "ZeroClaw 67 us, OpenClaw 300 us",
     };
     let calls = || {
-        let send = |ws: &mut Ws| ws.send("health", "r", &json!({}));
+        // Written once: what is measured is the gateway, and the client shares its processors.
+        let request = json!({ "type": "req", "id": "r", "method": "health", "params": {} }).to_string();
+        let send = |ws: &mut Ws| ws.0.send(Message::text(request.as_str())).unwrap();
         rate(|| Ws::login(system.port(), &token), send, |ws| drop(ws.until("\"type\":\"res\"")))
     };
     let echoes = || {
