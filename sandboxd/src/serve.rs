@@ -187,7 +187,16 @@ impl Sandboxd {
     fn on_grant(self: &Arc<Self>, edge: EdgeId, side: Side, end: Channel) -> Result<(), StartError> {
         match (edge, side) {
             (EdgeId::SandboxdAuditd, Side::Client) => self.audit.attach(end).map_err(StartError::internal),
-            (EdgeId::SandboxdLauncher, Side::Client) => self.launcher.attach(end).map_err(StartError::internal),
+            (EdgeId::SandboxdLauncher, Side::Client) => {
+                self.launcher.attach(end).map_err(StartError::internal)?;
+                // A new launcher may serve where the last one did not; where a look is under way, it is the new one's.
+                if let Ok(mut slot) = self.serving.try_lock()
+                    && slot.as_ref().is_some_and(|(_, serving)| matches!(serving.as_ref(), Serving::Nowhere(_)))
+                {
+                    *slot = None;
+                }
+                Ok(())
+            }
             (EdgeId::GatewaySandboxd, Side::Server) => {
                 tokio::spawn(serve_gateway(Arc::clone(self), end));
                 Ok(())

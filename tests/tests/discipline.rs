@@ -43,6 +43,8 @@ fn client_that_breaks_the_protocol_is_not_answered_and_reported(role: Role) {
     sealed.make_ready();
     for wire in served_by(role) {
         assert_served(&sealed, wire.edge, "before");
+        sealed.assert_alive();
+        let descriptors = sealed.descriptors();
         for (what, bytes, extra) in client_violations(wire.edge) {
             let what = format!("{role}, {:?}, {what}", wire.edge);
             let peer = sealed.grant(wire.edge);
@@ -51,6 +53,7 @@ fn client_that_breaks_the_protocol_is_not_answered_and_reported(role: Role) {
             sealed.assert_accused(wire.edge, &what);
             sealed.assert_alive();
         }
+        wait_for("the descriptors of the expelled", || (sealed.descriptors() <= descriptors).then_some(()));
         assert_served(&sealed, wire.edge, "after");
     }
 }

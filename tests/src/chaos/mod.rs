@@ -17,7 +17,7 @@ use proto::audit::Stream;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest that one broker lives.
@@ -27,6 +27,9 @@ const BETWEEN: Duration = Duration::from_millis(1_000);
 /// How long a hit role may take to serve again: a death, and a role that is only found to hang.
 const BACK: Duration = Duration::from_secs(8);
 const BACK_HUNG: Duration = Duration::from_secs(25);
+
+/// Runs of this process so far.
+static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +69,8 @@ struct Run<'r> {
     told: &'r Told,
     report: Report,
     begin: Instant,
+    /// In the text of every command of this run, and of no other.
+    marker: String,
     /// Whether this build can be locked down, so that a suspicious death may have done so.
     has_lockdown: bool,
 }
@@ -83,6 +88,7 @@ pub fn run(plan: Plan, mut say: impl FnMut(&str)) -> Report {
         told: &told,
         report: Report::default(),
         begin: Instant::now(),
+        marker: format!("chaos{}x{}x", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed)),
         has_lockdown: false,
     };
     let mut number = 0;
@@ -108,12 +114,12 @@ impl Run<'_> {
         }
         let before = Processes::of(&self.rows());
         self.told.stop.store(false, Ordering::Release);
-        let told = self.told;
+        let (told, marker) = (self.told, self.marker.clone());
         std::thread::scope(|scope| {
             for client in 0..2 {
-                let token = &token;
+                let (token, marker) = (&token, &marker);
                 scope.spawn(move || load::logins(told, port, token));
-                scope.spawn(move || load::commands(told, port, token, &format!("chaos{number}x{client}")));
+                scope.spawn(move || load::commands(told, port, token, &format!("{marker}{number}x{client}")));
             }
             scope.spawn(move || load::healths(told, port));
             self.storm(say);
@@ -132,7 +138,7 @@ impl Run<'_> {
                 self.broken(&format!("process {pid} outlived its set"));
             }
         }
-        for orphan in proof::orphans() {
+        for orphan in proof::orphans(self.system.state(), &self.marker) {
             self.broken(&format!("left over: {orphan}"));
         }
     }
@@ -149,6 +155,7 @@ impl Run<'_> {
                 return self.broken("broker does not answer: the set was given up");
             }
             open.retain(|hit| !self.is_back(hit, &rows));
+            self.clear_lockdown(&open);
             for hit in open.iter().filter(|hit| hit.at.elapsed() > bound(hit.signal)) {
                 self.report.broken.push(format!("{} is not back after {}", hit.role, hit.signal));
             }
@@ -196,11 +203,16 @@ impl Run<'_> {
             let took = hit.at.elapsed().as_millis();
             let longest = self.report.back_ms.entry(hit.signal).or_default();
             *longest = (*longest).max(took);
-            if self.has_lockdown && matches!(hit.signal, "SEGV" | "SYS") {
-                let _ = self.system.moltbot(&["lockdown", "clear"]);
-            }
         }
         back
+    }
+
+    /// A death that looks like an attack may lock the set down, and keep the role away, until the operator has looked.
+    fn clear_lockdown(&self, open: &[Hit]) {
+        let suspicious = |hit: &Hit| matches!(hit.signal, "SEGV" | "SYS") && hit.at.elapsed() >= BETWEEN;
+        if self.has_lockdown && open.iter().any(suspicious) {
+            let _ = self.system.moltbot(&["lockdown", "clear"]);
+        }
     }
 
     fn rows(&self) -> Vec<Value> {

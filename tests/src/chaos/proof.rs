@@ -69,19 +69,24 @@ pub fn gone(pid: u32) -> bool {
     true
 }
 
-/// Processes that run one of this run's programs, or one of its commands.
-pub fn orphans() -> Vec<String> {
-    let ours = programs().to_string_lossy().into_owned();
-    let own = std::process::id();
+/// Processes left over: a broker of this state directory, a role without a broker, one of this run's commands.
+pub fn orphans(state: &Path, marker: &str) -> Vec<String> {
+    let prefix = programs().join("moltbot-").to_string_lossy().into_owned();
+    let ours = |pid: u32| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().starts_with(&prefix))
+    };
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Ok(pid) = name.parse::<u32>() else { continue };
-        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
-            .replace('\0', " ");
-        let is_ours = exe.starts_with(&ours) || line.contains("echo chaos");
-        if is_ours && pid != own && crate::is_alive(pid) {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let is_broker = line.contains("moltbot-broker");
+        let left = if is_broker {
+            ours(pid) && line.contains(&*state.to_string_lossy())
+        } else {
+            line.contains(marker) || (ours(pid) && !crate::parent(pid).is_some_and(ours))
+        };
+        if left && crate::is_alive(pid) {
             found.push(format!("{pid} {line}"));
         }
     }
