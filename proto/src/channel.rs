@@ -14,11 +14,18 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::{Serialize, de::DeserializeOwned};
+use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use zeroize::Zeroize as _;
+
+thread_local! {
+    /// Where packets land before their size is known: a buffer of an edge's cap, zeroed for each, costs more than the call.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Descriptors in one packet at most, on any channel.
 const MAX_FDS: usize = 4;
@@ -134,19 +141,31 @@ impl Channel {
     /// # Errors
     /// [`ChannelError::WouldBlock`], [`ChannelError::Closed`], or a violation.
     pub fn recv(&self, cap: usize, max_fds: usize) -> Result<Packet, ChannelError> {
-        let mut bytes = vec![0u8; cap];
+        SCRATCH.with_borrow_mut(|scratch| {
+            if scratch.len() < cap {
+                *scratch = vec![0; cap];
+            }
+            self.recv_in(scratch.get_mut(..cap).unwrap_or_default(), max_fds)
+        })
+    }
+
+    /// Receives by way of `room`, in which nothing of the packet stays behind.
+    fn recv_in(&self, room: &mut [u8], max_fds: usize) -> Result<Packet, ChannelError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         // Without a control buffer the kernel drops descriptors that come anyway and says so: they never enter our table.
         let mut control =
             if max_fds == 0 { RecvAncillaryBuffer::default() } else { RecvAncillaryBuffer::new(&mut space) };
         let message = loop {
-            match recvmsg(&self.fd, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(&self.fd, &mut [IoSliceMut::new(room)], &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Ok(message) => break message,
                 // A peer that ends with packets unread resets, once; what it had sent before is still here to be read.
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
             }
         };
+        let packet = room.get_mut(..message.bytes).unwrap_or_default();
+        let bytes = packet.to_vec();
+        packet.zeroize();
         let mut fds = Vec::new();
         for item in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = item {
@@ -165,7 +184,6 @@ impl Channel {
         if fds.len() > max_fds {
             return Err(ChannelError::Violation("more descriptors than the edge allows"));
         }
-        bytes.truncate(message.bytes);
         Ok(Packet { bytes, fds })
     }
 
@@ -535,6 +553,16 @@ mod tests {
         assert_eq!(b.recv(64, 0).unwrap().bytes.len(), 64);
         a.send(&[1; 65], &[]).unwrap();
         assert!(matches!(b.recv(64, 0), Err(ChannelError::Violation(_))));
+    }
+
+    #[test]
+    fn nothing_of_a_packet_stays_where_it_landed() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(b"a token", &[]).unwrap();
+        assert_eq!(b.recv(64, 0).unwrap().bytes, b"a token");
+        a.send(&[b't'; 65], &[]).unwrap();
+        assert!(b.recv(64, 0).is_err());
+        SCRATCH.with_borrow(|scratch| assert!(scratch.len() >= 64 && scratch.iter().all(|byte| *byte == 0)));
     }
 
     #[test]
