@@ -48,6 +48,8 @@ pub enum Bound {
     AtMost(f64),
     /// measured at least; the control shows what the machine gives.
     AtLeast(f64),
+    /// No goal of its own: it explains the row before.
+    Shown,
 }
 
 impl Row {
@@ -65,6 +67,7 @@ impl Row {
             Bound::RatioAtLeast(bound) => self.ratio() >= bound,
             Bound::AtMost(bound) => self.measured <= bound,
             Bound::AtLeast(bound) => self.measured >= bound,
+            Bound::Shown => true,
         }
     }
 
@@ -74,13 +77,18 @@ impl Row {
             Bound::RatioAtLeast(bound) => format!("ratio >= {bound}"),
             Bound::AtMost(bound) => format!("<= {bound} {}", self.unit),
             Bound::AtLeast(bound) => format!(">= {bound} {}", self.unit),
+            Bound::Shown => "no goal".to_owned(),
         }
     }
 
     /// `goal | measured | control | ratio | verdict`, and what it is.
     #[must_use]
     pub fn line(&self) -> String {
-        let verdict = if self.is_met() { "met " } else { "MISS" };
+        let verdict = match self.bound {
+            Bound::Shown => "-   ",
+            _ if self.is_met() => "met ",
+            _ => "MISS",
+        };
         format!(
             "{:<4} | {:>10.2} {u:<4} | {:>10.2} {u:<4} | {:>7.3} | {verdict} ({}) | {}{}",
             self.goal,
