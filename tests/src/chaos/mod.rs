@@ -25,8 +25,8 @@ const ROUND: Duration = Duration::from_secs(60);
 /// Between two hits.
 const BETWEEN: Duration = Duration::from_millis(1_000);
 /// How long a hit role may take to serve again: a death, and a role that is only found to hang.
-const BACK: Duration = Duration::from_secs(8);
-const BACK_HUNG: Duration = Duration::from_secs(25);
+const BACK: Duration = Duration::from_secs(15);
+const BACK_HUNG: Duration = Duration::from_secs(30);
 
 /// Runs of this process so far.
 static RUNS: AtomicU32 = AtomicU32::new(0);
