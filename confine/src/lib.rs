@@ -8,6 +8,7 @@ pub mod directories;
 pub mod jail;
 pub mod policy;
 pub mod privileges;
+pub mod probe;
 mod seccomp;
 pub mod spawn;
 pub mod startup;
