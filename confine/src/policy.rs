@@ -108,10 +108,18 @@ pub struct Policy {
 }
 
 const EXEC: u64 = libc::PROT_EXEC as u64;
+/// The bits of mmap's flags that say whose writes are seen.
+const MAP_TYPE: u64 = libc::MAP_TYPE as u64;
+/// With this flag a send connects first, past seccomp's rule of `connect` and past Landlock's of ports.
+const FASTOPEN: u64 = libc::MSG_FASTOPEN as u64;
 
 /// What every role needs to live, to talk on descriptors it was given, and to die properly.
 pub const BASE: &[Rule] = &[
-    Rule::with(libc::SYS_mmap, &[Arg::mask_eq(2, EXEC, 0)], "memory, never executable"),
+    Rule::with(
+        libc::SYS_mmap,
+        &[Arg::mask_eq(2, EXEC, 0), Arg::mask_eq(3, MAP_TYPE, libc::MAP_PRIVATE as u64)],
+        "memory, never executable; never shared, which would write into a file that is open for appending alone",
+    ),
     Rule::with(libc::SYS_mprotect, &[Arg::mask_eq(2, EXEC, 0)], "stacks' guard pages, never executable"),
     Rule::new(libc::SYS_munmap, "memory"),
     Rule::new(libc::SYS_mremap, "large reallocations"),
@@ -126,9 +134,9 @@ pub const BASE: &[Rule] = &[
     Rule::new(libc::SYS_poll, "waiting"),
     Rule::new(libc::SYS_ppoll, "waiting"),
     Rule::new(libc::SYS_recvmsg, "edges"),
-    Rule::new(libc::SYS_sendmsg, "edges"),
+    Rule::with(libc::SYS_sendmsg, &[Arg::mask_eq(2, FASTOPEN, 0)], "edges; never a connection by the back door"),
     Rule::new(libc::SYS_recvfrom, "edges"),
-    Rule::new(libc::SYS_sendto, "edges"),
+    Rule::with(libc::SYS_sendto, &[Arg::mask_eq(3, FASTOPEN, 0)], "edges; never a connection by the back door"),
     Rule::new(libc::SYS_clock_gettime, "deadlines, where the vdso cannot"),
     Rule::new(libc::SYS_clock_nanosleep, "backoff"),
     Rule::new(libc::SYS_nanosleep, "backoff"),
@@ -154,7 +162,6 @@ pub const BASE: &[Rule] = &[
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFD as u64)], "the runtime's checks of descriptors"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFD as u64)], "close on exec"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFL as u64)], "non-blocking mode"),
-    Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFL as u64)], "non-blocking mode"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_DUPFD_CLOEXEC as u64)], "a second handle of an own descriptor"),
     Rule::with(libc::SYS_ioctl, &[Arg::eq(1, libc::FIONBIO)], "non-blocking mode, as std sets it"),
 ];

@@ -4,15 +4,18 @@ use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Rule, SOFT, TOKIO};
 use confine::sys;
 use proto::ids::Role;
 
+/// Protocol 0 or `IPPROTO_TCP`: Landlock rules the ports of TCP, not those of MPTCP and SCTP.
+const PLAIN_TCP: Arg = Arg::mask_eq(2, !(sys::IPPROTO_TCP as u64), 0);
+
 const DIAL: &[Rule] = &[
     Rule::with(
         sys::SYS_socket,
-        &[Arg::eq(0, sys::AF_INET as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64)],
+        &[Arg::eq(0, sys::AF_INET as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64), PLAIN_TCP],
         "TCP, outwards",
     ),
     Rule::with(
         sys::SYS_socket,
-        &[Arg::eq(0, sys::AF_INET6 as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64)],
+        &[Arg::eq(0, sys::AF_INET6 as u64), Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64), PLAIN_TCP],
         "TCP, outwards",
     ),
     Rule::new(sys::SYS_connect, "to what the allowlist decided; Landlock rules the ports"),
