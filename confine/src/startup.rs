@@ -1,6 +1,9 @@
 //! A role's first steps, in the only order there is: not dumpable, Hello, Configure, open everything, walls, Confined.
 //! What comes after gets a [`Sealed`], and what reads untrusted input asks for one.
 
+#[cfg(feature = "probes")]
+mod probed;
+
 use crate::policy::{Grant, Policy};
 use crate::{seccomp, walls};
 use proto::bounded::{BoundedStr, BoundedVec};
@@ -161,8 +164,10 @@ impl Start {
         grants: &[Grant<'_>],
         ports: &[u16],
     ) -> Result<(Sealed, Control), StartError> {
-        let (landlock_abi, lacks) = walls::raise(policy, grants, ports)?;
-        let seccomp_rules = seccomp::install(policy)?;
+        #[cfg(not(feature = "probes"))]
+        let (landlock_abi, lacks, seccomp_rules) = raise(policy, grants, ports)?;
+        #[cfg(feature = "probes")]
+        let (landlock_abi, lacks, seccomp_rules) = probed::raise(&self.control, policy, grants, ports)?;
         let degraded = lacks.iter().map(|lack| BoundedStr::truncated(lack)).collect();
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
         // Resources that nobody took are closed here, before anybody hostile speaks.
@@ -172,12 +177,21 @@ impl Start {
             other => StartError::internal(format!("control channel: {other}")),
         };
         self.control.send(&FromRole::Confined(walls)).map_err(failed)?;
+        #[cfg(feature = "probes")]
+        return Err(failed(probed::answer(&self.control)));
+        #[cfg(not(feature = "probes"))]
         match self.control.recv_by(Instant::now() + STEP).map_err(failed)? {
-            (ToRole::Attested, fds) if fds.is_empty() => {}
-            _ => return Err(StartError::internal("broker's word after the walls is not that they were seen")),
+            (ToRole::Attested, fds) if fds.is_empty() => Ok((Sealed(()), self.control)),
+            _ => Err(StartError::internal("broker's word after the walls is not that they were seen")),
         }
-        Ok((Sealed(()), self.control))
     }
+}
+
+/// Both layers, in this order: the filter allows no Landlock calls. Returns the ABI, what it lacks, and the rules.
+#[cfg(not(feature = "probes"))]
+fn raise(policy: &Policy, grants: &[Grant<'_>], ports: &[u16]) -> Result<(u8, Vec<String>, u16), StartError> {
+    let (abi, lacks) = walls::raise(policy, grants, ports)?;
+    Ok((abi, lacks, seccomp::install(policy)?))
 }
 
 /// Raises broker's own wall. It has no Landlock domain: children inherit one, and the launcher must be able to mount.

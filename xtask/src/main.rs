@@ -1,6 +1,8 @@
 //! `cargo xtask`: what a checkout can do with itself. Development only; nothing of it is shipped.
 #![forbid(unsafe_code)]
 
+mod matrix;
+
 use proto::topology::TOPOLOGY;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ cargo xtask COMMAND
 
   up [--state-dir DIR] [--port N]   build a release and run it in the foreground
   test [ARGS for cargo test]        build everything and run every test
+  matrix [--bless]                  every attack on every role's wall, against tests/matrix.tsv
   check                             dependency budgets, and documents drawn from the code
   docs                              draw those documents anew
   ci                                what .ci/run runs, without its installing
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let outcome = match words.first().map(String::as_str) {
         Some("up") => up(rest),
         Some("test") => test(rest),
+        Some("matrix") => matrix::matrix(rest),
         Some("check") => check(),
         Some("docs") => docs(true),
         Some("ci") => ci(),
@@ -92,13 +96,18 @@ fn up(args: &[String]) -> Outcome {
 }
 
 fn test(args: &[String]) -> Outcome {
+    matrix::build()?;
     run(cargo().arg("build"))?;
-    run(cargo().args(["test", "--workspace"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug")))
+    run(cargo().args(["test", "--workspace"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug")))?;
+    // Words after `test` choose among the tests above.
+    if args.is_empty() { matrix::test(false) } else { Ok(()) }
 }
 
 fn ci() -> Outcome {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let probes = ["clippy", "-p", "confine", "-p", "tests", "--features", "tests/probes", "--all-targets"];
+    run(cargo().args(probes).args(["--", "-D", "warnings"]))?;
     check()?;
     test(&[])
 }

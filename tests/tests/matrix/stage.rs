@@ -1,0 +1,69 @@
+//! Broker's place in one layout: its identity, its filter, and role after role, attempt after attempt.
+
+use super::broker_policy;
+use super::place::{FIRST_UID, Layout, put_bait};
+use super::role::{Process, ROLES, Workshop};
+use super::table::{LAYERS, layers};
+use confine::probe::{Outcome, Targets, probes};
+use proto::bounded::BoundedStr;
+use proto::ids::Role;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+
+/// The argument that makes this program a stage.
+pub const WORD: &str = "--stage";
+
+/// Prints a line `layout, layer, probe, role, outcome` for every attempt.
+pub fn run(layout: Layout, dir: &Path) {
+    let _three = confine::spawn::reserve_control_fd().unwrap();
+    if layout == Layout::Split {
+        let uid = FIRST_UID + Role::Broker.index();
+        // Opened as root: each directory is its role's alone.
+        let workshop = Workshop::open(layout, dir, &dir.join("bin"));
+        confine::privileges::become_broker(uid, uid).unwrap();
+        play(layout, dir, &workshop);
+    } else {
+        play(layout, dir, &Workshop::open(layout, dir, &dir.join("bin")));
+    }
+}
+
+fn play(layout: Layout, dir: &Path, workshop: &Workshop) {
+    confine::startup::seal_broker(&broker_policy::POLICY).unwrap();
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let name = format!("moltbot-matrix.{}", std::process::id());
+    let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let mut targets = Targets {
+        state_dir: BoundedStr::truncated(&dir.join("state").to_string_lossy()),
+        docker_socket: BoundedStr::truncated(&dir.join("docker.sock").to_string_lossy()),
+        broker: std::process::id(),
+        sibling: 0,
+        port: port.local_addr().unwrap().port(),
+        abstract_name: BoundedStr::truncated(&name),
+    };
+    for role in ROLES {
+        let other = if role == Role::Vault { Role::Gateway } else { Role::Vault };
+        let mut sibling = workshop.start(other, Some(layers("sealed")));
+        for layer in LAYERS {
+            let mut process: Option<Process> = None;
+            for (number, probe) in probes().enumerate() {
+                if !sibling.lives() {
+                    sibling = workshop.start(other, Some(layers("sealed")));
+                }
+                targets.sibling = sibling.pid();
+                let mut running = match process.take() {
+                    Some(running) => running,
+                    None => {
+                        put_bait(Path::new(&*targets.state_dir), layout);
+                        workshop.start(role, Some(layers(layer)))
+                    }
+                };
+                let outcome = running.attempt(number.try_into().unwrap(), &targets);
+                println!("{}\t{layer}\t{}\t{role}\t{outcome}", layout.name(), probe.name);
+                // Whatever changed nothing leaves the process fit for the next attempt.
+                process = matches!(outcome, Outcome::Denied(_) | Outcome::Absent).then_some(running);
+            }
+        }
+    }
+}
