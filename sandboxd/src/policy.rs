@@ -51,12 +51,40 @@ const NEVER: &[Rule] = &[
     Rule::new(sys::SYS_ioperm, "no ports"),
 ];
 
+/// Answered `EACCES` and not by death: sandboxed programs inherit this, and some try these on their own. Their own filter
+/// denies the same calls, so what they see does not change.
+const SOFT_LAUNCHER: &[Rule] = &[
+    Rule::new(sys::SYS_io_uring_setup, "no calls past the filters"),
+    Rule::new(sys::SYS_io_uring_enter, "no calls past the filters"),
+    Rule::new(sys::SYS_io_uring_register, "no calls past the filters"),
+    Rule::new(sys::SYS_perf_event_open, "no counters"),
+    Rule::new(sys::SYS_keyctl, "no keyrings"),
+    Rule::new(sys::SYS_add_key, "no keyrings"),
+    Rule::new(sys::SYS_request_key, "no keyrings"),
+    Rule::new(sys::SYS_ptrace, "no tracing"),
+    Rule::new(sys::SYS_kcmp, "no comparing of processes"),
+    Rule::new(sys::SYS_process_madvise, "no advice on other processes' memory"),
+    Rule::new(sys::SYS_move_pages, "no moving of other processes' memory"),
+    Rule::new(sys::SYS_migrate_pages, "no moving of other processes' memory"),
+    Rule::new(sys::SYS_memfd_secret, "no memory that nobody can look into"),
+    Rule::new(sys::SYS_name_to_handle_at, "no way around paths"),
+    Rule::new(sys::SYS_fanotify_init, "no watching of file systems"),
+    Rule::new(sys::SYS_quotactl, "no quota"),
+    Rule::new(sys::SYS_modify_ldt, "no segments"),
+    Rule::new(sys::SYS_syslog, "no kernel log"),
+    Rule::new(sys::SYS_settimeofday, "no clock"),
+    Rule::new(sys::SYS_clock_settime, "no clock"),
+    Rule::new(sys::SYS_swapoff, "no swap"),
+    Rule::with(sys::SYS_ioctl, &[Arg::eq(1, sys::TIOCSTI)], "no typing into a terminal"),
+    Rule::with(sys::SYS_ioctl, &[Arg::eq(1, sys::TIOCLINUX)], "no typing into a terminal"),
+];
+
 /// launcher: its filter is inherited by every sandboxed program, which then gets a stricter one of its own. Landlock keeps
 /// signals, abstract sockets and TCP in; it cannot rule files here, since a process in such a domain may not mount.
 pub static LAUNCHER: Policy = Policy {
     role: Role::Launcher,
     rules: &[NEVER],
-    soft: &[],
+    soft: SOFT_LAUNCHER,
     limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "32 runs, four descriptors each" }],
     default_allow: true,
     landlock_files: false,

@@ -12,21 +12,17 @@ const NO_SWAP: &[(i32, &str)] = &[(libc::ENOSYS, "kernel without swap")];
 
 pub(super) static PROBES: &[Probe] = &[
     Probe::new("io_uring_setup", |_| io_uring())
-        .except(UNPRIVILEGED)
         .lacking(&[(libc::ENOSYS, "kernel without io_uring"), (libc::EPERM, "io_uring is switched off")]),
     Probe::new("io_uring_enter", |_| attempt(libc::SYS_io_uring_enter, words![-1, 0, 0, 0, 0, 0], &[libc::EBADF]))
-        .except(UNPRIVILEGED)
         .lacking(&[(libc::ENOSYS, "kernel without io_uring")]),
     Probe::new("bpf_map", |_| bpf()).lacking(&[(libc::ENOSYS, "kernel without bpf")]),
     Probe::new("perf_event_open", |_| perf())
-        .except(UNPRIVILEGED)
         .lacking(&[(libc::ENOSYS, "kernel without perf"), (libc::ENOENT, "no such counter")]),
-    Probe::new("keyctl", |_| attempt(libc::SYS_keyctl, words![0, -2, 1], &[])).except(UNPRIVILEGED).lacking(NO_KEYS),
-    Probe::new("add_key", |_| add_key()).except(UNPRIVILEGED).lacking(NO_KEYS),
+    Probe::new("keyctl", |_| attempt(libc::SYS_keyctl, words![0, -2, 1], &[])).lacking(NO_KEYS),
+    Probe::new("add_key", |_| add_key()).lacking(NO_KEYS),
     Probe::new("request_key", |_| {
         attempt(libc::SYS_request_key, words![c"user", c"moltbot-probe", 0, 0], &[libc::ENOENT, 126])
     })
-    .except(UNPRIVILEGED)
     .lacking(NO_KEYS),
     Probe::new("mount", |_| mount()),
     Probe::new("umount", |_| {
@@ -53,11 +49,9 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("acct", |_| attempt(libc::SYS_acct, words![NOWHERE], &[libc::ENOENT]))
         .lacking(&[(libc::ENOSYS, "kernel without accounting")]),
     Probe::new("settimeofday", |_| attempt(libc::SYS_settimeofday, words![0, 0], &[])),
-    Probe::new("clock_settime", |_| attempt(libc::SYS_clock_settime, words![0, 0], &[libc::EFAULT]))
-        .except(UNPRIVILEGED),
-    Probe::new("syslog", |_| attempt(libc::SYS_syslog, words![3, c"", 0], &[])).except(UNPRIVILEGED),
+    Probe::new("clock_settime", |_| attempt(libc::SYS_clock_settime, words![0, 0], &[libc::EFAULT])),
+    Probe::new("syslog", |_| attempt(libc::SYS_syslog, words![3, c"", 0], &[])),
     Probe::new("quotactl", |_| attempt(libc::SYS_quotactl, words![0x8000_0400u32, NOWHERE, 0, 0], &[libc::ENOENT]))
-        .except(UNPRIVILEGED)
         .lacking(&[(libc::ENOSYS, "kernel without quota")]),
     #[cfg(target_arch = "x86_64")]
     Probe::new("iopl", |_| attempt(libc::SYS_iopl, words![3], &[])).lacking(&[(libc::ENOSYS, "kernel without iopl")]),
@@ -66,15 +60,14 @@ pub(super) static PROBES: &[Probe] = &[
         .lacking(&[(libc::ENOSYS, "kernel without ioperm")]),
     #[cfg(target_arch = "x86_64")]
     Probe::new("modify_ldt", |_| attempt(libc::SYS_modify_ldt, words![0, 0, 0], &[]))
-        .except(UNPRIVILEGED)
         .lacking(&[(libc::ENOSYS, "kernel without it")]),
     Probe::new("fanotify_init", |_| judge(descriptor(libc::SYS_fanotify_init, words![1, 0]), &[]))
         .lacking(&[(libc::ENOSYS, "kernel without fanotify")]),
     Probe::new("inotify_init", |_| judge(descriptor(libc::SYS_inotify_init1, words![0]), &[]))
         .except(UNPRIVILEGED)
         .lacking(&[(libc::ENOSYS, "kernel without inotify")]),
-    Probe::new("ioctl_tiocsti", |_| ioctl(libc::TIOCSTI)).except(UNPRIVILEGED),
-    Probe::new("ioctl_tioclinux", |_| ioctl(0x541c)).except(UNPRIVILEGED),
+    Probe::new("ioctl_tiocsti", |_| ioctl(libc::TIOCSTI)),
+    Probe::new("ioctl_tioclinux", |_| ioctl(0x541c)),
     Probe::new("fcntl_setown", |world| attempt(libc::SYS_fcntl, words![world.socket, libc::F_SETOWN, 0], &[]))
         .except(UNPRIVILEGED),
     Probe::new("fcntl_notify", |_| attempt(libc::SYS_fcntl, words![0, 1026, 0], &[libc::ENOTDIR])).except(UNPRIVILEGED),

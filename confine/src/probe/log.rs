@@ -4,6 +4,9 @@ use super::call::{at, attempt, call, held_log, words};
 use super::files::open;
 use super::{LAUNCHER_FILES, Outcome, Probe, World};
 
+/// A stream of the log, opened for writing at most.
+const LOG: &str = "logs/auth-audit.jsonl";
+/// A file that the matrix puts beside the streams, for attempts that could harm it.
 const BAIT: &str = "logs/bait.jsonl";
 
 pub(super) static PROBES: &[Probe] = &[
@@ -18,8 +21,8 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("log_fd_chmod", |_| on_log(|fd, _| attempt(libc::SYS_fchmod, words![fd, 0o600], &[]))),
     Probe::new("log_fd_flags", |_| on_log(get_flags)).lacking(&[(libc::ENOTTY, "file system without flags")]),
     Probe::new("log_fd_reopen", |_| on_log(reopen)),
-    Probe::new("log_append", |world| open(&world.state(BAIT), libc::O_WRONLY | libc::O_APPEND)).except(LAUNCHER_FILES),
-    Probe::new("log_overwrite", |world| open(&world.state(BAIT), libc::O_WRONLY)).except(LAUNCHER_FILES),
+    Probe::new("log_append", |world| open(&world.state(LOG), libc::O_WRONLY | libc::O_APPEND)).except(LAUNCHER_FILES),
+    Probe::new("log_overwrite", |world| open(&world.state(LOG), libc::O_WRONLY)).except(LAUNCHER_FILES),
     Probe::new("log_open_truncate", |world| open(&world.state(BAIT), libc::O_WRONLY | libc::O_TRUNC))
         .except(LAUNCHER_FILES)
         .matrix_only(),

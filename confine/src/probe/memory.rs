@@ -18,7 +18,6 @@ pub(super) static PROBES: &[Probe] = &[
         .except(LAUNCHES),
     Probe::new("memfd_exec", memfd_exec).except(LAUNCHES),
     Probe::new("memfd_secret", |_| attempt(libc::SYS_memfd_secret, words![0], &[]))
-        .except(LAUNCHES)
         .lacking(&[(libc::ENOSYS, "kernel without secret memory")]),
     Probe::new("shmget", |_| attempt(libc::SYS_shmget, words![0x6d6f_6c74, 4096, 0], &[libc::ENOENT])).except(LAUNCHES),
     Probe::new("userfaultfd", |_| attempt(libc::SYS_userfaultfd, words![libc::O_CLOEXEC | 1], &[]))
