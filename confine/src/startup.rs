@@ -14,10 +14,13 @@ use proto::ids::Role;
 use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Descriptor of the control channel in every role.
 pub const CONTROL_FD: i32 = 3;
+/// True once the control channel has its one owner.
+static TAKEN: AtomicBool = AtomicBool::new(false);
 /// How long broker may take for its word, and a role for its own.
 const STEP: Duration = Duration::from_secs(10);
 
@@ -187,8 +190,15 @@ impl Start {
     }
 }
 
+/// Raises a role's wall on a process that is no role: a child of the drill, which attacks the wall.
+///
+/// # Errors
+/// [`StartError`]; the process may have half a wall then and must end.
+pub fn seal_copy(policy: &Policy, grants: &[Grant<'_>], ports: &[u16]) -> Result<Sealed, StartError> {
+    raise(policy, grants, ports).map(|_| Sealed(()))
+}
+
 /// Both layers, in this order: the filter allows no Landlock calls. Returns the ABI, what it lacks, and the rules.
-#[cfg(not(feature = "probes"))]
 fn raise(policy: &Policy, grants: &[Grant<'_>], ports: &[u16]) -> Result<(u8, Vec<String>, u16), StartError> {
     let (abi, lacks) = walls::raise(policy, grants, ports)?;
     Ok((abi, lacks, seccomp::install(policy)?))
@@ -204,10 +214,17 @@ pub fn seal_broker(policy: &Policy) -> Result<Sealed, StartError> {
     seccomp::install(policy).map(|_| Sealed(()))
 }
 
-fn take_control() -> Result<Channel, StartError> {
+/// The control channel that broker put at [`CONTROL_FD`]. Once only.
+///
+/// # Errors
+/// [`StartError`] where this was started by hand.
+pub fn take_control() -> Result<Channel, StartError> {
     let by_hand = || StartError::permanent("this is a part of moltbot that broker starts; run `moltbot up`");
     // SAFETY: borrowed for one getsockopt, which fails cleanly with EBADF where nothing is open at this number.
     let probe = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(StartError::internal("the control channel is taken"));
+    }
     match rustix::net::sockopt::socket_type(probe) {
         Ok(rustix::net::SocketType::SEQPACKET) => {}
         _ => return Err(by_hand()),

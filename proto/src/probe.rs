@@ -1,12 +1,14 @@
 //! What an attack on a role's own wall is aimed at, and how it ended. Used by the confinement matrix, inside test builds of
 //! the roles, and by `moltbot drill`.
 
-use crate::bounded::BoundedStr;
+use crate::bounded::{BoundedStr, BoundedVec};
+use crate::control::{Resource, RoleConfig};
+use crate::ids::Role;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What probes are aimed at. Every path is absolute.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Targets {
     /// The state directory.
     pub state_dir: BoundedStr<1024>,
@@ -35,6 +37,75 @@ pub enum Outcome {
     Absent,
     /// Nothing was heard within the time for it.
     Silent,
+}
+
+/// What an outcome means for the role.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Verdict {
+    /// The wall held.
+    Held,
+    /// It let the attempt through on purpose.
+    Open,
+    /// It let the attempt through, and must not.
+    Hole,
+    /// There was nothing to attack.
+    Nothing,
+    /// The attempt gave no outcome.
+    Unclear,
+}
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 5] = [Self::Held, Self::Open, Self::Hole, Self::Nothing, Self::Unclear];
+
+    /// The verdict's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Open => "open",
+            Self::Hole => "hole",
+            Self::Nothing => "nothing",
+            Self::Unclear => "unclear",
+        }
+    }
+}
+
+/// One attempt of a drill.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Attempt {
+    /// The probe.
+    pub probe: BoundedStr<32>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What that means.
+    pub verdict: Verdict,
+    /// Why the wall lets it through, where it does so on purpose; else empty.
+    pub why: BoundedStr<200>,
+}
+
+/// broker -> drill. Comes once.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct DrillOrder {
+    /// Whose wall.
+    pub role: Role,
+    /// What that role is told.
+    pub config: RoleConfig,
+    /// What the packet's descriptors are: what the role holds behind its walls.
+    pub resources: BoundedVec<Resource, 4>,
+    /// True where all roles share one uid.
+    pub single_uid: bool,
+    /// What to aim at. The drill listens on a port and an abstract name of its own.
+    pub targets: Targets,
+}
+
+/// drill -> broker.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum DrillReport {
+    /// Some attempts, in the order in which they were made.
+    Attempts(BoundedVec<Attempt, 32>),
+    /// That was all; what it came to, in a line for the log.
+    Done(BoundedStr<512>),
 }
 
 /// The layers of a wall, so that each can be seen alone.

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use system_tests::is_root;
 
+const ANSWERS: &str = "moltbot-probes-are-answered-here";
 /// Only a test build has these: what it says at its start, and names of attempts.
-const MARKERS: [&str; 3] = ["moltbot-probes-are-answered-here", "process_vm_readv_sibling", "open_broker_environ"];
+const MARKERS: [&str; 3] = [ANSWERS, "process_vm_readv_sibling", "open_broker_environ"];
 
 /// By grep, since an unoptimised search through so many bytes takes a minute.
 fn holds(program: &Path, marker: &str) -> bool {
@@ -24,6 +25,9 @@ fn directory(variable: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask matrix`"))
 }
 
+/// The program of the drill is shipped, and has the attempts, but answers to nobody but broker.
+const DRILL: &str = "moltbot-drill";
+
 /// The roles as they are shipped lack every marker; the test builds have them, or the marker is none.
 pub fn lacks_probes(faults: &mut Vec<String>) {
     let (normal, probed) = (directory("MOLTBOT_BIN_DIR"), directory("MOLTBOT_PROBE_BIN_DIR"));
@@ -35,6 +39,9 @@ pub fn lacks_probes(faults: &mut Vec<String>) {
             if holds(&normal.join(&name), marker) {
                 faults.push(format!("{name} holds the marker {marker} of a test build"));
             }
+        }
+        if holds(&normal.join(DRILL), marker) == (marker == ANSWERS) {
+            faults.push(format!("{DRILL} holds the answering of probes, or lacks the attempts: {marker}"));
         }
         for name in ["moltbot-broker", "moltbot"] {
             if holds(&normal.join(name), marker) {
