@@ -5,10 +5,24 @@ use confine::policy::{Arg, Limit, LimitKind, Policy, Rule};
 use confine::sys;
 use proto::ids::Role;
 
+/// This argument is root's id: the kernel looks at its lower 32 bits alone, and so does the rule.
+const fn root(index: u8) -> Arg {
+    Arg::mask_eq(index, 0xffff_ffff, 0)
+}
+
 const NEVER: &[Rule] = &[
-    Rule::with(sys::SYS_setresuid, &[Arg::eq(0, 0)], "nobody becomes root"),
-    Rule::with(sys::SYS_setresgid, &[Arg::eq(0, 0)], "nobody becomes root's group"),
-    Rule::with(sys::SYS_setuid, &[Arg::eq(0, 0)], "nobody becomes root"),
+    Rule::with(sys::SYS_setuid, &[root(0)], "nobody becomes root"),
+    Rule::with(sys::SYS_setreuid, &[root(0)], "nobody becomes root"),
+    Rule::with(sys::SYS_setreuid, &[root(1)], "nobody becomes root"),
+    Rule::with(sys::SYS_setresuid, &[root(0)], "nobody becomes root"),
+    Rule::with(sys::SYS_setresuid, &[root(1)], "nobody becomes root, not even in effect"),
+    Rule::with(sys::SYS_setresuid, &[root(2)], "nobody becomes root, not even later"),
+    Rule::with(sys::SYS_setgid, &[root(0)], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setregid, &[root(0)], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setregid, &[root(1)], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setresgid, &[root(0)], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setresgid, &[root(1)], "nobody becomes root's group, not even in effect"),
+    Rule::with(sys::SYS_setresgid, &[root(2)], "nobody becomes root's group, not even later"),
     Rule::new(sys::SYS_setfsuid, "no second identity for files"),
     Rule::new(sys::SYS_setfsgid, "no second identity for files"),
     Rule::new(sys::SYS_init_module, "no kernel modules"),

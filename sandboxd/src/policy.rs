@@ -75,8 +75,8 @@ const SOFT_LAUNCHER: &[Rule] = &[
     Rule::new(sys::SYS_settimeofday, "no clock"),
     Rule::new(sys::SYS_clock_settime, "no clock"),
     Rule::new(sys::SYS_swapoff, "no swap"),
-    Rule::with(sys::SYS_ioctl, &[Arg::eq(1, sys::TIOCSTI)], "no typing into a terminal"),
-    Rule::with(sys::SYS_ioctl, &[Arg::eq(1, sys::TIOCLINUX)], "no typing into a terminal"),
+    Rule::with(sys::SYS_ioctl, &[Arg::mask_eq(1, 0xffff_ffff, sys::TIOCSTI)], "no typing into a terminal"),
+    Rule::with(sys::SYS_ioctl, &[Arg::mask_eq(1, 0xffff_ffff, sys::TIOCLINUX)], "no typing into a terminal"),
 ];
 
 /// launcher: its filter is inherited by every sandboxed program, which then gets a stricter one of its own. Landlock keeps

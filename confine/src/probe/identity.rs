@@ -6,13 +6,20 @@ use proto::ids::Role;
 
 const SELF_ONLY: &[Exception] = &[except(Role::Launcher, "it narrows itself and its children alone")];
 
+/// 0 to the kernel, which takes the lower 32 bits of an id, and not to a filter that compares all 64.
+const WIDE: u64 = 1 << 32;
+
 pub(super) static PROBES: &[Probe] = &[
     Probe::new("setuid_root", |_| attempt(libc::SYS_setuid, words![0], &[])),
     Probe::new("setreuid_root", |_| attempt(libc::SYS_setreuid, words![0, 0], &[])),
     Probe::new("setresuid_root", |_| attempt(libc::SYS_setresuid, words![0, 0, 0], &[])),
+    Probe::new("setresuid_root_in_effect", |_| attempt(libc::SYS_setresuid, words![-1, 0, -1], &[])),
+    Probe::new("setresuid_root_saved", |_| attempt(libc::SYS_setresuid, words![-1, -1, 0], &[])),
+    Probe::new("setresuid_root_wide", |_| attempt(libc::SYS_setresuid, words![WIDE, WIDE, WIDE], &[])),
     Probe::new("setgid_root", |_| attempt(libc::SYS_setgid, words![0], &[])),
     Probe::new("setregid_root", |_| attempt(libc::SYS_setregid, words![0, 0], &[])),
     Probe::new("setresgid_root", |_| attempt(libc::SYS_setresgid, words![0, 0, 0], &[])),
+    Probe::new("setresgid_root_in_effect", |_| attempt(libc::SYS_setresgid, words![-1, 0, -1], &[])),
     Probe::new("setgroups_none", |_| attempt(libc::SYS_setgroups, words![0, 0], &[])),
     Probe::new("setfsuid_root", |_| file_system_id(libc::SYS_setfsuid)),
     Probe::new("setfsgid_root", |_| file_system_id(libc::SYS_setfsgid)),

@@ -67,6 +67,7 @@ pub(super) static PROBES: &[Probe] = &[
         .except(UNPRIVILEGED)
         .lacking(&[(libc::ENOSYS, "kernel without inotify")]),
     Probe::new("ioctl_tiocsti", |_| ioctl(libc::TIOCSTI)),
+    Probe::new("ioctl_tiocsti_wide", |_| ioctl(libc::TIOCSTI | 1 << 32)),
     Probe::new("ioctl_tioclinux", |_| ioctl(0x541c)),
     Probe::new("fcntl_setown", |world| attempt(libc::SYS_fcntl, words![world.socket, libc::F_SETOWN, 0], &[]))
         .except(UNPRIVILEGED),

@@ -126,9 +126,39 @@ const TRANSCRIPTS: &[&str] = &[
     "session_truncate",
 ];
 
+/// In broker, and so in everything that it starts.
+const NOBODY: &[&str] = &[
+    "acct",
+    "bpf_map",
+    "delete_module",
+    "finit_module",
+    "init_module",
+    "kexec_load",
+    "open_by_handle",
+    "process_vm_writev_broker",
+    "reboot",
+    "setfsgid_root",
+    "setfsuid_root",
+    "setgid_root",
+    "setregid_root",
+    "setresgid_root",
+    "setresgid_root_in_effect",
+    "setresuid_root",
+    "setresuid_root_in_effect",
+    "setresuid_root_saved",
+    "setresuid_root_wide",
+    "setreuid_root",
+    "setuid_root",
+    "swapon",
+    "userfaultfd",
+    #[cfg(target_arch = "x86_64")]
+    "int80_getpid",
+];
+
 /// True where nothing but `KILL` will do.
 pub fn must_kill(probe: &str, role: Role) -> bool {
-    role != Role::Launcher && EVERYWHERE.contains(&probe)
+    NOBODY.contains(&probe)
+        || !matches!(role, Role::Launcher | Role::Broker) && EVERYWHERE.contains(&probe)
         || matches!(role, Role::Auditd | Role::Vault | Role::Egress | Role::Gateway) && NO_SOCKETS.contains(&probe)
         || role == Role::Auditd && LOG.contains(&probe)
         || role == Role::Gateway && TRANSCRIPTS.contains(&probe)
@@ -136,5 +166,5 @@ pub fn must_kill(probe: &str, role: Role) -> bool {
 
 /// Every name above, which must be a probe's.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [EVERYWHERE, NO_SOCKETS, LOG, TRANSCRIPTS].into_iter().flatten().copied()
+    [NOBODY, EVERYWHERE, NO_SOCKETS, LOG, TRANSCRIPTS].into_iter().flatten().copied()
 }

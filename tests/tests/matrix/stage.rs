@@ -2,12 +2,14 @@
 
 use super::broker_policy;
 use super::place::{FIRST_UID, Layout, put_bait};
-use super::role::{Process, ROLES, Workshop};
+use super::role::{ATTEMPT, Process, ROLES, Workshop};
 use super::table::{LAYERS, layers};
-use confine::probe::{Outcome, Targets, probes};
+use confine::probe::{Outcome, Targets, World, in_child, probes};
 use proto::bounded::BoundedStr;
+use proto::channel::Channel;
 use proto::ids::Role;
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
@@ -42,6 +44,7 @@ fn play(layout: Layout, dir: &Path, workshop: &Workshop) {
         port: port.local_addr().unwrap().port(),
         abstract_name: BoundedStr::truncated(&name),
     };
+    attack_broker(layout, workshop, &mut targets);
     for role in ROLES {
         let other = if role == Role::Vault { Role::Gateway } else { Role::Vault };
         let mut sibling = workshop.start(other, Some(layers("sealed")));
@@ -65,5 +68,21 @@ fn play(layout: Layout, dir: &Path, workshop: &Workshop) {
                 process = matches!(outcome, Outcome::Denied(_) | Outcome::Absent).then_some(running);
             }
         }
+    }
+}
+
+/// Broker's own wall, in copies of this process, which is in broker's place.
+fn attack_broker(layout: Layout, workshop: &Workshop, targets: &mut Targets) {
+    let (socket, _peer) = Channel::pair_fds().unwrap();
+    let mut sibling = workshop.start(Role::Vault, Some(layers("sealed")));
+    for probe in probes() {
+        put_bait(Path::new(&*targets.state_dir), layout);
+        if !sibling.lives() {
+            sibling = workshop.start(Role::Vault, Some(layers("sealed")));
+        }
+        targets.sibling = sibling.pid();
+        let world = World::new(targets.clone(), socket.as_raw_fd());
+        let outcome = in_child(ATTEMPT, || probe.run(&world)).unwrap();
+        println!("{}\tsealed\t{}\tbroker\t{outcome}", layout.name(), probe.name);
     }
 }
