@@ -70,6 +70,9 @@ pub(crate) fn install(policy: &Policy) -> Result<u16, StartError> {
         compile(rules().chain(policy.soft).chain(&clone3), SeccompAction::KillProcess, SeccompAction::Allow)
             .map_err(bad)?
     });
+    if policy.default_allow && cfg!(target_arch = "x86_64") {
+        programs.push(crate::jail::filter::no_x32());
+    }
     for program in &programs {
         seccompiler::apply_filter(program)
             .map_err(|error| StartError::permanent(format!("seccomp filter of {}: {error}", policy.role)))?;

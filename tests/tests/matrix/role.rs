@@ -10,7 +10,9 @@ use proto::ids::Role;
 use proto::probe::{Layers, ToProbed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::{Pid, Signal, WaitOptions, getgid, getuid, pidfd_send_signal, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getgid, getuid, pidfd_send_signal, waitid, waitpid,
+};
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -181,6 +183,15 @@ impl Process {
         let silent =
             matches!(self.channel.recv_by(MAX_CONTROL, 0, Instant::now() + ATTEMPT), Err(ChannelError::Closed));
         silent && self.reap() == Outcome::Silent
+    }
+
+    /// Ends it as a bug would, and tells whether the kernel wrote a core.
+    pub fn aborts_with_core(mut self) -> bool {
+        pidfd_send_signal(&self.spawned.pidfd, Signal::ABORT).unwrap();
+        self.over = true;
+        let status = waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
+        assert_eq!(status.terminating_signal(), Some(Signal::ABORT.as_raw()));
+        status.dumped()
     }
 
     fn kill(&mut self) {

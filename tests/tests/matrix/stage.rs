@@ -8,11 +8,13 @@ use confine::probe::{Outcome, Targets, World, in_child, probes};
 use proto::bounded::BoundedStr;
 use proto::channel::Channel;
 use proto::ids::Role;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// The argument that makes this program a stage.
 pub const WORD: &str = "--stage";
@@ -44,6 +46,7 @@ fn play(layout: Layout, dir: &Path, workshop: &Workshop) {
         port: port.local_addr().unwrap().port(),
         abstract_name: BoundedStr::truncated(&name),
     };
+    look_in_from_outside(workshop);
     attack_broker(layout, workshop, &mut targets);
     for role in ROLES {
         let other = if role == Role::Vault { Role::Gateway } else { Role::Vault };
@@ -84,5 +87,25 @@ fn attack_broker(layout: Layout, workshop: &Workshop, targets: &mut Targets) {
         let world = World::new(targets.clone(), socket.as_raw_fd());
         let outcome = in_child(ATTEMPT, || probe.run(&world)).unwrap();
         println!("{}\tsealed\t{}\tbroker\t{outcome}", layout.name(), probe.name);
+    }
+}
+
+/// Nobody of the same uid reads a sealed role's memory, and its death leaves no core. A process that takes no such care is
+/// the twin, which can be read.
+fn look_in_from_outside(workshop: &Workshop) {
+    let open = |pid: u32, name: &str| std::fs::File::open(format!("/proc/{pid}/{name}"));
+    let mut twin = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+    for name in ["mem", "environ"] {
+        assert!(open(twin.id(), name).is_ok(), "{name} of an ordinary process of the same uid");
+    }
+    twin.kill().unwrap();
+    twin.wait().unwrap();
+    for role in ROLES {
+        let process = workshop.start(role, Some(layers("sealed")));
+        for name in ["mem", "environ"] {
+            let seen = open(process.pid(), name).err().map(|error| error.kind());
+            assert_eq!(seen, Some(ErrorKind::PermissionDenied), "{role}: {name}");
+        }
+        assert!(!process.aborts_with_core(), "{role} leaves a core");
     }
 }
