@@ -6,11 +6,11 @@ mod args;
 mod children;
 mod layout;
 mod operator;
-mod policy;
 mod serve;
 mod state;
 mod words;
 
+use broker::policy;
 use confine::startup::StartError;
 use std::process::ExitCode;
 

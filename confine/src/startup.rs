@@ -1,11 +1,12 @@
 //! A role's first steps, in the only order there is: not dumpable, Hello, Configure, open everything, walls, Confined.
 //! What comes after gets a [`Sealed`], and what reads untrusted input asks for one.
 
-use crate::policy::{Grant, Policy};
+use crate::policy::Policy;
+use crate::walls::Opened;
 use crate::{seccomp, walls};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{FromRole, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
+use proto::control::{FromRole, Layout, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
 use proto::exit::Exit;
 use proto::ids::Role;
 use std::fmt::Display;
@@ -98,6 +99,7 @@ impl AsFd for Control {
 pub struct Start {
     role: Role,
     control: Control,
+    layout: Layout,
     config: RoleConfig,
     resources: Vec<(Resource, OwnedFd)>,
 }
@@ -113,9 +115,9 @@ impl Start {
         };
         control.send(&FromRole::Hello { role, schema: proto::SCHEMA_HASH }).map_err(gone)?;
         match control.recv_by(Instant::now() + STEP).map_err(gone)? {
-            (ToRole::Configure { config, resources }, fds) if resources.len() == fds.len() => {
+            (ToRole::Configure { layout, config, resources }, fds) if resources.len() == fds.len() => {
                 let resources = resources.iter().copied().zip(fds).collect();
-                Ok(Self { role, control, config, resources })
+                Ok(Self { role, control, layout, config, resources })
             }
             _ => Err(StartError::permanent("broker's first word is not a configuration")),
         }
@@ -143,12 +145,13 @@ impl Start {
             .ok_or_else(|| StartError::permanent(format!("broker sent no {resource:?}")))
     }
 
-    /// Raises the walls and tells broker. Everything the role will ever open must be open, or granted, by now.
+    /// Raises the walls and tells broker. Everything the role will ever open must be open by now, or lie in a directory
+    /// that the policy grants; `opened` holds those directories.
     ///
     /// # Errors
     /// [`StartError`], exit 78: what cannot be confined does not start.
-    pub fn seal(self, policy: &Policy, grants: &[Grant<'_>]) -> Result<(Sealed, Control), StartError> {
-        self.seal_with_ports(policy, grants, &[])
+    pub fn seal(self, policy: &Policy, opened: &[Opened<'_>]) -> Result<(Sealed, Control), StartError> {
+        self.seal_with_ports(policy, opened, &[])
     }
 
     /// As [`Start::seal`], with TCP ports that may be connected to.
@@ -158,10 +161,10 @@ impl Start {
     pub fn seal_with_ports(
         self,
         policy: &Policy,
-        grants: &[Grant<'_>],
+        opened: &[Opened<'_>],
         ports: &[u16],
     ) -> Result<(Sealed, Control), StartError> {
-        let (landlock_abi, lacks) = walls::raise(policy, grants, ports)?;
+        let (landlock_abi, lacks) = walls::raise(policy, opened, ports, self.layout)?;
         let seccomp_rules = seccomp::install(policy)?;
         let degraded = lacks.iter().map(|lack| BoundedStr::truncated(lack)).collect();
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };

@@ -1,13 +1,13 @@
 //! The walls of sandboxd and of the launcher.
 
-use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Rule, TOKIO};
+use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Ports, Rule, TOKIO};
 use confine::sys;
 use proto::ids::Role;
 
 const ENGINE: &[Rule] = &[
     Rule::with(
         sys::SYS_socket,
-        &[Arg::eq(0, sys::AF_UNIX as u64)],
+        &[Arg::eq(0, sys::AF_UNIX as u64, "domain = AF_UNIX")],
         "the engine's socket, the only one there is a path to",
     ),
     Rule::new(sys::SYS_connect, "the engine's socket"),
@@ -40,6 +40,8 @@ pub static SANDBOXD: Policy = Policy {
         value: 1_024,
         why: "pipes and engine connections of 16 runs",
     }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: false,
     landlock_files: true,
 };
@@ -58,6 +60,8 @@ pub static LAUNCHER: Policy = Policy {
     rules: &[NEVER],
     soft: &[],
     limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "32 runs, four descriptors each" }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: true,
     landlock_files: false,
 };
