@@ -151,7 +151,8 @@ impl Child {
         let kinds: Vec<Resource> = resources.iter().map(|(kind, _)| *kind).collect();
         let fds: Vec<BorrowedFd<'_>> = resources.iter().map(|(_, fd)| *fd).collect();
         let resources = BoundedVec::new(kinds).map_err(|error| error.to_string())?;
-        self.send(&ToRole::Configure { config, resources }, &fds).map_err(|error| error.to_string())
+        self.send(&ToRole::Configure { layout: setup.identities.layout(), config, resources }, &fds)
+            .map_err(|error| error.to_string())
     }
 
     /// Compares what the kernel says of the child with what it must be. At its first confinement the number of its

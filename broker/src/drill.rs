@@ -2,7 +2,7 @@
 //! holds; hands its findings on. Running roles are not touched.
 
 use crate::children::open_program;
-use crate::words::{Identities, Setup};
+use crate::words::Setup;
 use confine::spawn::{Spawned, spawn};
 use confine::startup::StartError;
 use proto::bounded::{BoundedStr, BoundedVec};
@@ -68,12 +68,11 @@ impl Drills {
         let held = setup.resources(role).into_iter().filter(|(kind, _)| *kind != Resource::KeyDir);
         let (kinds, fds): (Vec<Resource>, Vec<BorrowedFd<'_>>) = held.unzip();
         let (config, resources) = (setup.role_config(role)?, BoundedVec::new(kinds)?);
-        let single_uid = matches!(setup.identities, Identities::Single { .. });
         let (ours, theirs) = Channel::pair_fds()?;
         let log = std::io::stderr().as_fd().try_clone_to_owned()?;
         let process = spawn(self.program.as_fd(), "moltbot-drill", theirs.as_fd(), log, setup.identity(role))?;
         let drill = Drill(process, Channel::from_fd(ours));
-        let order = DrillOrder { role, config, resources, single_uid, targets };
+        let order = DrillOrder { role, layout: setup.identities.layout(), config, resources, targets };
         drill.1.send_note(&order, MAX_CONTROL, &fds, Instant::now() + SEND)?;
         Ok(drill)
     }

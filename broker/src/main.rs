@@ -7,11 +7,11 @@ mod children;
 mod drill;
 mod layout;
 mod operator;
-mod policy;
 mod serve;
 mod state;
 mod words;
 
+use broker::policy;
 use confine::startup::StartError;
 use std::process::ExitCode;
 

@@ -1,28 +1,23 @@
 //! Broker's own wall. Children inherit the filter, so it may name only what no role and no sandboxed program needs; what
 //! each role may do is in that role's `policy.rs`.
 
-use confine::policy::{Arg, Limit, LimitKind, Policy, Rule};
+use confine::policy::{Arg, Limit, LimitKind, Policy, Ports, Rule};
 use confine::sys;
 use proto::ids::Role;
 
-/// This argument is root's id: the kernel looks at its lower 32 bits alone, and so does the rule.
-const fn root(index: u8) -> Arg {
-    Arg::mask_eq(index, 0xffff_ffff, 0)
-}
-
 const NEVER: &[Rule] = &[
-    Rule::with(sys::SYS_setuid, &[root(0)], "nobody becomes root"),
-    Rule::with(sys::SYS_setreuid, &[root(0)], "nobody becomes root"),
-    Rule::with(sys::SYS_setreuid, &[root(1)], "nobody becomes root"),
-    Rule::with(sys::SYS_setresuid, &[root(0)], "nobody becomes root"),
-    Rule::with(sys::SYS_setresuid, &[root(1)], "nobody becomes root, not even in effect"),
-    Rule::with(sys::SYS_setresuid, &[root(2)], "nobody becomes root, not even later"),
-    Rule::with(sys::SYS_setgid, &[root(0)], "nobody becomes root's group"),
-    Rule::with(sys::SYS_setregid, &[root(0)], "nobody becomes root's group"),
-    Rule::with(sys::SYS_setregid, &[root(1)], "nobody becomes root's group"),
-    Rule::with(sys::SYS_setresgid, &[root(0)], "nobody becomes root's group"),
-    Rule::with(sys::SYS_setresgid, &[root(1)], "nobody becomes root's group, not even in effect"),
-    Rule::with(sys::SYS_setresgid, &[root(2)], "nobody becomes root's group, not even later"),
+    Rule::with(sys::SYS_setresuid, &[Arg::int(0, 0, "ruid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setresuid, &[Arg::int(1, 0, "euid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setresuid, &[Arg::int(2, 0, "suid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setreuid, &[Arg::int(0, 0, "ruid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setreuid, &[Arg::int(1, 0, "euid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setuid, &[Arg::int(0, 0, "uid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setresgid, &[Arg::int(0, 0, "rgid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setresgid, &[Arg::int(1, 0, "egid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setresgid, &[Arg::int(2, 0, "sgid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setregid, &[Arg::int(0, 0, "rgid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setregid, &[Arg::int(1, 0, "egid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setgid, &[Arg::int(0, 0, "gid = 0")], "nobody becomes root's group"),
     Rule::new(sys::SYS_setfsuid, "no second identity for files"),
     Rule::new(sys::SYS_setfsgid, "no second identity for files"),
     Rule::new(sys::SYS_init_module, "no kernel modules"),
@@ -46,6 +41,8 @@ pub static POLICY: Policy = Policy {
     soft: &[],
     // RLIMIT_NOFILE is not lowered here: children inherit hard limits, and gateway needs its thousands.
     limits: &[Limit { resource: LimitKind::RLIMIT_MEMLOCK, value: 8 << 20, why: "what the vault may lock" }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: true,
     landlock_files: false,
 };

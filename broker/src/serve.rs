@@ -216,7 +216,7 @@ impl Broker {
         }
         if self.table.is_ready() && !self.announced {
             self.announced = true;
-            eprintln!("broker: ready on {} ({})", self.listen_address(), self.setup.identities.layout());
+            eprintln!("broker: ready on {} ({})", self.listen_address(), self.setup.identities.layout().name());
         }
     }
 
@@ -437,7 +437,7 @@ impl Broker {
     }
 
     fn lifecycle(&mut self, event: &str) {
-        let layout = BoundedStr::truncated(self.setup.identities.layout());
+        let layout = BoundedStr::truncated(self.setup.identities.layout().name());
         self.hold(Record::Lifecycle { event: BoundedStr::truncated(event), layout });
     }
 
@@ -673,7 +673,7 @@ impl Broker {
         let roles = Role::ALL.map(|role| self.row(role)).to_vec();
         let status = Status {
             version: BoundedStr::truncated(env!("CARGO_PKG_VERSION")),
-            layout: BoundedStr::truncated(self.setup.identities.layout()),
+            layout: BoundedStr::truncated(self.setup.identities.layout().name()),
             listen: BoundedStr::truncated(&self.listen_address()),
             state_dir: BoundedStr::truncated(&self.setup.state_dir.path().to_string_lossy()),
             ready: self.table.is_ready(),

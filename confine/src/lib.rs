@@ -9,10 +9,10 @@ pub mod jail;
 pub mod policy;
 pub mod privileges;
 pub mod probe;
-mod seccomp;
+pub mod seccomp;
 pub mod spawn;
 pub mod startup;
 pub mod sys;
-mod walls;
+pub mod walls;
 
 pub use walls::landlock_abi;

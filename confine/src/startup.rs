@@ -4,11 +4,12 @@
 #[cfg(feature = "probes")]
 mod probed;
 
-use crate::policy::{Grant, Policy};
+use crate::policy::Policy;
+use crate::walls::Opened;
 use crate::{seccomp, walls};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{FromRole, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
+use proto::control::{FromRole, Layout, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
 use proto::exit::Exit;
 use proto::ids::Role;
 use std::fmt::Display;
@@ -104,6 +105,7 @@ impl AsFd for Control {
 pub struct Start {
     role: Role,
     control: Control,
+    layout: Layout,
     config: RoleConfig,
     resources: Vec<(Resource, OwnedFd)>,
 }
@@ -119,9 +121,9 @@ impl Start {
         };
         control.send(&FromRole::Hello { role, schema: proto::SCHEMA_HASH }).map_err(gone)?;
         match control.recv_by(Instant::now() + STEP).map_err(gone)? {
-            (ToRole::Configure { config, resources }, fds) if resources.len() == fds.len() => {
+            (ToRole::Configure { layout, config, resources }, fds) if resources.len() == fds.len() => {
                 let resources = resources.iter().copied().zip(fds).collect();
-                Ok(Self { role, control, config, resources })
+                Ok(Self { role, control, layout, config, resources })
             }
             _ => Err(StartError::permanent("broker's first word is not a configuration")),
         }
@@ -149,12 +151,13 @@ impl Start {
             .ok_or_else(|| StartError::permanent(format!("broker sent no {resource:?}")))
     }
 
-    /// Raises the walls and tells broker. Everything the role will ever open must be open, or granted, by now.
+    /// Raises the walls and tells broker. Everything the role will ever open must be open by now, or lie in a directory
+    /// that the policy grants; `opened` holds those directories.
     ///
     /// # Errors
     /// [`StartError`], exit 78: what cannot be confined does not start.
-    pub fn seal(self, policy: &Policy, grants: &[Grant<'_>]) -> Result<(Sealed, Control), StartError> {
-        self.seal_with_ports(policy, grants, &[])
+    pub fn seal(self, policy: &Policy, opened: &[Opened<'_>]) -> Result<(Sealed, Control), StartError> {
+        self.seal_with_ports(policy, opened, &[])
     }
 
     /// As [`Start::seal`], with TCP ports that may be connected to.
@@ -164,13 +167,13 @@ impl Start {
     pub fn seal_with_ports(
         self,
         policy: &Policy,
-        grants: &[Grant<'_>],
+        opened: &[Opened<'_>],
         ports: &[u16],
     ) -> Result<(Sealed, Control), StartError> {
         #[cfg(not(feature = "probes"))]
-        let (landlock_abi, lacks, seccomp_rules) = raise(policy, grants, ports)?;
+        let (landlock_abi, lacks, seccomp_rules) = raise(policy, opened, ports, self.layout)?;
         #[cfg(feature = "probes")]
-        let (landlock_abi, lacks, seccomp_rules) = probed::raise(&self.control, policy, grants, ports)?;
+        let (landlock_abi, lacks, seccomp_rules) = probed::raise(&self.control, policy, opened, ports, self.layout)?;
         let degraded = lacks.iter().map(|lack| BoundedStr::truncated(lack)).collect();
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
         // Resources that nobody took are closed here, before anybody hostile speaks.
@@ -190,17 +193,18 @@ impl Start {
     }
 }
 
-/// Raises a role's wall on a process that is no role: a child of the drill, which attacks the wall.
+/// Both layers, in this order: the filter allows no Landlock calls. Returns the ABI, what it lacks, and the rules. A role
+/// does this by [`Start::seal`]; by itself it is for the drill, which attacks a copy of the wall.
 ///
 /// # Errors
 /// [`StartError`]; the process may have half a wall then and must end.
-pub fn seal_copy(policy: &Policy, grants: &[Grant<'_>], ports: &[u16]) -> Result<Sealed, StartError> {
-    raise(policy, grants, ports).map(|_| Sealed(()))
-}
-
-/// Both layers, in this order: the filter allows no Landlock calls. Returns the ABI, what it lacks, and the rules.
-fn raise(policy: &Policy, grants: &[Grant<'_>], ports: &[u16]) -> Result<(u8, Vec<String>, u16), StartError> {
-    let (abi, lacks) = walls::raise(policy, grants, ports)?;
+pub fn raise(
+    policy: &Policy,
+    opened: &[Opened<'_>],
+    ports: &[u16],
+    layout: Layout,
+) -> Result<(u8, Vec<&'static str>, u16), StartError> {
+    let (abi, lacks) = walls::raise(policy, opened, ports, layout)?;
     Ok((abi, lacks, seccomp::install(policy)?))
 }
 

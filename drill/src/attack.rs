@@ -5,7 +5,7 @@ use confine::probe::{Outcome, Probe, Targets, World, in_child, probes};
 use confine::startup::{CONTROL_FD, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::Channel;
-use proto::control::{MAX_CONTROL, MAX_CONTROL_FDS};
+use proto::control::{Layout, MAX_CONTROL, MAX_CONTROL_FDS};
 use proto::ids::Role;
 use proto::probe::{Attempt, DrillOrder, DrillReport, Verdict};
 use std::fmt;
@@ -43,7 +43,7 @@ pub fn run(control: &Channel, order: &DrillOrder, copy: &Copy) -> Result<(), Sta
     let tcp = TcpListener::bind(("127.0.0.1", 0)).map_err(StartError::internal)?;
     let port = tcp.local_addr().map_err(StartError::internal)?.port();
     let targets = Targets { port, abstract_name: BoundedStr::truncated(&name), ..order.targets.clone() };
-    let single_uid = order.single_uid;
+    let single_uid = order.layout == Layout::SingleUid;
     let world = World::new(targets, CONTROL_FD);
     let mut batch = Vec::with_capacity(BATCH);
     let mut summary = Summary::default();
@@ -52,7 +52,7 @@ pub fn run(control: &Channel, order: &DrillOrder, copy: &Copy) -> Result<(), Sta
     };
     for probe in probes().filter(|probe| !probe.matrix_only) {
         let attempt = || match copy.seal() {
-            Ok(_) => probe.run(&world),
+            Ok(()) => probe.run(&world),
             Err(_) => Outcome::Silent,
         };
         let outcome = in_child(ATTEMPT, attempt).unwrap_or(Outcome::Silent);

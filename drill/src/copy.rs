@@ -1,10 +1,11 @@
 //! A role's wall and what the role holds behind it, for a process that is not that role.
 
-use confine::policy::{Access, Grant, Policy};
-use confine::startup::{Sealed, StartError, seal_copy};
+use confine::policy::Policy;
+use confine::startup::{StartError, raise};
+use confine::walls::Opened;
 use egress::allowlist::Allowlist;
 use proto::audit::Stream;
-use proto::control::{Resource, RoleConfig};
+use proto::control::{Layout, Resource, RoleConfig};
 use proto::ids::Role;
 use proto::probe::DrillOrder;
 use rustix::fs::{Mode, OFlags, openat};
@@ -14,7 +15,8 @@ use std::os::fd::{AsFd, OwnedFd};
 #[derive(Debug)]
 pub struct Copy {
     policy: &'static Policy,
-    granted: Option<(OwnedFd, Access)>,
+    layout: Layout,
+    granted: Vec<(Resource, OwnedFd)>,
     ports: Vec<u16>,
     _held: Vec<OwnedFd>,
 }
@@ -25,38 +27,36 @@ impl Copy {
     /// # Errors
     /// [`StartError`] where broker sent less than the role holds, or ordered what has no such wall.
     pub fn of(order: &DrillOrder, descriptors: Vec<OwnedFd>) -> Result<Self, StartError> {
-        let mut held: Vec<(Resource, OwnedFd)> = order.resources.iter().copied().zip(descriptors).collect();
-        let mut take = |wanted: Resource| {
-            let at = held.iter().position(|(kind, _)| *kind == wanted);
-            let found = at.map(|at| held.swap_remove(at).1);
-            found.ok_or_else(|| StartError::internal(format!("broker sent no {wanted:?}")))
-        };
-        let plain = |policy| Self { policy, granted: None, ports: Vec::new(), _held: Vec::new() };
-        Ok(match order.role {
-            Role::Auditd => Self { _held: streams(&take(Resource::LogDir)?)?, ..plain(&auditd::policy::POLICY) },
-            Role::Vault => {
-                Self { granted: Some((take(Resource::VaultDir)?, Access::ReadWrite)), ..plain(&vault::policy::POLICY) }
-            }
-            Role::Gateway => {
-                Self { granted: Some((take(Resource::SessionDir)?, Access::Append)), ..plain(&gateway::policy::POLICY) }
-            }
-            Role::Launcher => Self { _held: vec![take(Resource::WorkspaceDir)?], ..plain(&sandboxd::policy::LAUNCHER) },
-            Role::Sandboxd => plain(&sandboxd::policy::SANDBOXD),
-            Role::Egress => plain(&egress::policy::EGRESS),
-            Role::Dialer => Self { ports: ports(&order.config), ..plain(&egress::policy::DIALER) },
+        let policy = match order.role {
+            Role::Auditd => &auditd::policy::POLICY,
+            Role::Vault => &vault::policy::POLICY,
+            Role::Gateway => &gateway::policy::POLICY,
+            Role::Launcher => &sandboxd::policy::LAUNCHER,
+            Role::Sandboxd => &sandboxd::policy::SANDBOXD,
+            Role::Egress => &egress::policy::EGRESS,
+            Role::Dialer => &egress::policy::DIALER,
             Role::Broker => return Err(StartError::internal("broker's wall is the others' floor and is not drilled")),
-        })
+        };
+        let sent = order.resources.iter().copied().zip(descriptors);
+        let is_granted = |kind: Resource| policy.grants.iter().any(|grant| grant.resource == kind);
+        let (granted, others): (Vec<_>, Vec<_>) = sent.partition(|(kind, _)| is_granted(*kind));
+        let mut held = Vec::new();
+        for (kind, fd) in others {
+            match kind {
+                Resource::LogDir => held.extend(streams(&fd)?),
+                _ => held.push(fd),
+            }
+        }
+        Ok(Self { policy, layout: order.layout, granted, ports: ports(&order.config), _held: held })
     }
 
     /// Raises the wall on this process.
     ///
     /// # Errors
-    /// [`StartError`].
-    pub fn seal(&self) -> Result<Sealed, StartError> {
-        let grant = |(dir, access)| Grant { dir, access, why: "as the role has it" };
-        let granted = self.granted.as_ref().map(|(dir, access)| (dir.as_fd(), *access));
-        let grants: Vec<Grant<'_>> = granted.map(grant).into_iter().collect();
-        seal_copy(self.policy, &grants, &self.ports)
+    /// [`StartError`]; also where broker sent less than the policy grants.
+    pub fn seal(&self) -> Result<(), StartError> {
+        let opened: Vec<Opened<'_>> = self.granted.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect();
+        raise(self.policy, &opened, &self.ports, self.layout).map(|_| ())
     }
 }
 

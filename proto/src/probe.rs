@@ -2,7 +2,7 @@
 //! the roles, and by `moltbot drill`.
 
 use crate::bounded::{BoundedStr, BoundedVec};
-use crate::control::{Resource, RoleConfig};
+use crate::control::{Layout, Resource, RoleConfig};
 use crate::ids::Role;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -93,8 +93,8 @@ pub struct DrillOrder {
     pub config: RoleConfig,
     /// What the packet's descriptors are: what the role holds behind its walls.
     pub resources: BoundedVec<Resource, 4>,
-    /// True where all roles share one uid.
-    pub single_uid: bool,
+    /// Who the roles are.
+    pub layout: Layout,
     /// What to aim at. The drill listens on a port and an abstract name of its own.
     pub targets: Targets,
 }

@@ -1,13 +1,13 @@
 //! The walls of sandboxd and of the launcher.
 
-use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Rule, TOKIO};
+use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Ports, Rule, TOKIO};
 use confine::sys;
 use proto::ids::Role;
 
 const ENGINE: &[Rule] = &[
     Rule::with(
         sys::SYS_socket,
-        &[Arg::eq(0, sys::AF_UNIX as u64)],
+        &[Arg::eq(0, sys::AF_UNIX as u64, "domain = AF_UNIX")],
         "the engine's socket, the only one there is a path to",
     ),
     Rule::new(sys::SYS_connect, "the engine's socket"),
@@ -40,6 +40,8 @@ pub static SANDBOXD: Policy = Policy {
         value: 1_024,
         why: "pipes and engine connections of 16 runs",
     }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: false,
     landlock_files: true,
 };
@@ -50,6 +52,11 @@ const NEVER: &[Rule] = &[
     Rule::new(sys::SYS_iopl, "no ports"),
     Rule::new(sys::SYS_ioperm, "no ports"),
 ];
+
+/// asm-generic/ioctls.h.
+const TIOCSTI: u32 = 0x5412;
+/// The same.
+const TIOCLINUX: u32 = 0x541c;
 
 /// Answered `EACCES` and not by death: sandboxed programs inherit this, and some try these on their own. Their own filter
 /// denies the same calls, so what they see does not change.
@@ -75,8 +82,8 @@ const SOFT_LAUNCHER: &[Rule] = &[
     Rule::new(sys::SYS_settimeofday, "no clock"),
     Rule::new(sys::SYS_clock_settime, "no clock"),
     Rule::new(sys::SYS_swapoff, "no swap"),
-    Rule::with(sys::SYS_ioctl, &[Arg::mask_eq(1, 0xffff_ffff, sys::TIOCSTI)], "no typing into a terminal"),
-    Rule::with(sys::SYS_ioctl, &[Arg::mask_eq(1, 0xffff_ffff, sys::TIOCLINUX)], "no typing into a terminal"),
+    Rule::with(sys::SYS_ioctl, &[Arg::int(1, TIOCSTI, "request = TIOCSTI")], "no typing into a terminal"),
+    Rule::with(sys::SYS_ioctl, &[Arg::int(1, TIOCLINUX, "request = TIOCLINUX")], "no typing into a terminal"),
 ];
 
 /// launcher: its filter is inherited by every sandboxed program, which then gets a stricter one of its own. Landlock keeps
@@ -86,6 +93,8 @@ pub static LAUNCHER: Policy = Policy {
     rules: &[NEVER],
     soft: SOFT_LAUNCHER,
     limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "32 runs, four descriptors each" }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: true,
     landlock_files: false,
 };

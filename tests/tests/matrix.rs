@@ -9,8 +9,6 @@
 //! process of this program under broker's identity and behind broker's own filter.
 
 mod matrix {
-    #[path = "../../../broker/src/policy.rs"]
-    pub mod broker_policy;
     pub mod floor;
     pub mod place;
     pub mod release;
@@ -20,9 +18,10 @@ mod matrix {
     pub mod twins;
 }
 
-use matrix::place::{Layout, Place};
+use matrix::place::{LAYOUTS, Place};
 use matrix::table::{Row, Table};
 use matrix::{release, stage, table, twins};
+use proto::control::Layout;
 use std::io::Read;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
     if let [_, word, layout, dir] = args.as_slice()
         && word == stage::WORD
     {
-        let layout = Layout::ALL.into_iter().find(|it| it.name() == layout).unwrap();
+        let layout = LAYOUTS.into_iter().find(|it| it.name() == layout).unwrap();
         stage::run(layout, std::path::Path::new(dir));
         return ExitCode::SUCCESS;
     }
@@ -49,7 +48,7 @@ fn main() -> ExitCode {
     println!("{} probes unconfined: {:.1} s", twins.len(), began.elapsed().as_secs_f32());
     release::lacks_probes(&mut faults);
     release::answer_no_probe(&mut faults);
-    let layouts: &[Layout] = if is_root() { &Layout::ALL } else { &[Layout::Single] };
+    let layouts: &[Layout] = if is_root() { &LAYOUTS } else { &[Layout::SingleUid] };
     let stages: Vec<(Place, Child)> = layouts.iter().map(|layout| begin(*layout)).collect();
     let mut found = Table::default();
     for (place, child) in stages {
@@ -77,7 +76,7 @@ fn main() -> ExitCode {
 fn begin(layout: Layout) -> (Place, Child) {
     let place = Place::make(layout);
     let mut command = Command::new(place.own_program());
-    if layout == Layout::Single && is_root() {
+    if layout == Layout::SingleUid && is_root() {
         std::os::unix::process::CommandExt::uid(&mut command, system_tests::USER);
         std::os::unix::process::CommandExt::gid(&mut command, system_tests::USER);
     }

@@ -2,11 +2,12 @@
 //! build also lets each layer be raised alone, so that one cannot hide a hole in the other. Nothing of it is in a release.
 
 use super::{CONTROL_FD, Control, STEP, StartError};
-use crate::policy::{Grant, Policy};
+use crate::policy::Policy;
 use crate::probe::{World, probes};
+use crate::walls::Opened;
 use crate::{seccomp, walls};
 use proto::channel::{Channel, ChannelError};
-use proto::control::MAX_CONTROL;
+use proto::control::{Layout, MAX_CONTROL};
 use proto::probe::{Layers, Outcome, ToProbed};
 use std::time::{Duration, Instant};
 
@@ -19,14 +20,15 @@ const MARKER: &str = "moltbot-probes-are-answered-here";
 pub(super) fn raise(
     control: &Control,
     policy: &Policy,
-    grants: &[Grant<'_>],
+    opened: &[Opened<'_>],
     ports: &[u16],
-) -> Result<(u8, Vec<String>, u16), StartError> {
+    layout: Layout,
+) -> Result<(u8, Vec<&'static str>, u16), StartError> {
     eprintln!("{MARKER}");
     let ToProbed::Raise(Layers { landlock, seccomp }) = hear(control).map_err(StartError::internal)? else {
         return Err(StartError::internal("a test build is told its layers first"));
     };
-    let (abi, lacks) = if landlock { walls::raise(policy, grants, ports)? } else { (0, Vec::new()) };
+    let (abi, lacks) = if landlock { walls::raise(policy, opened, ports, layout)? } else { (0, Vec::new()) };
     let rules = if seccomp { seccomp::install(policy)? } else { 0 };
     Ok((abi, lacks, rules))
 }

@@ -1,6 +1,7 @@
 //! A state directory as broker lays it out, with bait in it, and what probes knock at.
 
 use confine::directories::{private, private_file};
+use proto::control::Layout;
 use proto::ids::Role;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,33 +14,14 @@ use tempfile::TempDir;
 /// As broker's: a uid for each role from here on.
 pub const FIRST_UID: u32 = 60_600;
 
-/// Who the roles are.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Layout {
-    /// A uid for each.
-    Split,
-    /// An ordinary user's for all.
-    Single,
-}
+/// Both layouts.
+pub const LAYOUTS: [Layout; 2] = [Layout::SplitUid, Layout::SingleUid];
 
-impl Layout {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Split, Self::Single];
-
-    /// As in audit records.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Split => "split-uid",
-            Self::Single => "single-uid",
-        }
-    }
-
-    /// Whose a thing of this role is, where that must be said.
-    fn owner(self, role: Role) -> Option<u32> {
-        match self {
-            Self::Split => Some(FIRST_UID + role.index()),
-            Self::Single => is_root().then_some(USER),
-        }
+/// Whose a thing of this role is, where that must be said.
+fn owner(layout: Layout, role: Role) -> Option<u32> {
+    match layout {
+        Layout::SplitUid => Some(FIRST_UID + role.index()),
+        Layout::SingleUid => is_root().then_some(USER),
     }
 }
 
@@ -75,18 +57,18 @@ impl Place {
         let dir = tempfile::Builder::new().prefix("moltbot-matrix.").tempdir().unwrap();
         open_to_all(dir.path());
         let state = dir.path().join("state");
-        let root = private(None, &state, layout.owner(Role::Broker)).unwrap();
+        let root = private(None, &state, owner(layout, Role::Broker)).unwrap();
         for (name, role) in DIRECTORIES {
-            private(Some(root.as_fd()), Path::new(name), layout.owner(role)).unwrap();
+            private(Some(root.as_fd()), Path::new(name), owner(layout, role)).unwrap();
         }
         put_bait(&state, layout);
         let docker = UnixListener::bind(dir.path().join("docker.sock")).unwrap();
         // As an engine's socket: root's, and the group's that sandboxd gets.
-        let group = (layout == Layout::Split).then_some(FIRST_UID + Role::Sandboxd.index());
-        let owner = (layout == Layout::Single && is_root()).then_some(USER);
-        chown(dir.path().join("docker.sock"), owner, group).unwrap();
+        let group = (layout == Layout::SplitUid).then_some(FIRST_UID + Role::Sandboxd.index());
+        let user = (layout == Layout::SingleUid && is_root()).then_some(USER);
+        chown(dir.path().join("docker.sock"), user, group).unwrap();
         set_mode(&dir.path().join("docker.sock"), 0o660);
-        let operator = door(&state.join("run/operator.sock"), layout.owner(Role::Broker));
+        let operator = door(&state.join("run/operator.sock"), owner(layout, Role::Broker));
         copy_programs(&dir.path().join("bin"));
         Self { layout, dir, _docker: docker, _operator: operator }
     }
@@ -109,8 +91,8 @@ pub fn put_bait(state: &Path, layout: Layout) {
         let file = dir.join(name);
         if !file.exists() && std::fs::write(&file, "").is_ok() {
             let dir = std::fs::File::open(dir).unwrap();
-            let owner = is_root().then(|| layout.owner(role)).flatten();
-            private_file(dir.as_fd(), name, owner).unwrap();
+            let of = is_root().then(|| owner(layout, role)).flatten();
+            private_file(dir.as_fd(), name, of).unwrap();
         }
     }
 }

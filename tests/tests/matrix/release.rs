@@ -1,9 +1,10 @@
 //! Programs that are built without the probes have none of them.
 
-use super::place::{Layout, Place};
+use super::place::Place;
 use super::role::{ROLES, Workshop};
 use confine::probe::Targets;
 use proto::bounded::BoundedStr;
+use proto::control::Layout;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use system_tests::is_root;
@@ -54,7 +55,7 @@ pub fn lacks_probes(faults: &mut Vec<String>) {
 /// The roles as they are shipped end over the word, and answer nothing. Their twins are the matrix's own processes.
 pub fn answer_no_probe(faults: &mut Vec<String>) {
     let _three = confine::spawn::reserve_control_fd().unwrap();
-    let place = Place::make(if is_root() { Layout::Split } else { Layout::Single });
+    let place = Place::make(if is_root() { Layout::SplitUid } else { Layout::SingleUid });
     let workshop = Workshop::open(place.layout, place.path(), &directory("MOLTBOT_BIN_DIR"));
     let targets = Targets {
         state_dir: BoundedStr::truncated("/nonexistent"),

@@ -1,11 +1,11 @@
 //! One role's process, started and configured as broker would, up to its walls.
 
-use super::place::{FIRST_UID, Layout};
+use super::place::FIRST_UID;
 use confine::probe::{Outcome, Targets, ending};
 use confine::spawn::{Identity, Spawned, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{BackendChoice, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::ids::Role;
 use proto::probe::{Layers, ToProbed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -62,8 +62,8 @@ impl Workshop {
 
     fn identity(&self, role: Role) -> Identity {
         match self.layout {
-            Layout::Split => Identity::Own { uid: FIRST_UID + role.index(), gid: FIRST_UID + role.index() },
-            Layout::Single => Identity::Same { uid: getuid().as_raw(), gid: getgid().as_raw() },
+            Layout::SplitUid => Identity::Own { uid: FIRST_UID + role.index(), gid: FIRST_UID + role.index() },
+            Layout::SingleUid => Identity::Same { uid: getuid().as_raw(), gid: getgid().as_raw() },
         }
     }
 
@@ -111,7 +111,7 @@ impl Workshop {
         };
         let fds: Vec<BorrowedFd<'_>> = wanted.iter().map(fd).collect();
         let resources = BoundedVec::new(wanted.to_vec()).unwrap();
-        let configure = ToRole::Configure { config: self.config(role), resources };
+        let configure = ToRole::Configure { layout: self.layout, config: self.config(role), resources };
         process.channel.send_note(&configure, MAX_CONTROL, &fds, Instant::now() + PATIENCE).unwrap();
         if let Some(layers) = layers {
             process.channel.send_note(&ToProbed::Raise(layers), MAX_CONTROL, &[], Instant::now() + PATIENCE).unwrap();

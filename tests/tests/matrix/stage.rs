@@ -1,12 +1,12 @@
 //! Broker's place in one layout: its identity, its filter, and role after role, attempt after attempt.
 
-use super::broker_policy;
-use super::place::{FIRST_UID, Layout, put_bait};
+use super::place::{FIRST_UID, put_bait};
 use super::role::{ATTEMPT, Process, ROLES, Workshop};
 use super::table::{LAYERS, layers};
 use confine::probe::{Outcome, Targets, World, in_child, probes};
 use proto::bounded::BoundedStr;
 use proto::channel::Channel;
+use proto::control::Layout;
 use proto::ids::Role;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -22,7 +22,7 @@ pub const WORD: &str = "--stage";
 /// Prints a line `layout, layer, probe, role, outcome` for every attempt.
 pub fn run(layout: Layout, dir: &Path) {
     let _three = confine::spawn::reserve_control_fd().unwrap();
-    if layout == Layout::Split {
+    if layout == Layout::SplitUid {
         let uid = FIRST_UID + Role::Broker.index();
         // Opened as root: each directory is its role's alone.
         let workshop = Workshop::open(layout, dir, &dir.join("bin"));
@@ -34,7 +34,7 @@ pub fn run(layout: Layout, dir: &Path) {
 }
 
 fn play(layout: Layout, dir: &Path, workshop: &Workshop) {
-    confine::startup::seal_broker(&broker_policy::POLICY).unwrap();
+    confine::startup::seal_broker(&broker::policy::POLICY).unwrap();
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let name = format!("moltbot-matrix.{}", std::process::id());
     let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
@@ -46,7 +46,9 @@ fn play(layout: Layout, dir: &Path, workshop: &Workshop) {
         port: port.local_addr().unwrap().port(),
         abstract_name: BoundedStr::truncated(&name),
     };
-    look_in_from_outside(workshop);
+    if layout == Layout::SingleUid {
+        look_in_from_outside(workshop);
+    }
     attack_broker(layout, workshop, &mut targets);
     for role in ROLES {
         let other = if role == Role::Vault { Role::Gateway } else { Role::Vault };
@@ -94,7 +96,7 @@ fn attack_broker(layout: Layout, workshop: &Workshop, targets: &mut Targets) {
 /// the twin, which can be read.
 fn look_in_from_outside(workshop: &Workshop) {
     let open = |pid: u32, name: &str| std::fs::File::open(format!("/proc/{pid}/{name}"));
-    let mut twin = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+    let mut twin = Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     for name in ["mem", "environ"] {
         assert!(open(twin.id(), name).is_ok(), "{name} of an ordinary process of the same uid");
     }

@@ -1,8 +1,9 @@
 //! What came out, as a text that can be committed and compared.
 
 use super::floor;
-use super::place::Layout;
+use super::place::LAYOUTS;
 use confine::probe::probes;
+use proto::control::Layout;
 use proto::ids::Role;
 use proto::probe::{Layers, Outcome};
 use std::collections::BTreeMap;
@@ -94,7 +95,7 @@ impl Table {
         for role in COLUMNS {
             write!(text, "\t{role}").unwrap();
         }
-        for layout in Layout::ALL {
+        for layout in LAYOUTS {
             for layer in LAYERS {
                 for probe in probes() {
                     write!(text, "\n{}\t{layer}\t{}", layout.name(), probe.name).unwrap();
@@ -166,7 +167,7 @@ impl Table {
             }
         }
         let known: usize = layouts.len() * LAYERS.len() * probes().count();
-        let stale = committed.0.len().saturating_sub(Layout::ALL.len() * LAYERS.len() * probes().count());
+        let stale = committed.0.len().saturating_sub(LAYOUTS.len() * LAYERS.len() * probes().count());
         if stale > 0 || self.len() != known {
             faults.push(format!("rows: {} instead of {known}, {stale} too many committed", self.len()));
         }

@@ -1,9 +1,10 @@
 //! Every probe unconfined, as root, in a child of its own: it must be allowed there, or this kernel must lack the thing in
 //! one of the ways that are written beside the probe.
 
-use super::place::{Layout, Place};
+use super::place::Place;
 use confine::probe::{Outcome, Targets, World, in_child, probes};
 use proto::bounded::BoundedStr;
+use proto::control::Layout;
 use rustix::fs::{Mode, OFlags, open};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -20,7 +21,7 @@ struct Sleeper(Child);
 
 impl Sleeper {
     fn start() -> Self {
-        Self(Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap())
+        Self(Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
     }
 
     fn pid(&mut self) -> u32 {
@@ -45,7 +46,7 @@ pub fn none() -> BTreeMap<&'static str, Outcome> {
 
 /// Runs them all.
 pub fn run(faults: &mut Vec<String>) -> BTreeMap<&'static str, Outcome> {
-    let place = Place::make(Layout::Split);
+    let place = Place::make(Layout::SplitUid);
     let state = place.path().join("state");
     for file in ["keys/secrets.key", "vault/vault.db"] {
         std::fs::write(state.join(file), "").unwrap();
@@ -57,7 +58,7 @@ pub fn run(faults: &mut Vec<String>) -> BTreeMap<&'static str, Outcome> {
     let (mut broker, mut sibling) = (Sleeper::start(), Sleeper::start());
     let mut outcomes = BTreeMap::new();
     for probe in probes() {
-        super::place::put_bait(&state, Layout::Split);
+        super::place::put_bait(&state, Layout::SplitUid);
         let targets = Targets {
             state_dir: BoundedStr::truncated(&state.to_string_lossy()),
             docker_socket: BoundedStr::truncated(&place.path().join("docker.sock").to_string_lossy()),
