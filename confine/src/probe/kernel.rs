@@ -1,7 +1,7 @@
 //! The rest of the kernel: what no part of Moltbot has any business with.
 
 use super::call::{at, attempt, descriptor, judge, words};
-use super::{Exception, LAUNCHES, NOWHERE, Outcome, Probe, except};
+use super::{Exception, LAUNCHES, NOWHERE, Outcome, Probe, World, except};
 use proto::ids::Role;
 
 const UNPRIVILEGED: &[Exception] =
@@ -66,9 +66,9 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("inotify_init", |_| judge(descriptor(libc::SYS_inotify_init1, words![0]), &[]))
         .except(UNPRIVILEGED)
         .lacking(&[(libc::ENOSYS, "kernel without inotify")]),
-    Probe::new("ioctl_tiocsti", |_| ioctl(libc::TIOCSTI)),
-    Probe::new("ioctl_tiocsti_wide", |_| ioctl(libc::TIOCSTI | 1 << 32)),
-    Probe::new("ioctl_tioclinux", |_| ioctl(0x541c)),
+    Probe::new("ioctl_tiocsti", |world| ioctl(world, libc::TIOCSTI)),
+    Probe::new("ioctl_tiocsti_wide", |world| ioctl(world, libc::TIOCSTI | 1 << 32)),
+    Probe::new("ioctl_tioclinux", |world| ioctl(world, 0x541c)),
     Probe::new("fcntl_setown", |world| attempt(libc::SYS_fcntl, words![world.socket, libc::F_SETOWN, 0], &[]))
         .except(UNPRIVILEGED),
     Probe::new("fcntl_notify", |_| attempt(libc::SYS_fcntl, words![0, 1026, 0], &[libc::ENOTDIR])).except(UNPRIVILEGED),
@@ -111,10 +111,10 @@ fn mount() -> Outcome {
     attempt(libc::SYS_mount, words![c"none", c"/", c"moltbot-no-such", 0, 0], &[libc::ENODEV])
 }
 
-/// Input is /dev/null, which knows no such request.
-fn ioctl(request: u64) -> Outcome {
-    let mut argument = [0u8; 8];
-    attempt(libc::SYS_ioctl, words![0, request, at(&mut argument)], &[libc::ENOTTY, libc::EINVAL])
+/// On a socket, which knows no such request: never on what may be a person's terminal.
+fn ioctl(world: &World, request: u64) -> Outcome {
+    let mut argument = [0u8; 64];
+    attempt(libc::SYS_ioctl, words![world.socket, request, at(&mut argument)], &[libc::ENOTTY, libc::EINVAL])
 }
 
 fn timer() -> Outcome {
