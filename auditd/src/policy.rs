@@ -1,7 +1,7 @@
 //! auditd's wall. It holds descriptors of its files and can get no others: no open, no truncate, no rename, no unlink,
 //! so that not even a fallen auditd can shorten or replace what it wrote.
 
-use confine::policy::{BASE, Policy, Rule, SOFT};
+use confine::policy::{BASE, Policy, Ports, Rule, SOFT};
 use confine::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -19,6 +19,8 @@ pub static POLICY: Policy = Policy {
     rules: &[BASE, OWN],
     soft: SOFT,
     limits: &[],
+    grants: &[],
+    ports: Ports::None,
     default_allow: false,
     landlock_files: true,
 };

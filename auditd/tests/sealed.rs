@@ -4,7 +4,7 @@
 use proto::audit::{AuditRequest, AuthMethod, AuthOutcome, Record, Stream};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, ChannelError, Client};
-use proto::control::{AdminReply, AdminRequest, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::edge::ToAuditd;
 use proto::ids::{Epoch, RequestId, Role};
 use proto::topology::{EdgeId, Side, role};
@@ -33,7 +33,7 @@ impl Broker {
         let directory: OwnedFd = std::fs::File::open(logs).unwrap().into();
         let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid") };
         let resources = BoundedVec::new(vec![Resource::LogDir]).unwrap();
-        broker.say(&ToRole::Configure { config, resources }, &[directory.as_fd()]);
+        broker.say(&ToRole::Configure { layout: Layout::SplitUid, config, resources }, &[directory.as_fd()]);
         broker
     }
 

@@ -83,6 +83,12 @@ pub enum Command {
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<usize>,
     },
+    /// Attack this installation from inside each role's wall
+    Drill {
+        /// What to do
+        #[command(subcommand)]
+        command: DrillCommand,
+    },
     /// Print shell completions
     Completion {
         /// Which shell
@@ -113,6 +119,13 @@ pub enum GatewayCommand {
         #[arg(default_value = "gateway")]
         role: String,
     },
+}
+
+/// `moltbot drill ...`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum DrillCommand {
+    /// Make every attack on a copy of every wall; recorded, and running roles are not touched
+    Run,
 }
 
 /// An audit stream.

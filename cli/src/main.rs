@@ -5,13 +5,14 @@
 mod args;
 mod chat;
 mod door;
+mod drill;
 mod logs;
 mod paint;
 mod status;
 mod up;
 mod ws;
 
-use args::{Args, Command, GatewayCommand};
+use args::{Args, Command, DrillCommand, GatewayCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -66,6 +67,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Chat { message, session } => chat::chat(&dir, message, session),
         Command::Gateway { command } => gateway(&dir, command, args),
         Command::Logs { stream, follow, lines } => logs::show(&dir, *stream, *follow, *lines, args),
+        Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
             Ok(())

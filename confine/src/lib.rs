@@ -8,10 +8,11 @@ pub mod directories;
 pub mod jail;
 pub mod policy;
 pub mod privileges;
-mod seccomp;
+pub mod probe;
+pub mod seccomp;
 pub mod spawn;
 pub mod startup;
 pub mod sys;
-mod walls;
+pub mod walls;
 
 pub use walls::landlock_abi;

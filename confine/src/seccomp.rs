@@ -2,7 +2,7 @@
 //! `ENOSYS` (its flags are behind a pointer, so the C library must fall back to clone), soft calls `EACCES`, and the
 //! allowlist kills the process for everything it does not name. Where filters differ the kernel takes the strictest.
 
-use crate::policy::{Policy, Rule};
+use crate::policy::{ABSENT, Op, Policy, Rule};
 use crate::startup::StartError;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -29,7 +29,12 @@ fn table<'r>(
             .args
             .iter()
             .map(|arg| {
-                SeccompCondition::new(arg.index, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(arg.mask), arg.value)
+                let op = match arg.op {
+                    Op::Masked(mask) => SeccompCmpOp::MaskedEq(mask),
+                    Op::Less => SeccompCmpOp::Lt,
+                    Op::Greater => SeccompCmpOp::Gt,
+                };
+                SeccompCondition::new(arg.index, SeccompCmpArgLen::Qword, op, arg.value)
             })
             .collect::<Result<Vec<_>, _>>()?;
         entry.push(SeccompRule::new(conditions)?);
@@ -49,16 +54,19 @@ fn compile<'r>(
     SeccompFilter::new(table(rules)?, otherwise, matched, ARCH)?.try_into()
 }
 
-/// Installs the policy's filters on the calling thread, for good. Returns how many rules the list has.
-pub(crate) fn install(policy: &Policy) -> Result<u16, StartError> {
+/// Installs the policy's filters on the calling thread, for good. Returns how many rules the list has. A role does this
+/// through [`crate::startup::Start::seal`]; by itself it is for who attacks this layer alone.
+///
+/// # Errors
+/// [`StartError`], exit 78.
+pub fn install(policy: &Policy) -> Result<u16, StartError> {
     let bad = |error: seccompiler::BackendError| {
         StartError::permanent(format!("seccomp filter of {} does not compile: {error}", policy.role))
     };
-    let rules = || policy.rules.iter().copied().flatten();
+    let rules = || policy.all_rules();
     let count = u16::try_from(rules().count().saturating_add(policy.soft.len())).unwrap_or(u16::MAX);
-    let clone3 = [Rule::new(libc::SYS_clone3, "flags behind a pointer cannot be checked")];
     let mut programs = vec![
-        compile(clone3.iter(), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs())).map_err(bad)?,
+        compile(ABSENT.iter(), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs())).map_err(bad)?,
     ];
     if !policy.soft.is_empty() {
         let eacces = SeccompAction::Errno(libc::EACCES.unsigned_abs());
@@ -67,9 +75,12 @@ pub(crate) fn install(policy: &Policy) -> Result<u16, StartError> {
     programs.push(if policy.default_allow {
         compile(rules(), SeccompAction::Allow, SeccompAction::KillProcess).map_err(bad)?
     } else {
-        compile(rules().chain(policy.soft).chain(&clone3), SeccompAction::KillProcess, SeccompAction::Allow)
+        compile(rules().chain(policy.soft).chain(ABSENT), SeccompAction::KillProcess, SeccompAction::Allow)
             .map_err(bad)?
     });
+    if policy.default_allow && cfg!(target_arch = "x86_64") {
+        programs.push(crate::jail::filter::no_x32());
+    }
     for program in &programs {
         seccompiler::apply_filter(program)
             .map_err(|error| StartError::permanent(format!("seccomp filter of {}: {error}", policy.role)))?;

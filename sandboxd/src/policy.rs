@@ -1,13 +1,13 @@
 //! The walls of sandboxd and of the launcher.
 
-use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Rule, TOKIO};
+use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Ports, Rule, TOKIO};
 use confine::sys;
 use proto::ids::Role;
 
 const ENGINE: &[Rule] = &[
     Rule::with(
         sys::SYS_socket,
-        &[Arg::eq(0, sys::AF_UNIX as u64)],
+        &[Arg::eq(0, sys::AF_UNIX as u64, "domain = AF_UNIX")],
         "the engine's socket, the only one there is a path to",
     ),
     Rule::new(sys::SYS_connect, "the engine's socket"),
@@ -40,6 +40,8 @@ pub static SANDBOXD: Policy = Policy {
         value: 1_024,
         why: "pipes and engine connections of 16 runs",
     }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: false,
     landlock_files: true,
 };
@@ -51,13 +53,48 @@ const NEVER: &[Rule] = &[
     Rule::new(sys::SYS_ioperm, "no ports"),
 ];
 
+/// asm-generic/ioctls.h.
+const TIOCSTI: u32 = 0x5412;
+/// The same.
+const TIOCLINUX: u32 = 0x541c;
+
+/// Answered `EACCES` and not by death: sandboxed programs inherit this, and some try these on their own. Their own filter
+/// denies the same calls, so what they see does not change.
+const SOFT_LAUNCHER: &[Rule] = &[
+    Rule::new(sys::SYS_io_uring_setup, "no calls past the filters"),
+    Rule::new(sys::SYS_io_uring_enter, "no calls past the filters"),
+    Rule::new(sys::SYS_io_uring_register, "no calls past the filters"),
+    Rule::new(sys::SYS_perf_event_open, "no counters"),
+    Rule::new(sys::SYS_keyctl, "no keyrings"),
+    Rule::new(sys::SYS_add_key, "no keyrings"),
+    Rule::new(sys::SYS_request_key, "no keyrings"),
+    Rule::new(sys::SYS_ptrace, "no tracing"),
+    Rule::new(sys::SYS_kcmp, "no comparing of processes"),
+    Rule::new(sys::SYS_process_madvise, "no advice on other processes' memory"),
+    Rule::new(sys::SYS_move_pages, "no moving of other processes' memory"),
+    Rule::new(sys::SYS_migrate_pages, "no moving of other processes' memory"),
+    Rule::new(sys::SYS_memfd_secret, "no memory that nobody can look into"),
+    Rule::new(sys::SYS_name_to_handle_at, "no way around paths"),
+    Rule::new(sys::SYS_fanotify_init, "no watching of file systems"),
+    Rule::new(sys::SYS_quotactl, "no quota"),
+    Rule::new(sys::SYS_modify_ldt, "no segments"),
+    Rule::new(sys::SYS_syslog, "no kernel log"),
+    Rule::new(sys::SYS_settimeofday, "no clock"),
+    Rule::new(sys::SYS_clock_settime, "no clock"),
+    Rule::new(sys::SYS_swapoff, "no swap"),
+    Rule::with(sys::SYS_ioctl, &[Arg::int(1, TIOCSTI, "request = TIOCSTI")], "no typing into a terminal"),
+    Rule::with(sys::SYS_ioctl, &[Arg::int(1, TIOCLINUX, "request = TIOCLINUX")], "no typing into a terminal"),
+];
+
 /// launcher: its filter is inherited by every sandboxed program, which then gets a stricter one of its own. Landlock keeps
 /// signals, abstract sockets and TCP in; it cannot rule files here, since a process in such a domain may not mount.
 pub static LAUNCHER: Policy = Policy {
     role: Role::Launcher,
     rules: &[NEVER],
-    soft: &[],
+    soft: SOFT_LAUNCHER,
     limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "32 runs, four descriptors each" }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: true,
     landlock_files: false,
 };

@@ -5,7 +5,9 @@ use crate::{USER, is_root, programs};
 use confine::spawn::{Identity, Spawned, reserve_control_fd, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, frame};
-use proto::control::{AdminReply, AdminRequest, BackendChoice, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{
+    AdminReply, AdminRequest, BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole,
+};
 use proto::edge::Refusal;
 use proto::ids::{Epoch, RequestId, Role};
 use proto::topology::{EdgeId, Side, TOPOLOGY};
@@ -62,7 +64,8 @@ impl Sealed {
         let kinds = resources.iter().map(|(kind, _)| *kind).collect();
         let fds: Vec<BorrowedFd<'_>> = resources.iter().map(|(_, fd)| fd.as_fd()).collect();
         let resources = BoundedVec::new(kinds).unwrap();
-        sealed.say(&ToRole::Configure { config: config(role), resources }, &fds);
+        let layout = if is_root() { Layout::SplitUid } else { Layout::SingleUid };
+        sealed.say(&ToRole::Configure { layout, config: config(role), resources }, &fds);
         match sealed.hear() {
             FromRole::Confined(walls) if walls.seccomp_rules > 0 => {}
             other => panic!("{role} is not confined: {other:?}"),

@@ -1,10 +1,11 @@
 //! The vault's wall. It can make a new file beside its store, make it durable and put it in the store's place; it can
 //! open no file that exists, so the key is out of reach once it is in memory.
 
-use confine::policy::{Arg, BASE, Policy, Rule, SOFT_NO_OPEN};
+use confine::policy::{Access, Arg, BASE, Grant, Policy, Ports, Rule, SOFT_NO_OPEN};
 use confine::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
+use proto::control::Resource;
 use proto::ids::Role;
 
 /// `O_CREAT | O_EXCL`: with both set the call makes a file or fails.
@@ -13,12 +14,12 @@ const NEW_FILE: u64 = 0o300;
 const OWN: &[Rule] = &[
     Rule::with(
         sys::SYS_openat,
-        &[Arg::mask_eq(2, NEW_FILE, NEW_FILE)],
+        &[Arg::mask_eq(2, NEW_FILE, NEW_FILE, "flags with O_CREAT | O_EXCL")],
         "the next store, a file that must not exist yet",
     ),
     Rule::new(sys::SYS_fsync, "the next store is durable before it takes the place of the last"),
     Rule::new(sys::SYS_renameat, "the next store takes the place of the last"),
-    Rule::with(sys::SYS_renameat2, &[Arg::eq(4, 0)], "the same, where the C library uses this call"),
+    Rule::with(sys::SYS_renameat2, &[Arg::eq(4, 0, "flags = 0")], "the same, where the C library uses this call"),
     Rule::new(sys::SYS_unlinkat, "a store that could not be written is removed"),
 ];
 
@@ -28,6 +29,8 @@ pub static POLICY: Policy = Policy {
     rules: &[BASE, OWN],
     soft: SOFT_NO_OPEN,
     limits: &[],
+    grants: &[Grant { resource: Resource::VaultDir, access: Access::ReadWrite, why: "vault.db is replaced whole" }],
+    ports: Ports::None,
     default_allow: false,
     landlock_files: true,
 };

@@ -4,7 +4,7 @@
 use proto::audit::{AuditRequest, AuthReason, Receipt, Record};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
-use proto::control::{AdminReply, AdminRequest, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd};
 use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
 use proto::secret::Secret;
@@ -41,7 +41,10 @@ impl Broker {
             OwnedFd::from(std::fs::File::open(path).unwrap())
         });
         let resources = BoundedVec::new(vec![Resource::KeyDir, Resource::VaultDir]).unwrap();
-        broker.say(&ToRole::Configure { config: RoleConfig::Vault, resources }, &[fds[0].as_fd(), fds[1].as_fd()]);
+        broker.say(
+            &ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources },
+            &[fds[0].as_fd(), fds[1].as_fd()],
+        );
         broker
     }
 

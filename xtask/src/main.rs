@@ -3,6 +3,7 @@
 
 mod bench;
 mod chaos;
+mod matrix;
 
 use proto::topology::TOPOLOGY;
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ cargo xtask COMMAND
   chaos [--minutes N] [--seed N]    kill, crash and stop processes of a release under load; nothing may be lost
         [--as root|user]
   bench [NAME ...] [--full]         measure against controls in the same run; writes target/bench.json
+  matrix [--bless]                  every attack on every role's wall, against tests/matrix.tsv
   check                             dependency budgets, and documents drawn from the code
   docs                              draw those documents anew
   ci                                what .ci/run runs, without its installing
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Some("test") => test(rest),
         Some("chaos") => chaos::chaos(rest),
         Some("bench") => bench::bench(rest),
+        Some("matrix") => matrix::matrix(rest),
         Some("check") => check(),
         Some("docs") => docs(true),
         Some("ci") => ci(),
@@ -110,13 +113,18 @@ fn up(args: &[String]) -> Outcome {
 }
 
 fn test(args: &[String]) -> Outcome {
+    matrix::build()?;
     run(cargo().arg("build"))?;
-    run(cargo().args(["test", "--workspace"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug")))
+    run(cargo().args(["test", "--workspace"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug")))?;
+    // Words after `test` choose among the tests above.
+    if args.is_empty() { matrix::test(false) } else { Ok(()) }
 }
 
 fn ci() -> Outcome {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let probes = ["clippy", "-p", "confine", "-p", "tests", "--features", "tests/probes", "--all-targets"];
+    run(cargo().args(probes).args(["--", "-D", "warnings"]))?;
     check()?;
     test(&[])
 }
