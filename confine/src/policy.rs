@@ -5,7 +5,7 @@
 
 mod sets;
 
-pub use sets::{ABSENT, BASE, SOFT, SOFT_NO_OPEN, TOKIO};
+pub use sets::{ABSENT, BASE, SOFT, SOFT_NO_OPEN, STREAMS, TOKIO};
 
 use nix::sys::resource::Resource as LimitName;
 use proto::control::Resource;
@@ -79,19 +79,28 @@ pub struct Rule {
     pub args: &'static [Arg],
     /// Why the role needs it.
     pub why: &'static str,
+    /// Why it stays although a run of every test never makes the call; none where one does.
+    pub kept: Option<&'static str>,
 }
 
 impl Rule {
     /// The call with any arguments.
     #[must_use]
     pub const fn new(nr: i64, why: &'static str) -> Self {
-        Self { nr, args: &[], why }
+        Self { nr, args: &[], why, kept: None }
     }
 
     /// The call where all of `args` hold.
     #[must_use]
     pub const fn with(nr: i64, args: &'static [Arg], why: &'static str) -> Self {
-        Self { nr, args, why }
+        Self { nr, args, why, kept: None }
+    }
+
+    /// The same rule, kept although no test makes the call. `cargo xtask rules-hit` asks for a reason, or for the rule's
+    /// end.
+    #[must_use]
+    pub const fn kept(self, because: &'static str) -> Self {
+        Self { kept: Some(because), ..self }
     }
 }
 

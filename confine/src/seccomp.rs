@@ -78,6 +78,11 @@ pub fn install(policy: &Policy) -> Result<u16, StartError> {
         compile(rules().chain(policy.soft).chain(ABSENT), SeccompAction::KillProcess, SeccompAction::Allow)
             .map_err(bad)?
     });
+    // The x32 table has other numbers for the same calls: a list of what is allowed names none of them, one of what is
+    // denied would let them all through.
+    if policy.default_allow && cfg!(target_arch = "x86_64") {
+        programs.push(crate::jail::filter::no_x32());
+    }
     for program in &programs {
         seccompiler::apply_filter(program)
             .map_err(|error| StartError::permanent(format!("seccomp filter of {}: {error}", policy.role)))?;

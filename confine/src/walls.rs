@@ -7,7 +7,7 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use nix::sys::resource::{Resource as LimitName, setrlimit};
+use nix::sys::resource::{Resource as LimitName, getrlimit, setrlimit};
 use proto::control::{Layout, Resource};
 use std::os::fd::BorrowedFd;
 
@@ -136,15 +136,18 @@ fn compare(policy: &Policy, opened: &[Opened<'_>], ports: &[u16]) -> Result<(), 
     Ok(())
 }
 
-/// Sets `CORE` to 0 and the policy's own limits.
+/// Sets `CORE` to 0 and the policy's own limits, soft and hard. Where a limit is lower already, it stays: an operator may be
+/// stricter than the policy, and only a privileged process could go back.
 ///
 /// # Errors
 /// [`StartError`], exit 78.
 pub fn limit(policy: &Policy) -> Result<(), StartError> {
     let core = [(LimitName::RLIMIT_CORE, 0)];
     for (resource, value) in core.into_iter().chain(policy.limits.iter().map(|limit| (limit.resource, limit.value))) {
-        setrlimit(resource, value, value)
-            .map_err(|errno| StartError::permanent(format!("{resource:?} cannot be set to {value}: {errno}")))?;
+        let failed = |errno| StartError::permanent(format!("{resource:?} cannot be set to {value}: {errno}"));
+        let (_, hard) = getrlimit(resource).map_err(failed)?;
+        let value = value.min(hard);
+        setrlimit(resource, value, value).map_err(failed)?;
     }
     Ok(())
 }
