@@ -2,8 +2,8 @@
 //! What comes after gets a [`Sealed`], and what reads untrusted input asks for one.
 
 use crate::policy::Policy;
-use crate::walls::Opened;
-use crate::{seccomp, walls};
+use crate::seccomp::Filters;
+use crate::walls::{self, Opened};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
 use proto::control::{FromRole, Layout, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
@@ -150,7 +150,7 @@ impl Start {
     ///
     /// # Errors
     /// [`StartError`], exit 78: what cannot be confined does not start.
-    pub fn seal(self, policy: &Policy, opened: &[Opened<'_>]) -> Result<(Sealed, Control), StartError> {
+    pub fn seal(self, policy: &'static Policy, opened: &[Opened<'_>]) -> Result<(Sealed, Control), StartError> {
         self.seal_with_ports(policy, opened, &[])
     }
 
@@ -160,12 +160,12 @@ impl Start {
     /// As [`Start::seal`].
     pub fn seal_with_ports(
         self,
-        policy: &Policy,
+        policy: &'static Policy,
         opened: &[Opened<'_>],
         ports: &[u16],
     ) -> Result<(Sealed, Control), StartError> {
         let (landlock_abi, lacks) = walls::raise(policy, opened, ports, self.layout)?;
-        let seccomp_rules = seccomp::install(policy)?;
+        let seccomp_rules = Filters::of(policy)?.install()?;
         let degraded = lacks.iter().map(|lack| BoundedStr::truncated(lack)).collect();
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
         // Resources that nobody took are closed here, before anybody hostile speaks.
@@ -183,14 +183,28 @@ impl Start {
     }
 }
 
+/// Raises a role's wall on a process that is no role, which attacks it from inside.
+///
+/// # Errors
+/// [`StartError`]; the process may have half a wall then and must end.
+pub fn seal_copy(
+    policy: &'static Policy,
+    opened: &[Opened<'_>],
+    ports: &[u16],
+    layout: Layout,
+) -> Result<Sealed, StartError> {
+    walls::raise(policy, opened, ports, layout)?;
+    Filters::of(policy)?.install().map(|_| Sealed(()))
+}
+
 /// Raises broker's own wall. It has no Landlock domain: children inherit one, and the launcher must be able to mount.
 ///
 /// # Errors
 /// [`StartError`], exit 78.
-pub fn seal_broker(policy: &Policy) -> Result<Sealed, StartError> {
+pub fn seal_broker(policy: &'static Policy) -> Result<Sealed, StartError> {
     crate::privileges::forbid_dumps().map_err(StartError::permanent)?;
     walls::limit(policy)?;
-    seccomp::install(policy).map(|_| Sealed(()))
+    Filters::of(policy)?.install().map(|_| Sealed(()))
 }
 
 fn take_control() -> Result<Channel, StartError> {
