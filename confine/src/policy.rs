@@ -130,6 +130,19 @@ pub enum Access {
     MakeDir,
 }
 
+impl Access {
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::Append => "append",
+            Self::ReadWrite => "read-write",
+            Self::MakeDir => "make-dir",
+        }
+    }
+}
+
 /// A directory that stays reachable behind the wall. Which one is said here, by what broker calls it; the descriptor is
 /// given when the wall is raised.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

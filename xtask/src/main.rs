@@ -1,6 +1,8 @@
 //! `cargo xtask`: what a checkout can do with itself. Development only; nothing of it is shipped.
 #![forbid(unsafe_code)]
 
+mod report;
+
 use proto::topology::TOPOLOGY;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,8 @@ cargo xtask COMMAND
   up [--state-dir DIR] [--port N]   build a release and run it in the foreground
   test [ARGS for cargo test]        build everything and run every test
   check                             dependency budgets, and documents drawn from the code
-  docs                              draw those documents anew
+  docs [--check]                    draw those documents anew, or compare them
+  confine-report [--json]           print every role's wall as it is designed
   ci                                what .ci/run runs, without its installing
 ";
 
@@ -38,7 +41,8 @@ fn main() -> ExitCode {
         Some("up") => up(rest),
         Some("test") => test(rest),
         Some("check") => check(),
-        Some("docs") => docs(true),
+        Some("docs") => docs(!rest.iter().any(|arg| arg == "--check")),
+        Some("confine-report") => report::print(rest),
         Some("ci") => ci(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
@@ -159,12 +163,14 @@ fn docs(write: bool) -> Outcome {
     let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
     let (before, rest) = text.split_once(OPEN).ok_or("docs/ARCHITECTURE.md has lost its topology mark")?;
     let (_, after) = rest.split_once(CLOSE).ok_or("docs/ARCHITECTURE.md has lost its topology mark")?;
-    let drawn = format!("{before}{OPEN}{}{CLOSE}{after}", diagram());
-    if write {
-        std::fs::write(&path, drawn).map_err(|error| error.to_string())
-    } else if drawn == text {
-        Ok(())
-    } else {
-        Err("docs/ARCHITECTURE.md does not show the topology as it is; run `cargo xtask docs`".to_owned())
+    let mut documents = vec![(path, format!("{before}{OPEN}{}{CLOSE}{after}", diagram()))];
+    documents.extend(report::documents()?);
+    for (path, drawn) in documents {
+        if write {
+            std::fs::write(&path, drawn).map_err(|error| error.to_string())?;
+        } else if std::fs::read_to_string(&path).unwrap_or_default() != drawn {
+            return Err(format!("{} does not show the code as it is; run `cargo xtask docs`", path.display()));
+        }
     }
+    Ok(())
 }

@@ -38,6 +38,7 @@ static WALLS: [&Policy; 8] = [
 type Test = fn();
 
 const TESTS: &[(&str, Test)] = &[
+    ("every_rule_has_a_name_for_the_report", rules::every_rule_has_a_name_for_the_report),
     ("probe_reports_success_errno_and_death", child::probe_reports_success_errno_and_death),
     ("policies_have_no_rule_that_another_swallows", rules::policies_have_no_rule_that_another_swallows),
     ("reasons_are_given_everywhere", rules::reasons_are_given_everywhere),

@@ -92,6 +92,16 @@ pub fn reasons_are_given_everywhere() {
     }
 }
 
+pub fn every_rule_has_a_name_for_the_report() {
+    for wall in WALLS {
+        for rule in wall.all_rules().chain(wall.soft).chain(ABSENT) {
+            assert!(confine::names::name(rule.nr).is_some(), "confine/src/names.rs has no name for {rule:?}");
+        }
+    }
+    assert_eq!(confine::names::name(sys::SYS_read), Some("read"));
+    assert_eq!(confine::names::name(-1), None);
+}
+
 pub fn untrusted_roles_name_no_way_to_a_socket_or_a_program() {
     let names = |wall: &Policy, nrs: &[i64]| wall.all_rules().any(|rule| nrs.contains(&rule.nr));
     let sockets = [sys::SYS_socket, sys::SYS_socketpair, sys::SYS_connect, sys::SYS_bind, sys::SYS_listen];
