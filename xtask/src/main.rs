@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod report;
+mod rules_hit;
 
 use proto::topology::TOPOLOGY;
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ cargo xtask COMMAND
   check                             dependency budgets, and documents drawn from the code
   docs [--check]                    draw those documents anew, or compare them
   confine-report [--json]           print every role's wall as it is designed
+  rules-hit                         run the tests under strace; no rule may be unused without a reason
   ci                                what .ci/run runs, without its installing
 ";
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Some("test") => test(rest),
         Some("check") => check(),
         Some("docs") => docs(!rest.iter().any(|arg| arg == "--check")),
+        Some("rules-hit") => rules_hit::rules_hit(),
         Some("confine-report") => report::print(rest),
         Some("ci") => ci(),
         Some("help" | "--help" | "-h") | None => {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 const OPEN: &str = "<!-- confinement -->\n";
 const CLOSE: &str = "<!-- /confinement -->";
 
-fn generate(form: &str) -> Result<String, String> {
+/// Runs the generator.
+pub fn generate(form: &str) -> Result<String, String> {
     output(cargo().args(["run", "--quiet", "--package", "confine", "--example", "confinement", "--", form]))
 }
 
