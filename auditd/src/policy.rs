@@ -1,7 +1,8 @@
 //! auditd's wall. It holds descriptors of its files and can get no others: no open, no truncate, no rename, no unlink,
-//! so that not even a fallen auditd can shorten or replace what it wrote.
+//! so that not even a fallen auditd can shorten or replace what it wrote. Its files stay in append mode, for no flag of a
+//! descriptor can be changed, and cannot be mapped.
 
-use confine::policy::{BASE, Policy, Ports, Rule, SOFT};
+use confine::policy::{BASE, Limit, LimitKind, Policy, Ports, Rule, SOFT};
 use confine::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -10,7 +11,7 @@ use proto::ids::Role;
 const OWN: &[Rule] = &[
     Rule::new(sys::SYS_fdatasync, "a record is durable before it is acknowledged"),
     Rule::new(sys::SYS_pread64, "operators read the log; its end is read again after a failed write"),
-    Rule::new(sys::SYS_fstat, "where the file ends, after a failed write"),
+    Rule::new(sys::SYS_fstat, "where the file ends, after a failed write").kept("a full disk is tested by itself"),
 ];
 
 /// The wall. Landlock grants nothing: the files are open, and no other is ever needed.
@@ -18,7 +19,10 @@ pub static POLICY: Policy = Policy {
     role: Role::Auditd,
     rules: &[BASE, OWN],
     soft: SOFT,
-    limits: &[],
+    limits: &[
+        Limit { resource: LimitKind::RLIMIT_NOFILE, value: 64, why: "four streams, a writer for each role" },
+        Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" },
+    ],
     grants: &[],
     ports: Ports::None,
     default_allow: false,

@@ -56,6 +56,8 @@ pub enum Command {
     Down,
     /// Show every process: who it is, how it is confined, how it does
     Status,
+    /// Show every process's walls: what it may still do, why, and whether they stand
+    ConfineReport,
     /// Talk to the agent; without a message, interactively
     Chat {
         /// The message; its words are joined by spaces

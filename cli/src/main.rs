@@ -4,6 +4,7 @@
 
 mod args;
 mod chat;
+mod confine_report;
 mod door;
 mod drill;
 mod logs;
@@ -64,6 +65,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Up { port, foreground } => up::up(&dir, *port, *foreground, args),
         Command::Down => up::down(&dir, args),
         Command::Status => status::show(&dir, args),
+        Command::ConfineReport => confine_report::show(&dir, args),
         Command::Chat { message, session } => chat::chat(&dir, message, session),
         Command::Gateway { command } => gateway(&dir, command, args),
         Command::Logs { stream, follow, lines } => logs::show(&dir, *stream, *follow, *lines, args),

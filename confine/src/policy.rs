@@ -5,7 +5,7 @@
 
 mod sets;
 
-pub use sets::{ABSENT, BASE, SOFT, SOFT_NO_OPEN, TOKIO};
+pub use sets::{ABSENT, BASE, SOFT, SOFT_NO_OPEN, STREAMS, TOKIO};
 
 use nix::sys::resource::Resource as LimitName;
 use proto::control::Resource;
@@ -14,26 +14,15 @@ use proto::ids::Role;
 /// A resource limit's name.
 pub type LimitKind = LimitName;
 
-/// How an argument is compared, over all 64 bits. In an allowlist that is the strict way: what the kernel would cut off
-/// must be zero.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Op {
-    /// These bits of it are exactly the value.
-    Masked(u64),
-    /// It is less than the value.
-    Less,
-    /// It is greater than the value.
-    Greater,
-}
-
-/// A condition on one argument of a system call.
+/// A condition on one argument of a system call, over all 64 bits of it. In an allowlist that is the strict way: what the
+/// kernel would cut off must be zero.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Arg {
     /// Which, from 0.
     pub index: u8,
-    /// How it is compared.
-    pub op: Op,
-    /// With what.
+    /// Which of its bits count.
+    pub mask: u64,
+    /// What they must be.
     pub value: u64,
     /// The condition in the words of the manual page, as `cmd = F_GETFD`.
     pub means: &'static str,
@@ -49,7 +38,7 @@ impl Arg {
     /// The bits of `mask` in argument `index` are exactly `value`.
     #[must_use]
     pub const fn mask_eq(index: u8, mask: u64, value: u64, means: &'static str) -> Self {
-        Self { index, op: Op::Masked(mask), value, means }
+        Self { index, mask, value, means }
     }
 
     /// Argument `index` is `value` as the kernel reads an `int`, which drops the upper half. For lists of what is denied:
@@ -59,14 +48,15 @@ impl Arg {
         Self::mask_eq(index, 0xffff_ffff, value as u64, means)
     }
 
-    /// True for arguments that fulfil it.
+    /// True for an argument that fulfils it.
     #[must_use]
     pub const fn holds(&self, argument: u64) -> bool {
-        match self.op {
-            Op::Masked(mask) => argument & mask == self.value & mask,
-            Op::Less => argument < self.value,
-            Op::Greater => argument > self.value,
-        }
+        argument & self.mask == self.value
+    }
+
+    /// True where every argument that fulfils `other` fulfils this.
+    const fn covers(&self, other: &Self) -> bool {
+        self.index == other.index && self.mask & other.mask == self.mask && other.value & self.mask == self.value
     }
 }
 
@@ -79,19 +69,40 @@ pub struct Rule {
     pub args: &'static [Arg],
     /// Why the role needs it.
     pub why: &'static str,
+    /// Why it stays although a run of every test never makes the call; none where one does.
+    pub kept: Option<&'static str>,
 }
 
 impl Rule {
     /// The call with any arguments.
     #[must_use]
     pub const fn new(nr: i64, why: &'static str) -> Self {
-        Self { nr, args: &[], why }
+        Self { nr, args: &[], why, kept: None }
     }
 
     /// The call where all of `args` hold.
     #[must_use]
     pub const fn with(nr: i64, args: &'static [Arg], why: &'static str) -> Self {
-        Self { nr, args, why }
+        Self { nr, args, why, kept: None }
+    }
+
+    /// The same rule, kept although no test makes the call. `cargo xtask rules-hit` asks for a reason, or for the rule's
+    /// end.
+    #[must_use]
+    pub const fn kept(self, because: &'static str) -> Self {
+        Self { kept: Some(because), ..self }
+    }
+
+    /// True for a call that the rule describes. `args` are the six registers.
+    #[must_use]
+    pub fn matches(&self, nr: i64, args: &[u64; 6]) -> bool {
+        self.nr == nr && self.args.iter().all(|arg| args.get(usize::from(arg.index)).is_some_and(|it| arg.holds(*it)))
+    }
+
+    /// True where this rule describes every call that `other` does, so that `other` says nothing.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.nr == other.nr && self.args.iter().all(|mine| other.args.iter().any(|its| mine.covers(its)))
     }
 }
 
@@ -117,6 +128,19 @@ pub enum Access {
     ReadWrite,
     /// Make directories, and nothing else.
     MakeDir,
+}
+
+impl Access {
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::Append => "append",
+            Self::ReadWrite => "read-write",
+            Self::MakeDir => "make-dir",
+        }
+    }
 }
 
 /// A directory that stays reachable behind the wall. Which one is said here, by what broker calls it; the descriptor is
@@ -169,5 +193,67 @@ impl Policy {
     /// Every rule of every set, in order.
     pub fn all_rules(&self) -> impl Iterator<Item = &'static Rule> + use<> {
         self.rules.iter().copied().flatten()
+    }
+
+    /// Pairs of rules of which the first makes the second empty: within the list, within the soft calls, and a soft call
+    /// that takes back what the list gives.
+    #[must_use]
+    pub fn redundant(&self) -> Vec<(&'static Rule, &'static Rule)> {
+        let rules: Vec<&'static Rule> = self.all_rules().chain(self.soft).chain(ABSENT).collect();
+        let mut found = Vec::new();
+        for (at, one) in rules.iter().enumerate() {
+            for (other_at, other) in rules.iter().enumerate() {
+                if at != other_at && one.covers(other) {
+                    found.push((*one, *other));
+                }
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: Rule = Rule::new(1, "any");
+    const LOW: Rule = Rule::with(1, &[Arg::mask_eq(0, 0xff, 3, "low byte = 3")], "low");
+    const ALL: Rule = Rule::with(1, &[Arg::eq(0, 3, "= 3"), Arg::eq(1, 0, "= 0")], "all");
+    const OTHER: Rule = Rule::with(1, &[Arg::eq(1, 9, "= 9")], "other");
+
+    fn with(rules: &'static [&'static [Rule]], soft: &'static [Rule]) -> Policy {
+        Policy {
+            role: Role::Vault,
+            rules,
+            soft,
+            limits: &[],
+            grants: &[],
+            ports: Ports::None,
+            default_allow: false,
+            landlock_files: true,
+        }
+    }
+
+    #[test]
+    fn rule_covers_what_is_narrower_and_nothing_else() {
+        assert!(ANY.covers(&LOW) && ANY.covers(&ALL) && LOW.covers(&ALL) && ALL.covers(&ALL));
+        assert!(!LOW.covers(&ANY) && !ALL.covers(&LOW) && !OTHER.covers(&ALL) && !ALL.covers(&OTHER));
+        assert!(!Rule::new(2, "another call").covers(&LOW));
+    }
+
+    #[test]
+    fn swallowed_rule_is_found_across_sets_and_in_the_soft_calls() {
+        assert_eq!(with(&[&[LOW], &[ALL]], &[]).redundant(), [(&LOW, &ALL)]);
+        assert_eq!(with(&[&[LOW]], &[ANY]).redundant(), [(&ANY, &LOW)]);
+        assert!(with(&[&[ALL], &[OTHER]], &[]).redundant().is_empty());
+    }
+
+    #[test]
+    fn rule_matches_by_every_condition() {
+        assert!(ALL.matches(1, &[3, 0, 9, 9, 9, 9]));
+        assert!(!ALL.matches(1, &[3, 1, 9, 9, 9, 9]) && !ALL.matches(2, &[3, 0, 9, 9, 9, 9]));
+        assert!(!ALL.matches(1, &[3 | 1 << 32, 0, 9, 9, 9, 9]), "the upper half counts");
+        const INT: Rule = Rule::with(1, &[Arg::int(0, 0, "= 0")], "int");
+        assert!(INT.matches(1, &[1 << 32, 0, 0, 0, 0, 0]), "the kernel cuts an int, so a denial must");
     }
 }

@@ -5,8 +5,8 @@
 mod probed;
 
 use crate::policy::Policy;
-use crate::walls::Opened;
-use crate::{seccomp, walls};
+use crate::seccomp::Filters;
+use crate::walls::{self, Opened};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
 use proto::control::{FromRole, Layout, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
@@ -156,7 +156,7 @@ impl Start {
     ///
     /// # Errors
     /// [`StartError`], exit 78: what cannot be confined does not start.
-    pub fn seal(self, policy: &Policy, opened: &[Opened<'_>]) -> Result<(Sealed, Control), StartError> {
+    pub fn seal(self, policy: &'static Policy, opened: &[Opened<'_>]) -> Result<(Sealed, Control), StartError> {
         self.seal_with_ports(policy, opened, &[])
     }
 
@@ -166,7 +166,7 @@ impl Start {
     /// As [`Start::seal`].
     pub fn seal_with_ports(
         self,
-        policy: &Policy,
+        policy: &'static Policy,
         opened: &[Opened<'_>],
         ports: &[u16],
     ) -> Result<(Sealed, Control), StartError> {
@@ -199,23 +199,23 @@ impl Start {
 /// # Errors
 /// [`StartError`]; the process may have half a wall then and must end.
 pub fn raise(
-    policy: &Policy,
+    policy: &'static Policy,
     opened: &[Opened<'_>],
     ports: &[u16],
     layout: Layout,
 ) -> Result<(u8, Vec<&'static str>, u16), StartError> {
     let (abi, lacks) = walls::raise(policy, opened, ports, layout)?;
-    Ok((abi, lacks, seccomp::install(policy)?))
+    Ok((abi, lacks, Filters::of(policy)?.install()?))
 }
 
 /// Raises broker's own wall. It has no Landlock domain: children inherit one, and the launcher must be able to mount.
 ///
 /// # Errors
 /// [`StartError`], exit 78.
-pub fn seal_broker(policy: &Policy) -> Result<Sealed, StartError> {
+pub fn seal_broker(policy: &'static Policy) -> Result<Sealed, StartError> {
     crate::privileges::forbid_dumps().map_err(StartError::permanent)?;
     walls::limit(policy)?;
-    seccomp::install(policy).map(|_| Sealed(()))
+    Filters::of(policy)?.install().map(|_| Sealed(()))
 }
 
 /// The control channel that broker put at [`CONTROL_FD`]. Once only.

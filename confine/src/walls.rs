@@ -7,12 +7,12 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use nix::sys::resource::{Resource as LimitName, setrlimit};
+use nix::sys::resource::{Resource as LimitName, getrlimit, setrlimit};
 use proto::control::{Layout, Resource};
 use std::os::fd::BorrowedFd;
 
 /// Newest Landlock ABI that the rulesets here are written for.
-const NEWEST: u8 = 7;
+pub const NEWEST: u8 = 7;
 
 /// The kernel's Landlock ABI, at most the newest known here; 0 where there is none.
 #[must_use]
@@ -80,6 +80,35 @@ const fn known(abi: u8) -> ABI {
     }
 }
 
+/// What a policy's Landlock domain rules on a kernel of this ABI, by the names of linux/landlock.h without their prefix.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Handled {
+    /// Rights on files that nobody has but through a grant.
+    pub files: Vec<String>,
+    /// Rights on TCP ports that nobody has but through a grant.
+    pub net: Vec<String>,
+    /// What cannot be reached outside the domain.
+    pub scopes: Vec<String>,
+}
+
+/// What the policy's domain rules. [`raise`] asks the kernel for exactly this.
+#[must_use]
+pub fn handled(policy: &Policy, abi: u8) -> Handled {
+    let abi = known(abi);
+    let files = if policy.landlock_files { AccessFs::from_all(abi) } else { BitFlags::empty() };
+    Handled { files: names(files), net: names(AccessNet::from_all(abi)), scopes: names(Scope::from_all(abi)) }
+}
+
+/// The rights that a grant gives on a kernel of this ABI.
+#[must_use]
+pub fn granted(access: Access, abi: u8) -> Vec<String> {
+    names(rights(access, known(abi)))
+}
+
+fn names(flags: impl IntoIterator<Item: std::fmt::Debug>) -> Vec<String> {
+    flags.into_iter().map(|flag| format!("{flag:?}")).collect()
+}
+
 fn rights(access: Access, abi: ABI) -> BitFlags<AccessFs> {
     let wanted = match access {
         Access::ReadOnly => AccessFs::ReadFile | AccessFs::ReadDir,
@@ -136,15 +165,18 @@ fn compare(policy: &Policy, opened: &[Opened<'_>], ports: &[u16]) -> Result<(), 
     Ok(())
 }
 
-/// Sets `CORE` to 0 and the policy's own limits.
+/// Sets `CORE` to 0 and the policy's own limits, soft and hard. Where a limit is lower already, it stays: an operator may be
+/// stricter than the policy, and only a privileged process could go back.
 ///
 /// # Errors
 /// [`StartError`], exit 78.
 pub fn limit(policy: &Policy) -> Result<(), StartError> {
     let core = [(LimitName::RLIMIT_CORE, 0)];
     for (resource, value) in core.into_iter().chain(policy.limits.iter().map(|limit| (limit.resource, limit.value))) {
-        setrlimit(resource, value, value)
-            .map_err(|errno| StartError::permanent(format!("{resource:?} cannot be set to {value}: {errno}")))?;
+        let failed = |errno| StartError::permanent(format!("{resource:?} cannot be set to {value}: {errno}"));
+        let (_, hard) = getrlimit(resource).map_err(failed)?;
+        let value = value.min(hard);
+        setrlimit(resource, value, value).map_err(failed)?;
     }
     Ok(())
 }

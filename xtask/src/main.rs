@@ -4,6 +4,8 @@
 mod bench;
 mod chaos;
 mod matrix;
+mod report;
+mod rules_hit;
 
 use proto::topology::TOPOLOGY;
 use std::collections::BTreeSet;
@@ -20,7 +22,9 @@ cargo xtask COMMAND
   bench [NAME ...] [--full]         measure against controls in the same run; writes target/bench.json
   matrix [--bless]                  every attack on every role's wall, against tests/matrix.tsv
   check                             dependency budgets, and documents drawn from the code
-  docs                              draw those documents anew
+  docs [--check]                    draw those documents anew, or compare them
+  confine-report [--json]           print every role's wall as it is designed
+  rules-hit                         run the tests under strace; no rule may be unused without a reason
   ci                                what .ci/run runs, without its installing
 ";
 
@@ -59,7 +63,9 @@ fn main() -> ExitCode {
         Some("bench") => bench::bench(rest),
         Some("matrix") => matrix::matrix(rest),
         Some("check") => check(),
-        Some("docs") => docs(true),
+        Some("docs") => docs(!rest.iter().any(|arg| arg == "--check")),
+        Some("rules-hit") => rules_hit::rules_hit(),
+        Some("confine-report") => report::print(rest),
         Some("ci") => ci(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
@@ -213,12 +219,14 @@ fn docs(write: bool) -> Outcome {
     let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
     let (before, rest) = text.split_once(OPEN).ok_or("docs/ARCHITECTURE.md has lost its topology mark")?;
     let (_, after) = rest.split_once(CLOSE).ok_or("docs/ARCHITECTURE.md has lost its topology mark")?;
-    let drawn = format!("{before}{OPEN}{}{CLOSE}{after}", diagram());
-    if write {
-        std::fs::write(&path, drawn).map_err(|error| error.to_string())
-    } else if drawn == text {
-        Ok(())
-    } else {
-        Err("docs/ARCHITECTURE.md does not show the topology as it is; run `cargo xtask docs`".to_owned())
+    let mut documents = vec![(path, format!("{before}{OPEN}{}{CLOSE}{after}", diagram()))];
+    documents.extend(report::documents()?);
+    for (path, drawn) in documents {
+        if write {
+            std::fs::write(&path, drawn).map_err(|error| error.to_string())?;
+        } else if std::fs::read_to_string(&path).unwrap_or_default() != drawn {
+            return Err(format!("{} does not show the code as it is; run `cargo xtask docs`", path.display()));
+        }
     }
+    Ok(())
 }

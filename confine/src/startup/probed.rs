@@ -4,8 +4,9 @@
 use super::{CONTROL_FD, Control, STEP, StartError};
 use crate::policy::Policy;
 use crate::probe::{World, probes};
+use crate::seccomp::Filters;
+use crate::walls;
 use crate::walls::Opened;
-use crate::{seccomp, walls};
 use proto::channel::{Channel, ChannelError};
 use proto::control::{Layout, MAX_CONTROL};
 use proto::probe::{Layers, Outcome, ToProbed};
@@ -19,7 +20,7 @@ const MARKER: &str = "moltbot-probes-are-answered-here";
 /// Raises the layers that the word after the configuration names.
 pub(super) fn raise(
     control: &Control,
-    policy: &Policy,
+    policy: &'static Policy,
     opened: &[Opened<'_>],
     ports: &[u16],
     layout: Layout,
@@ -29,7 +30,7 @@ pub(super) fn raise(
         return Err(StartError::internal("a test build is told its layers first"));
     };
     let (abi, lacks) = if landlock { walls::raise(policy, opened, ports, layout)? } else { (0, Vec::new()) };
-    let rules = if seccomp { seccomp::install(policy)? } else { 0 };
+    let rules = if seccomp { Filters::of(policy)?.install()? } else { 0 };
     Ok((abi, lacks, rules))
 }
 
