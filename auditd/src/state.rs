@@ -2,6 +2,7 @@
 
 use proto::audit::{Record, Stream};
 use proto::ids::Role;
+use std::time::Duration;
 
 /// A peer wrote what its edge does not let it write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -22,6 +23,33 @@ pub const fn admit(role: Role, record: &Record) -> Result<Stream, NotYours> {
         Ok(record.stream())
     } else {
         Err(NotYours { role, kind: crate::record::kind(record) })
+    }
+}
+
+/// When a stream does what it does on its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Bytes from which on a file is closed.
+    pub file_bytes: u64,
+    /// Age at which a file is closed.
+    pub file_age: Duration,
+    /// Age at which a key is replaced, if it signed anything.
+    pub epoch_age: Duration,
+    /// Records without a checkpoint at most.
+    pub checkpoint_every: u64,
+    /// Time without one at most, while there are records that none covers.
+    pub note_interval: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 10 << 20,
+            file_age: Duration::from_secs(30 * 86_400),
+            epoch_age: Duration::from_secs(3_600),
+            checkpoint_every: 1_024,
+            note_interval: Duration::from_secs(1),
+        }
     }
 }
 

@@ -154,10 +154,17 @@ pub const BASE: &[Rule] = &[
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFD as u64)], "the runtime's checks of descriptors"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFD as u64)], "close on exec"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFL as u64)], "non-blocking mode"),
-    Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFL as u64)], "non-blocking mode"),
     Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_DUPFD_CLOEXEC as u64)], "a second handle of an own descriptor"),
     Rule::with(libc::SYS_ioctl, &[Arg::eq(1, libc::FIONBIO)], "non-blocking mode, as std sets it"),
+    // The last, because BASE_FIXED_STATUS is all but this one.
+    Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFL as u64)], "non-blocking mode"),
 ];
+
+/// [`BASE`] without `F_SETFL`: for a role whose files must stay in append mode.
+pub const BASE_FIXED_STATUS: &[Rule] = match BASE.split_last() {
+    Some((_, rest)) => rest,
+    None => &[],
+};
 
 /// What tokio's current-thread runtime adds.
 pub const TOKIO: &[Rule] = &[

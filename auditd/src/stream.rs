@@ -1,0 +1,423 @@
+//! One stream: its chain and tree, its files, and its way back after a failure.
+//!
+//! Memory advances only after a batch is durable. After a failure the end of the file is read again from the last place
+//! that is known, whatever half line is found is committed to by a `torn` record, and a `resumed` record must be durable
+//! before anything else is acknowledged. What a failed fdatasync may have lost of *unacknowledged* lines before that
+//! record cannot be repaired by appending; the chain then shows it at the next start.
+
+use crate::chain::{Class, Head};
+use crate::clock::{self, Instant};
+use crate::file::{AppendError, LogFile, unwritable};
+use crate::keys::Ring;
+use crate::notes::NotesFile;
+use crate::record::Source;
+use crate::scan::{Scan, Tail, VerifyError, scan};
+use crate::segment::Segment;
+use crate::state::{Health, Limits};
+use crate::verify::{Position, Verifier};
+use crate::writer::Writer;
+use proto::audit::{LogHead, Receipt, Record, Stream};
+use proto::ids::Seq;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+mod open;
+
+/// What every stream needs to write.
+#[derive(Debug)]
+pub struct Pen<'p> {
+    /// What lines say of their origin.
+    pub writer: &'p Writer,
+    /// The keys.
+    pub ring: &'p Ring,
+    /// When to do what.
+    pub limits: &'p Limits,
+    /// Now.
+    pub now: Instant,
+}
+
+/// A file that is closed for good.
+#[derive(Debug)]
+struct Closed {
+    name: String,
+    bytes: u64,
+}
+
+/// One stream, open.
+#[derive(Debug)]
+pub struct LogStream {
+    stream: Stream,
+    directory: Arc<OwnedFd>,
+    limit: Option<u64>,
+    closed: Vec<Closed>,
+    file: LogFile,
+    notes: NotesFile,
+    /// Behind the last durable record.
+    at: Position,
+    health: Health,
+    /// Lines that the last checkpoint in a record covers.
+    recorded: u64,
+    /// True where the file has not got its `open` record yet.
+    fresh: bool,
+    /// When the file was begun, by the wall clock.
+    begun: Option<Duration>,
+    /// The latest time that a line has.
+    latest: Option<Duration>,
+    /// When the last checkpoint was written, by the monotonic clock.
+    noted_ns: u64,
+}
+
+/// Lines that are not in the file yet, and where they lead.
+struct Draft {
+    at: Position,
+    recorded: u64,
+    text: Vec<u8>,
+}
+
+impl Draft {
+    fn push(&mut self, line: &[u8]) {
+        self.at.push(crate::chain::leaf(line).0);
+        self.text.extend_from_slice(line);
+        self.text.push(b'\n');
+    }
+}
+
+impl LogStream {
+    /// Where the stream stands, durably.
+    #[must_use]
+    pub const fn head(&self) -> LogHead {
+        LogHead { stream: self.stream, size: self.at.head.size, leaf: self.at.head.leaf }
+    }
+
+    /// What is known at its end.
+    #[must_use]
+    pub const fn position(&self) -> &Position {
+        &self.at
+    }
+
+    /// Name of the file that is appended to.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        self.file.name()
+    }
+
+    /// At most `cap` durable bytes from `offset` on, the stream's files taken as one; empty at the end and past it. What
+    /// is not durable yet is not shown, so that a reader only ever sees a log that verifies.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn read(&self, offset: u64, cap: usize) -> Result<Vec<u8>, Errno> {
+        let mut offset = offset;
+        for closed in &self.closed {
+            if let Some(beyond) = offset.checked_sub(closed.bytes) {
+                offset = beyond;
+                continue;
+            }
+            let file = crate::file::reader(self.directory.as_fd(), &closed.name)?;
+            return crate::file::read_at(file.as_fd(), offset, closed.bytes, cap);
+        }
+        self.file.read(offset, cap)
+    }
+
+    fn draft(&self) -> Draft {
+        Draft { at: self.at.clone(), recorded: self.recorded, text: Vec::new() }
+    }
+
+    /// Appends all of `batch` and makes it durable; a receipt each, in order.
+    ///
+    /// # Errors
+    /// [`AppendError`]: none of the batch may be acknowledged.
+    pub fn append(&mut self, pen: &Pen<'_>, batch: &[(Source, &Record)]) -> Result<Vec<Receipt>, AppendError> {
+        let outcome = self.try_append(pen, batch);
+        if let Err(error) = &outcome {
+            self.fail(pen, error, batch.len());
+        }
+        outcome
+    }
+
+    fn try_append(&mut self, pen: &Pen<'_>, batch: &[(Source, &Record)]) -> Result<Vec<Receipt>, AppendError> {
+        self.make_ready(pen)?;
+        let mut draft = self.draft();
+        draft.text.reserve(batch.len().saturating_mul(512));
+        if draft.at.head.size.saturating_sub(draft.recorded) >= pen.limits.checkpoint_every {
+            self.checkpoint(pen, &mut draft)?;
+        }
+        if let Some(before) = self.latest.filter(|latest| latest.saturating_sub(pen.now.wall) > clock::TOLERANCE) {
+            let before = clock::rfc3339_micros(before);
+            draft.push(&pen.writer.clock(self.stream, draft.at.head, &before, pen.now));
+            self.latest = None;
+        }
+        let mut receipts = Vec::with_capacity(batch.len());
+        for (source, record) in batch {
+            let seq = Seq(draft.at.head.size);
+            draft.push(&pen.writer.line(draft.at.head, *source, record, pen.now));
+            receipts.push(Receipt { seq, leaf: draft.at.head.leaf });
+        }
+        self.commit(draft)?;
+        self.latest = self.latest.max(Some(pen.now.wall));
+        Ok(receipts)
+    }
+
+    /// Writes a draft and makes it durable.
+    fn commit(&mut self, draft: Draft) -> Result<(), AppendError> {
+        self.file.reserve(draft.text.len())?;
+        self.file.write(&draft.text)?;
+        (self.at, self.recorded) = (draft.at, draft.recorded);
+        Ok(())
+    }
+
+    /// A batch failed. Where it failed for want of room before anything was written, the room kept back takes the reason.
+    fn fail(&mut self, pen: &Pen<'_>, error: &AppendError, records: usize) {
+        let cause = error.to_string();
+        let room = matches!(error, AppendError::Unwritable { step: "reserve", .. });
+        if room && self.health == Health::Sound && !self.fresh && !self.at.closed && self.at.key.is_some() {
+            let mut draft = self.draft();
+            draft.push(&pen.writer.full(self.stream, draft.at.head, &cause, pen.now));
+            let signed = self.checkpoint(pen, &mut draft);
+            if signed.and_then(|()| self.file.write(&draft.text)).is_ok() {
+                (self.at, self.recorded) = (draft.at, draft.recorded);
+            }
+        }
+        let records = u64::try_from(records).unwrap_or(u64::MAX);
+        self.health = std::mem::take(&mut self.health).failed(&cause, records);
+    }
+
+    /// Brings the stream to a state that can be appended to, by appending.
+    ///
+    /// # Errors
+    /// [`AppendError`]; another attempt is made before the next append.
+    pub fn make_ready(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        if self.health != Health::Sound {
+            self.mend(pen)?;
+        }
+        if self.at.key.is_none() {
+            self.begin(pen)?;
+        }
+        if self.fresh || self.at.closed || self.is_due(pen) {
+            self.rotate(pen)?;
+        }
+        if let Health::Doubtful { cause, refused } = &self.health {
+            let mut draft = self.draft();
+            draft.push(&pen.writer.resumed(self.stream, draft.at.head, cause, *refused, pen.now));
+            self.commit(draft)?;
+        }
+        self.health = Health::Sound;
+        Ok(())
+    }
+
+    /// Reads the end again and accounts for what is torn.
+    fn mend(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        let found = self.rescan()?;
+        if let Tail::Torn { newline, fragment } = &found.tail {
+            let mut text = Vec::new();
+            if *newline {
+                text.push(b'\n');
+            }
+            text.extend_from_slice(&pen.writer.torn(self.stream, found.head, fragment, pen.now));
+            text.push(b'\n');
+            self.file.reserve(text.len().saturating_add(usize::try_from(found.bytes).unwrap_or(0)))?;
+            self.file.write(&text)?;
+            // What the fragment was, a record for all that, or junk, is for the check to say.
+            self.file.settle(self.file.bytes().saturating_sub(u64::try_from(text.len()).unwrap_or(0)));
+            let again = self.rescan()?;
+            self.settle(again);
+            return Ok(());
+        }
+        self.settle(found);
+        Ok(())
+    }
+
+    fn settle(&mut self, found: Scan) {
+        self.file.settle(self.file.bytes().saturating_add(found.sound_bytes));
+        let signed = self.at.signed;
+        self.at = Position { signed: found.sound.signed.max(signed), ..found.sound };
+        self.fresh = self.fresh && self.at.closed;
+    }
+
+    /// Checks the file from the last durable record on.
+    fn rescan(&self) -> Result<Scan, AppendError> {
+        let end = self.file.end()?;
+        let mut verifier = Verifier::within(self.stream, self.at.clone(), self.first(), None);
+        scan(self.file.section(self.file.bytes(), end), &mut verifier, |_, _| Ok(()))
+            .map_err(|error| failed(self.file.name(), error))
+    }
+
+    fn first(&self) -> u64 {
+        Segment::parse(self.stream, self.file.name()).map_or(0, |segment| segment.first)
+    }
+
+    /// Pushes a checkpoint of everything before it; behind an announcement, the one that the old key vouches with and
+    /// the first of the new one.
+    fn checkpoint(&self, pen: &Pen<'_>, draft: &mut Draft) -> Result<(), AppendError> {
+        loop {
+            let epoch = draft.at.key.as_ref().map_or(0, |key| key.epoch);
+            let note = pen
+                .ring
+                .sign(self.stream, epoch, draft.at.head.size, draft.at.tree.root())
+                .map_err(|_| self.key("auditd does not hold its signing key"))?
+                .to_string();
+            let head = draft.at.head;
+            let line = pen.writer.checkpoint(self.stream, head, &draft.at.tree, epoch, &note, pen.now);
+            draft.recorded = head.size;
+            draft.at.signed = head.size;
+            draft.push(&line);
+            match draft.at.next.take() {
+                Some(next) => draft.at.key = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn key(&self, what: &'static str) -> AppendError {
+        AppendError::Key { file: self.file.name().to_owned(), what }
+    }
+
+    /// Brings in the first key.
+    fn begin(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        let first = pen.ring.public(self.stream, pen.ring.epoch()).ok_or_else(|| self.key("has no key"))?;
+        if first.epoch != 0 {
+            return Err(self.key("is missing or empty, though the log is older than that"));
+        }
+        let mut draft = self.draft();
+        draft.push(&pen.writer.epoch(self.stream, draft.at.head, 0, &first.key, pen.now));
+        (draft.at.first, draft.at.key) = (Some(first.clone()), Some(first));
+        self.checkpoint(pen, &mut draft)?;
+        self.commit(draft)?;
+        self.begun = Some(pen.now.wall);
+        Ok(())
+    }
+
+    /// Announces the next key, under the signature of the one in force.
+    ///
+    /// # Errors
+    /// [`AppendError`]; another attempt may follow.
+    pub fn announce(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        self.make_ready(pen)?;
+        let mut draft = self.draft();
+        let now = draft.at.key.as_ref().map(|key| key.epoch);
+        if draft.at.next.is_none() {
+            let Some(next) = pen.ring.next().filter(|next| now.is_none_or(|now| now < *next)) else { return Ok(()) };
+            let key = pen.ring.public(self.stream, next).ok_or_else(|| self.key("has no next key"))?;
+            draft.push(&pen.writer.epoch(self.stream, draft.at.head, key.epoch, &key.key, pen.now));
+            draft.at.next = Some(key);
+        }
+        self.checkpoint(pen, &mut draft)?;
+        let outcome = self.commit(draft);
+        if let Err(error) = &outcome {
+            self.fail(pen, error, 0);
+        }
+        outcome
+    }
+
+    fn is_due(&self, pen: &Pen<'_>) -> bool {
+        let old = self.begun.is_some_and(|begun| pen.now.wall.saturating_sub(begun) >= pen.limits.file_age);
+        self.file.bytes() >= pen.limits.file_bytes || old && self.at.head.size > self.recorded.saturating_add(1)
+    }
+
+    /// Closes the file and opens the next.
+    fn rotate(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        if !self.fresh {
+            let next = Segment::new(self.stream, self.at.head.size.saturating_add(u64::from(!self.at.closed)));
+            if !self.at.closed {
+                let mut draft = self.draft();
+                draft.push(&pen.writer.rotate(self.stream, draft.at.head, &next.log(), pen.now));
+                draft.at.closed = true;
+                self.commit(draft)?;
+                self.note(pen)?;
+                self.notes.sync()?;
+            }
+            let directory = self.directory.as_fd();
+            let notes = NotesFile::open(directory, &next.checkpoints(), true)?;
+            let file = LogFile::open(directory, next.log(), true, self.limit)?;
+            let old = std::mem::replace(&mut self.file, file);
+            self.closed.push(Closed { name: old.name().to_owned(), bytes: old.bytes() });
+            self.notes = notes;
+            self.fresh = true;
+        }
+        let key = self.at.key.clone().ok_or_else(|| self.key("has no key"))?;
+        let mut draft = self.draft();
+        let head = draft.at.head;
+        let note = pen.ring.sign(self.stream, key.epoch, head.size, draft.at.tree.root());
+        let note = note.map_err(|_| self.key("auditd does not hold its signing key"))?.to_string();
+        let tree = draft.at.tree.clone();
+        draft.push(&pen.writer.open(self.stream, head, &tree, (key.epoch, &key.key), &note, pen.now));
+        draft.at.closed = false;
+        draft.recorded = head.size;
+        self.commit(draft)?;
+        // Its name is as durable as what stands under it.
+        rustix::fs::fsync(self.directory.as_fd()).map_err(unwritable("fsync"))?;
+        self.fresh = false;
+        self.begun = Some(pen.now.wall);
+        Ok(())
+    }
+
+    /// Nanoseconds until a checkpoint is due; none where everything is signed.
+    #[must_use]
+    pub fn note_due_in(&self, limits: &Limits, now: Instant) -> Option<u64> {
+        let unsigned = self.at.head.size.saturating_sub(self.at.signed);
+        if unsigned == 0 || self.at.key.is_none() || self.health != Health::Sound {
+            return None;
+        }
+        if unsigned >= limits.checkpoint_every {
+            return Some(0);
+        }
+        let due = self.noted_ns.saturating_add(u64::try_from(limits.note_interval.as_nanos()).unwrap_or(u64::MAX));
+        Some(due.saturating_sub(now.monotonic_ns))
+    }
+
+    /// Writes a checkpoint beside the file, without waiting for the disk.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the records that it would cover are in the log all the same.
+    pub fn note(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        self.noted_ns = pen.now.monotonic_ns;
+        let Some(epoch) = self.at.key.as_ref().map(|key| key.epoch) else { return Ok(()) };
+        let torn = self.notes.torn().map_err(|error| AppendError::Unwritable {
+            step: "pread",
+            errno: error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error),
+        })?;
+        if let Some((offset, fragment)) = torn.filter(|_| !self.at.closed) {
+            let mut draft = self.draft();
+            draft.push(&pen.writer.torn_note(self.stream, draft.at.head, offset, &fragment, pen.now));
+            if let Err(error) = self.commit(draft) {
+                self.fail(pen, &error, 0);
+                return Err(error);
+            }
+            self.notes.accounted(&fragment);
+        }
+        let Head { size, .. } = self.at.head;
+        let note = pen.ring.sign(self.stream, epoch, size, self.at.tree.root());
+        self.notes.append(&note.map_err(|_| self.key("auditd does not hold its signing key"))?)?;
+        self.at.signed = size;
+        Ok(())
+    }
+
+    /// The last checkpoint before the process ends, durable.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn close(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        if self.at.head.size > self.at.signed && self.health == Health::Sound {
+            self.note(pen)?;
+        }
+        self.notes.sync()
+    }
+}
+
+fn failed(file: &str, error: VerifyError) -> AppendError {
+    let file = file.to_owned();
+    match error {
+        VerifyError::Broken(broken) => AppendError::Broken { file, broken },
+        VerifyError::Notes(broken) if broken.class == Class::Truncated => AppendError::Broken { file, broken },
+        VerifyError::Notes(broken) => AppendError::Broken { file: file.replace(".jsonl", ".checkpoints"), broken },
+        VerifyError::Read(error) => AppendError::Unwritable {
+            step: "pread",
+            errno: error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error),
+        },
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
