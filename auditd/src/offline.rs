@@ -4,7 +4,7 @@
 //! matter than one that is wrong.
 
 use crate::chain::{Broken, Class, Head};
-use crate::note::SignedNote;
+use crate::note::{PublicKey, SignedNote};
 use crate::notes::{self, Entry, Feed, Notes};
 use crate::scan::{Tail, VerifyError, scan};
 use crate::segment::Segment;
@@ -249,6 +249,15 @@ pub fn parse_kept(text: &str) -> Result<Vec<Entry>, Broken> {
         Some(_) => Err(Broken { line: 1, class: Class::NotARecord }),
         None => Ok(notes.entries),
     }
+}
+
+/// Reads a key: a verifier key, or its 64 hexadecimal digits.
+///
+/// # Errors
+/// A line for a person.
+pub fn parse_key(text: &str) -> Result<Hash, String> {
+    let key = crate::chain::unhex(text).or_else(|| PublicKey::parse(text).ok().map(|key| key.bytes()));
+    key.ok_or_else(|| "neither a key line (name+id+base64) nor 64 hexadecimal digits".to_owned())
 }
 
 /// The newest checkpoint among a stream's files.
