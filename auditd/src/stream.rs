@@ -163,7 +163,11 @@ impl LogStream {
     /// Writes a draft and makes it durable.
     fn commit(&mut self, draft: Draft) -> Result<(), AppendError> {
         self.file.reserve(draft.text.len())?;
-        self.file.write(&draft.text)?;
+        if let Err(error) = self.file.write(&draft.text) {
+            // Whatever of it is in the file must be looked at before another line.
+            self.health = std::mem::take(&mut self.health).failed(&error.to_string(), 0);
+            return Err(error);
+        }
         (self.at, self.recorded) = (draft.at, draft.recorded);
         Ok(())
     }
@@ -304,11 +308,7 @@ impl LogStream {
             draft.at.next = Some(key);
         }
         self.checkpoint(pen, &mut draft)?;
-        let outcome = self.commit(draft);
-        if let Err(error) = &outcome {
-            self.fail(pen, error, 0);
-        }
-        outcome
+        self.commit(draft)
     }
 
     fn is_due(&self, pen: &Pen<'_>) -> bool {
@@ -381,10 +381,7 @@ impl LogStream {
         if let Some((offset, fragment)) = torn.filter(|_| !self.at.closed) {
             let mut draft = self.draft();
             draft.push(&pen.writer.torn_note(self.stream, draft.at.head, offset, &fragment, pen.now));
-            if let Err(error) = self.commit(draft) {
-                self.fail(pen, &error, 0);
-                return Err(error);
-            }
+            self.commit(draft)?;
             self.notes.accounted(&fragment);
         }
         let Head { size, .. } = self.at.head;
