@@ -9,10 +9,12 @@
 //! ```text
 //! header   0..32   "moltbot signing 1"  8-byte instance  zeros
 //! slot n  32..96 and 96..160   epoch (8, big endian)  seed (32)  SHA-256 of both, its first 24 bytes
+//! 160..192                     key of the fingerprints in redacted texts, for good
 //! ```
 
 use crate::chain::hex;
 use crate::note::{Checkpoint, NoteError, PublicKey, SignedNote};
+use crate::redact::Redactor;
 use crate::verify::EpochKey;
 use ed25519_dalek::SigningKey;
 use proto::audit::Stream;
@@ -29,7 +31,8 @@ const MAGIC: &[u8; 17] = b"moltbot signing 1";
 const INSTANCE: std::ops::Range<usize> = 17..25;
 const HEADER: usize = 32;
 const SLOT: usize = 64;
-const SIZE: usize = HEADER + 2 * SLOT;
+const SLOTS: usize = HEADER + 2 * SLOT;
+const SIZE: usize = SLOTS + 32;
 
 /// A signing key and its generation.
 struct Secret {
@@ -94,6 +97,7 @@ pub struct Ring {
     instance: String,
     now: Secret,
     next: Option<Secret>,
+    redactor: Redactor,
 }
 
 impl Ring {
@@ -115,15 +119,24 @@ impl Ring {
             }
             filled = filled.saturating_add(read);
         }
-        let slots = bytes.get(HEADER..).unwrap_or_default().chunks_exact(SLOT);
+        let slots = bytes.get(HEADER..SLOTS).unwrap_or_default().chunks_exact(SLOT);
         let mut secrets: Vec<Secret> = slots.filter_map(Secret::from_slot).collect();
         secrets.sort_by_key(|secret| secret.epoch);
         let instance = bytes.get(INSTANCE).filter(|_| bytes.starts_with(MAGIC)).map(hex);
+        let redactor = bytes.last_chunk::<32>().map(Redactor::new);
         let mut secrets = secrets.into_iter();
-        Ok(match (instance, secrets.next()) {
-            (Some(instance), Some(now)) => Ok(Self { file, instance, now, next: secrets.next() }),
+        Ok(match (instance, secrets.next(), redactor) {
+            (Some(instance), Some(now), Some(redactor)) => {
+                Ok(Self { file, instance, now, next: secrets.next(), redactor })
+            }
             _ => Err(Empty { file }),
         })
+    }
+
+    /// What takes secrets out of texts.
+    #[must_use]
+    pub const fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// The key in force.
@@ -225,9 +238,13 @@ impl Empty {
         header.extend_from_slice(&instance);
         header.resize(HEADER, 0);
         header.extend_from_slice(now.slot().as_slice());
-        header.resize(SIZE, 0);
+        header.resize(SLOTS, 0);
+        let mut fingerprints = Zeroizing::new([0; 32]);
+        fill(fingerprints.as_mut_slice())?;
+        header.extend_from_slice(fingerprints.as_slice());
         write(&self.file, 0, &Zeroizing::new(header))?;
-        Ok(Ring { file: self.file, instance: hex(&instance), now, next: None })
+        let redactor = Redactor::new(&fingerprints);
+        Ok(Ring { file: self.file, instance: hex(&instance), now, next: None, redactor })
     }
 }
 

@@ -17,6 +17,7 @@ pub mod offline;
 pub mod policy;
 pub mod proof;
 pub mod record;
+pub mod redact;
 pub mod scan;
 pub mod segment;
 pub mod serve;

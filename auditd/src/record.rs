@@ -5,6 +5,7 @@
 
 use crate::chain::{Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
+use crate::redact::Redactor;
 use proto::audit::{AuthMethod, AuthOutcome, CommandRecord, Record, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
 
@@ -145,10 +146,10 @@ pub const fn kind(record: &Record) -> &'static str {
 }
 
 /// Adds a record's own fields.
-pub fn payload(line: &mut Line, record: &Record, now: Instant) {
+pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redactor) {
     match record {
         Record::Auth { client, method, outcome } => {
-            line.number("timestamp", now.millis()).text("clientIp", client).text(
+            line.number("timestamp", now.millis()).text("clientIp", &redactor.clean(client)).text(
                 "method",
                 match method {
                     AuthMethod::Token => "token",
@@ -162,7 +163,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant) {
         }
         Record::Command(command) => {
             line.number("timestamp", now.millis());
-            command_payload(line, command);
+            command_payload(line, command, redactor);
         }
         Record::Secret { name, verb, requester, granted } => {
             line.text("name", name).text("verb", verb).text("requester", requester).flag("success", *granted);
@@ -171,7 +172,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant) {
             line.text("role", role.name())
                 .number("epoch", u64::from(epoch.0))
                 .text("event", event)
-                .text("detail", detail);
+                .text("detail", &redactor.clean(detail));
         }
         Record::Operator { uid, pid, verb } => {
             line.number("uid", u64::from(*uid)).number("pid", u64::from(*pid)).text("verb", verb);
@@ -183,13 +184,15 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant) {
     }
 }
 
-fn command_payload(line: &mut Line, command: &CommandRecord) {
+fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor) {
     match command {
         CommandRecord::Intent { run, session, command, backend } => {
             line.text("runId", &run.0)
                 .text("sessionKey", &session.0)
-                .text("command", command)
+                .text("command", &redactor.clean(command))
                 .flag("sandbox", true)
+                .flag("elevated", false)
+                .flag("approved", true)
                 .text("backend", backend);
         }
         CommandRecord::Outcome { run, session, end, duration_ms } => {
@@ -204,7 +207,10 @@ fn command_payload(line: &mut Line, command: &CommandRecord) {
             line.number("duration", *duration_ms);
         }
         CommandRecord::Refused { session, command, rule } => {
-            line.text("sessionKey", &session.0).text("command", command).text("rule", rule);
+            line.text("sessionKey", &session.0)
+                .text("command", &redactor.clean(command))
+                .flag("approved", false)
+                .text("rule", rule);
         }
     }
 }
@@ -236,7 +242,13 @@ pub(crate) mod tests {
 
     #[test]
     fn auth_line_is_compact_and_in_canonical_order() {
-        let line = Writer::for_tests().line(Head::EMPTY, VAULT, &auth("192.0.2.7", false), Writer::TEST_NOW);
+        let line = Writer::for_tests().line(
+            Head::EMPTY,
+            VAULT,
+            &auth("192.0.2.7", false),
+            Writer::TEST_NOW,
+            &Redactor::new(&[7; 32]),
+        );
         assert_eq!(
             String::from_utf8(line).unwrap(),
             concat!(
@@ -248,14 +260,28 @@ pub(crate) mod tests {
         );
     }
 
+    #[test]
+    fn secret_in_a_command_is_not_in_its_line() {
+        let redactor = Redactor::new(&[7; 32]);
+        let record = intent("CLIENT_SECRET=q8WvT0zLm3 run --fast");
+        let line = Writer::for_tests().line(Head::EMPTY, VAULT, &record, Writer::TEST_NOW, &redactor);
+        let text = String::from_utf8(line).unwrap();
+        assert!(!text.contains("q8WvT0zLm3"), "{text}");
+        assert!(
+            text.contains("\"command\":\"CLIENT_SECRET=[redacted:assigned-secret:") && text.contains(" run --fast\"")
+        );
+    }
+
     proptest! {
         #[test]
         fn command_of_any_text_stays_one_line_and_reads_back(command in any::<String>()) {
-            let line = Writer::for_tests().line(Head::EMPTY, VAULT, &intent(&command), Writer::TEST_NOW);
+            let line = Writer::for_tests().line(Head::EMPTY, VAULT, &intent(&command), Writer::TEST_NOW, &Redactor::new(&[7; 32]));
             prop_assert!(!line.contains(&b'\n'));
             let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
-            let kept = BoundedStr::<8192>::truncated(&command);
-            prop_assert_eq!(value["command"].as_str().unwrap(), kept.as_str());
+            let bounded = BoundedStr::<8192>::truncated(&command);
+            let redactor = Redactor::new(&[7; 32]);
+            let kept = redactor.clean(&bounded);
+            prop_assert_eq!(value["command"].as_str().unwrap(), &*kept);
             prop_assert_eq!(value["sandbox"].as_bool(), Some(true));
         }
     }

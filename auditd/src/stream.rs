@@ -152,7 +152,7 @@ impl LogStream {
         let mut receipts = Vec::with_capacity(batch.len());
         for (source, record) in batch {
             let seq = Seq(draft.at.head.size);
-            draft.push(&pen.writer.line(draft.at.head, *source, record, pen.now));
+            draft.push(&pen.writer.line(draft.at.head, *source, record, pen.now, pen.ring.redactor()));
             receipts.push(Receipt { seq, leaf: draft.at.head.leaf });
         }
         self.commit(draft)?;

@@ -5,6 +5,7 @@ use crate::chain::{Fragment, Head};
 use crate::clock::Instant;
 use crate::note::PublicKey;
 use crate::record::{self, Envelope, Line, Source};
+use crate::redact::Redactor;
 use crate::tree::Frontier;
 use crate::verify::{FORMAT, frontier_text};
 use proto::audit::{Record, Stream};
@@ -49,11 +50,11 @@ impl Writer {
         line.close(&envelope)
     }
 
-    /// The line of a record.
+    /// The line of a record, without the secrets that its texts hold.
     #[must_use]
-    pub fn line(&self, head: Head, source: Source, record: &Record, now: Instant) -> Vec<u8> {
+    pub fn line(&self, head: Head, source: Source, record: &Record, now: Instant, redactor: &Redactor) -> Vec<u8> {
         let kind = record::kind(record);
-        self.write(head, record.stream(), kind, source, now, |line| record::payload(line, record, now))
+        self.write(head, record.stream(), kind, source, now, |line| record::payload(line, record, now, redactor))
     }
 
     /// The line that brings in a key.
