@@ -45,30 +45,42 @@ pub fn leaf(line: &[u8]) -> LeafHash {
 /// Lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or('0');
+    let digit = |nibble: u8| char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
     let mut text = String::with_capacity(bytes.len().saturating_mul(2));
     text.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
     text
 }
 
+/// Value of each lower-case hexadecimal digit; 16 for what is none. A table, because digits are not to be predicted.
+const NIBBLES: [u8; 256] = {
+    let mut table = [16; 256];
+    let mut value = 0u8;
+    while value < 16 {
+        let digit = if value < 10 { b'0' + value } else { b'a' + value - 10 };
+        if let Some(slot) = table.split_at_mut(digit as usize).1.first_mut() {
+            *slot = value;
+        }
+        value += 1;
+    }
+    table
+};
+
 /// 32 bytes from their hexadecimal form, which is lower-case.
 #[must_use]
 pub fn unhex(text: &str) -> Option<[u8; 32]> {
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; 32];
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let mut bytes = [0; 32];
     if pairs.len() != bytes.len() || !rest.is_empty() {
         return None;
     }
+    let nibble = |digit: u8| NIBBLES.get(usize::from(digit)).copied().unwrap_or(16);
+    let mut wrong = 0;
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = nibble(*high)? << 4 | nibble(*low)?;
+        let (high, low) = (nibble(*high), nibble(*low));
+        wrong |= (high | low) & 16;
+        *byte = high << 4 | low & 15;
     }
-    Some(bytes)
+    (wrong == 0).then_some(bytes)
 }
 
 /// Bytes that are no record, as a `torn` record describes them.

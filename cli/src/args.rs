@@ -148,7 +148,7 @@ pub struct ShowLogs {
     pub grep: Option<String>,
 }
 
-/// `moltbot logs verify | prove | check-proof | export`
+/// `moltbot logs verify | checkpoint | prove | check-proof | export`
 #[derive(Debug, Subcommand)]
 pub enum LogsCommand {
     /// Check the log to its last line, without Moltbot running; exits 1 where it is not what was written
@@ -164,6 +164,11 @@ pub enum LogsCommand {
         /// Only this stream
         #[arg(long, value_enum)]
         stream: Option<StreamName>,
+    },
+    /// Print the newest checkpoint of each stream, to be kept elsewhere: `verify --checkpoint` finds a rollback with it
+    Checkpoint {
+        /// A file or a directory [default: logs/ of the state directory]
+        path: Option<PathBuf>,
     },
     /// Print a proof that a record is in the log, for somebody who has only the key
     Prove {

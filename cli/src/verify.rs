@@ -1,4 +1,4 @@
-//! `moltbot logs verify | prove | check-proof | export`: the log checked and proved from its files alone. Nothing of a
+//! `moltbot logs verify | checkpoint | prove | check-proof | export`: the log checked and proved from its files alone. Nothing of a
 //! running Moltbot is asked, so that a fallen one cannot answer for itself.
 
 use crate::CliError;
@@ -35,6 +35,7 @@ pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliErro
             }
             verify(&logs(path), stream.map(Stream::from), &expected, args)
         }
+        LogsCommand::Checkpoint { path } => checkpoints(&logs(path)),
         LogsCommand::Prove { seq, stream, path } => {
             let files = offline::find(&logs(path), (*stream).into()).map_err(unreadable)?;
             let proof = proof::prove(&files, *seq).map_err(CliError::failed)?;
@@ -109,6 +110,17 @@ fn verify(path: &Path, only: Option<Stream>, expected: &Expected, args: &Args) -
         0 => Ok(()),
         _ => Err(CliError::Failed(format!("{wrong} of {} streams are not what was written", streams.len()))),
     }
+}
+
+fn checkpoints(path: &Path) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    for stream in Stream::ALL {
+        let files = offline::find(path, stream).map_err(unreadable)?;
+        if let Some(note) = offline::newest_checkpoint(&files).map_err(unreadable)? {
+            writeln!(out, "{note}")?;
+        }
+    }
+    Ok(())
 }
 
 /// What is known from elsewhere of one stream: checkpoints name theirs.
