@@ -206,3 +206,6 @@ fn start_error(error: AppendError) -> StartError {
         StartError::internal(format!("logs/: {error}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

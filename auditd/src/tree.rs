@@ -323,6 +323,11 @@ mod tests {
                 let old_root = tree(&leaves[..usize::try_from(old).unwrap()]).root();
                 let proof = feed(Prover::consistency(old, count).unwrap(), &leaves);
                 assert!(extends(&old_root, old, &root, count, &proof), "{old} of {count}");
+                // What stands before is known by its roots: the rest alone is read.
+                let mut prover = Prover::consistency(old, count).unwrap();
+                prover.skip(&tree(&leaves[..usize::try_from(old).unwrap()]));
+                (old..count).for_each(|at| prover.push(at, leaves[usize::try_from(at).unwrap()]));
+                assert_eq!(prover.finish().unwrap(), proof);
                 assert!(!extends(&[7; 32], old, &root, count, &proof));
                 assert!(!extends(&old_root, old, &[7; 32], count, &proof));
             }

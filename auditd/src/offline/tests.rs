@@ -299,6 +299,20 @@ fn key_that_nobody_vouched_for_is_no_key() {
 }
 
 #[test]
+fn checkpoint_comes_again_with_a_witness_and_a_smaller_one_does_not() {
+    let honest = honest(20);
+    let notes = notes::parse(&honest.notes, &[]).unwrap().entries;
+    let mut last = notes.last().unwrap().note.clone();
+    last.push(crate::note::SignatureLine { name: "vault".into(), bytes: vec![4; 76] });
+    let again = format!("{}{last}\n", String::from_utf8(honest.notes.clone()).unwrap());
+    let report = honest.verdict(&honest.log, Some(again.as_bytes())).unwrap();
+    assert_eq!((report.signed, report.checkpoints), (honest.report.signed, notes.len() + 1));
+    let smaller = format!("{}{}\n", String::from_utf8(honest.notes.clone()).unwrap(), notes[0].note);
+    let fault = honest.verdict(&honest.log, Some(smaller.as_bytes())).unwrap_err();
+    assert_eq!((fault.file.as_str(), fault.broken.class), (NOTES, Class::Reordered));
+}
+
+#[test]
 fn newer_format_is_said_to_be_newer() {
     let honest = honest(3);
     let mut lines = honest.lines();
