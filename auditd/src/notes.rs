@@ -42,15 +42,16 @@ pub fn parse(bytes: &[u8], torn: &[TornNote]) -> Result<Notes, Broken> {
     let mut notes = Notes::default();
     let (mut at, mut line) = (0usize, 1u64);
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-        let (length, note) = match block(rest) {
-            Some((length, Some((point, note)))) => (length, Some(Entry { line, point, note })),
-            other => match accounted(rest, at, torn) {
-                Some(length) => (length, None),
-                None if other.is_none() => {
+        // What the log calls torn is skipped unread: what follows it may make it look like a note.
+        let (length, note) = match accounted(rest, at, torn) {
+            Some(length) => (length, None),
+            None => match block(rest) {
+                Some((length, Some((point, note)))) => (length, Some(Entry { line, point, note })),
+                Some((_, None)) => return Err(Broken { line, class: Class::NotARecord }),
+                None => {
                     notes.rest = Some(Fragment::of(rest));
                     break;
                 }
-                None => return Err(Broken { line, class: Class::NotARecord }),
             },
         };
         let passed = rest.get(..length).unwrap_or(rest);

@@ -54,6 +54,8 @@ pub struct LogStream {
     closed: Vec<Closed>,
     file: LogFile,
     notes: NotesFile,
+    /// Made for the next file, which then could not be made.
+    next_notes: Option<NotesFile>,
     /// Behind the last durable record.
     at: Position,
     health: Health,
@@ -316,21 +318,39 @@ impl LogStream {
         self.file.bytes() >= pen.limits.file_bytes || old && self.at.head.size > self.recorded.saturating_add(1)
     }
 
+    /// Writes a file's last record.
+    fn close_file(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        self.account(pen)?;
+        let mut draft = self.draft();
+        let next = Segment::new(self.stream, draft.at.head.size.saturating_add(1));
+        draft.push(&pen.writer.rotate(self.stream, draft.at.head, &next.log(), pen.now));
+        draft.at.closed = true;
+        self.commit(draft)?;
+        // Where it fails, the first record of the next file covers it all the same.
+        let _ = self.sign_beside(pen).and_then(|()| self.notes.sync());
+        Ok(())
+    }
+
     /// Closes the file and opens the next.
     fn rotate(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        if !self.at.closed {
+            self.close_file(pen)?;
+        }
         if !self.fresh {
-            let next = Segment::new(self.stream, self.at.head.size.saturating_add(u64::from(!self.at.closed)));
-            if !self.at.closed {
-                let mut draft = self.draft();
-                draft.push(&pen.writer.rotate(self.stream, draft.at.head, &next.log(), pen.now));
-                draft.at.closed = true;
-                self.commit(draft)?;
-                self.note(pen)?;
-                self.notes.sync()?;
-            }
+            let next = Segment::new(self.stream, self.at.head.size);
             let directory = self.directory.as_fd();
-            let notes = NotesFile::open(directory, &next.checkpoints(), true)?;
-            let file = LogFile::open(directory, next.log(), true, self.limit)?;
+            let notes = match self.next_notes.take() {
+                Some(notes) => notes,
+                None => NotesFile::open(directory, &next.checkpoints(), true)?,
+            };
+            let file = match LogFile::open(directory, next.log(), true, self.limit) {
+                Ok(file) => file,
+                Err(error) => {
+                    // Behind the wall a file that is there cannot be opened again.
+                    self.next_notes = Some(notes);
+                    return Err(error);
+                }
+            };
             let old = std::mem::replace(&mut self.file, file);
             self.closed.push(Closed { name: old.name().to_owned(), bytes: old.bytes() });
             self.notes = notes;
@@ -372,22 +392,38 @@ impl LogStream {
     /// # Errors
     /// [`AppendError`]; the records that it would cover are in the log all the same.
     pub fn note(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        // Nothing is signed before its end was looked at.
+        if self.health == Health::Sound { self.write_note(pen) } else { Ok(()) }
+    }
+
+    fn write_note(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
         self.noted_ns = pen.now.monotonic_ns;
+        self.account(pen)?;
+        self.sign_beside(pen)
+    }
+
+    /// Appends the note. Nothing may be torn before it.
+    fn sign_beside(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
         let Some(epoch) = self.at.key.as_ref().map(|key| key.epoch) else { return Ok(()) };
+        let Head { size, .. } = self.at.head;
+        let note = pen.ring.sign(self.stream, epoch, size, self.at.tree.root());
+        self.notes.append(&note.map_err(|_| self.key("auditd does not hold its signing key"))?)?;
+        self.at.signed = size;
+        Ok(())
+    }
+
+    /// Writes down what is torn in the file of checkpoints, before another one is appended to it.
+    fn account(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
         let torn = self.notes.torn().map_err(|error| AppendError::Unwritable {
             step: "pread",
             errno: error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error),
         })?;
-        if let Some((offset, fragment)) = torn.filter(|_| !self.at.closed) {
+        if let Some((offset, fragment)) = torn {
             let mut draft = self.draft();
             draft.push(&pen.writer.torn_note(self.stream, draft.at.head, offset, &fragment, pen.now));
             self.commit(draft)?;
             self.notes.accounted(&fragment);
         }
-        let Head { size, .. } = self.at.head;
-        let note = pen.ring.sign(self.stream, epoch, size, self.at.tree.root());
-        self.notes.append(&note.map_err(|_| self.key("auditd does not hold its signing key"))?)?;
-        self.at.signed = size;
         Ok(())
     }
 

@@ -66,6 +66,7 @@ impl LogStream {
             closed,
             file,
             notes,
+            next_notes: None,
             at: found.scan.sound,
             health,
             recorded: found.recorded,
@@ -94,9 +95,14 @@ fn establish(
     {
         let recorded = at.head.size;
         let mut verifier = Verifier::within(stream, at, first, None);
-        let scan = check(file, from, end, &mut verifier, known)?;
-        notes.settle(known.bytes, known.rest.is_some());
-        return Ok(Found { from, scan, recorded });
+        // A torn checkpoint may look like a bad one; the lines tell, and they are gone through below.
+        match check(file, from, end, &mut verifier, known) {
+            Err(AppendError::Broken { .. }) => {}
+            outcome => {
+                notes.settle(known.bytes, known.rest.is_some());
+                return outcome.map(|scan| Found { from, scan, recorded });
+            }
+        }
     }
     // From the first line on: either it says where it stands, or the file before does.
     let begins = first_line(file)?
