@@ -322,7 +322,7 @@ fn newer_format_is_said_to_be_newer() {
 
 #[test]
 fn flipped_bits_are_noticed_one_in_every_byte() {
-    let honest = honest(12);
+    let honest = honest(4);
     for at in 0..honest.log.len() {
         honest.flip(false, at, u32::try_from(at % 8).unwrap());
     }
