@@ -266,6 +266,9 @@ fn wanted_length(name: &str) -> Option<usize> {
 
 /// `name = value`, `"name": "value"`, `scheme://user:value@host`.
 fn assigned(text: &str, at: usize) -> Option<Found> {
+    if text.as_bytes().get(at.checked_sub(1)?).is_some_and(|byte| matches!(byte, b'=' | b':')) {
+        return None;
+    }
     let named = before(text, at).trim_end_matches([' ', '"', '\'', '\\', ':']);
     let name_at = named.rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-' | '.'));
     let name = named.get(name_at.map_or(0, |at| at.saturating_add(1))..)?;
