@@ -78,6 +78,8 @@ fn file_size_limit_of_the_operator_is_a_refusal_and_no_death() {
         }
     };
     assert!(refusal.message.contains("File too large"), "{refusal}");
+    let text = std::fs::read_to_string(logs.path().join("auth-audit.jsonl")).unwrap();
+    assert!(text.contains("\"type\":\"full\"") && text.contains("File too large"));
     broker.say(&ToRole::Ping(3), &[]);
     assert!(matches!(broker.hear(), FromRole::Pong(3)));
     assert_eq!(broker.exit(), Some(0));
@@ -134,7 +136,11 @@ fn sealed_auditd_refuses_on_a_full_file_system_and_resumes_with_room() {
     };
     assert_eq!(refusal.rule.as_str(), "audit.unwritable");
     assert!(refusal.message.contains("No space left on device"), "{refusal}");
+    let begun = std::time::Instant::now();
     assert!(vault.call(&auth("192.0.2.1"), &[], PATIENCE).is_err());
+    assert!(begun.elapsed() < std::time::Duration::from_millis(100), "{:?}", begun.elapsed());
+    let says_why = |text: String| text.contains("\"type\":\"full\"") && text.contains("No space left on device");
+    assert!(says_why(std::fs::read_to_string(logs.path().join("auth-audit.jsonl")).unwrap()));
     std::fs::remove_file(&ballast).unwrap();
     leaves.push(vault.call(&auth("192.0.2.2"), &[], PATIENCE).unwrap().0);
     assert_eq!(broker.exit(), Some(0));
