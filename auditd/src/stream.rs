@@ -147,10 +147,9 @@ impl LogStream {
         if draft.at.head.size.saturating_sub(draft.recorded) >= pen.limits.checkpoint_every {
             self.checkpoint(pen, &mut draft)?;
         }
-        if let Some(before) = self.latest.filter(|latest| latest.saturating_sub(pen.now.wall) > clock::TOLERANCE) {
-            let before = clock::rfc3339_micros(before);
+        let ahead = self.latest.filter(|latest| latest.saturating_sub(pen.now.wall) > clock::TOLERANCE);
+        if let Some(before) = ahead.map(clock::rfc3339_micros) {
             draft.push(&pen.writer.clock(self.stream, draft.at.head, &before, pen.now));
-            self.latest = None;
         }
         let mut receipts = Vec::with_capacity(batch.len());
         for (source, record) in batch {
@@ -159,7 +158,7 @@ impl LogStream {
             receipts.push(Receipt { seq, leaf: draft.at.head.leaf });
         }
         self.commit(draft)?;
-        self.latest = self.latest.max(Some(pen.now.wall));
+        self.latest = if ahead.is_some() { Some(pen.now.wall) } else { self.latest.max(Some(pen.now.wall)) };
         Ok(receipts)
     }
 

@@ -151,7 +151,7 @@ pub struct ShowLogs {
 /// `moltbot logs verify | checkpoint | prove | check-proof | export`
 #[derive(Debug, Subcommand)]
 pub enum LogsCommand {
-    /// Check the log to its last line, without Moltbot running; exits 1 where it is not what was written
+    /// Check the log to its last line, from its files alone; exits 1 where it is not what was written, 4 where it cannot be read
     Verify {
         /// A file or a directory [default: logs/ of the state directory]
         path: Option<PathBuf>,
