@@ -144,6 +144,9 @@ const PREFIXES: &[Prefix] = &[
     Prefix("xai-key", "xai-", Set::WordDash, 40),
 ];
 
+/// Bytes of the shortest of these keys.
+const SHORTEST: usize = 20;
+
 /// Parts of names whose value is a secret, and how long such a value is at least.
 const NAMES: &[(&str, usize)] = &[
     ("password", 4),
@@ -216,6 +219,10 @@ fn find(text: &str, at: usize) -> Option<Found> {
         byte if !byte.is_ascii_alphabetic() || !begins_word(text, at) => return None,
         b'e' if bytes.starts_with(b"eyJ") => return three_parts(bytes).and_then(|length| found("jwt", 0, length)),
         _ => {}
+    }
+    // Words are short and keys are not.
+    if !bytes.get(..SHORTEST)?.iter().all(|byte| Set::Dotted.has(*byte)) {
+        return None;
     }
     PREFIXES.iter().find_map(|Prefix(rule, prefix, set, least)| {
         let rest = bytes.strip_prefix(prefix.as_bytes())?;

@@ -44,6 +44,13 @@ fn value_goes_and_the_words_around_it_stay() {
 }
 
 #[test]
+fn no_key_of_the_table_is_shorter_than_what_is_looked_at() {
+    for Prefix(rule, prefix, _, least) in PREFIXES {
+        assert!(prefix.len() + least >= SHORTEST, "{rule}");
+    }
+}
+
+#[test]
 fn private_key_goes_with_its_armour_whole_or_cut_off() {
     let key = made(&["-----BEGIN OPENSSH PRIV", "ATE KEY-----\nb3BlbnNzaC1r\n-----END OPENSSH PRIV", "ATE KEY-----"]);
     let clean = redactor().clean(&format!("cat <<E\n{key}\nE")).into_owned();
