@@ -216,8 +216,9 @@ impl Child {
 /// Descriptors of a role that has just raised its walls: 0 to 3, and what it holds by then.
 const fn expected_descriptors(role: Role) -> u64 {
     4 + match role {
-        // The four streams; their directory is closed again.
-        Role::Auditd => 4,
+        // Of each of the four streams the lines and the checkpoints, for appending and for reading; the signing key; the
+        // directory of them all.
+        Role::Auditd => 18,
         // The directory of the store, twice while its grant is made; the key is read and closed.
         Role::Vault => 2,
         // The listener, and the directory of sessions twice while its grant is made.

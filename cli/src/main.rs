@@ -11,6 +11,7 @@ mod logs;
 mod paint;
 mod status;
 mod up;
+mod verify;
 mod ws;
 
 use args::{Args, Command, DrillCommand, GatewayCommand};
@@ -28,6 +29,9 @@ pub enum CliError {
     /// Anything else, in a sentence.
     #[error("{0}")]
     Failed(String),
+    /// The log is there and could not be checked. Not the same as one that is wrong.
+    #[error("{0}")]
+    Unchecked(String),
     /// Whoever read our output has gone. Not worth a word.
     #[error("output closed")]
     OutputClosed,
@@ -54,7 +58,11 @@ fn main() -> ExitCode {
                 println!("{}", serde_json::json!({ "ok": false, "error": error.to_string() }));
             }
             eprintln!("moltbot: {error}");
-            ExitCode::from(if matches!(error, CliError::NotRunning(_)) { 3 } else { 1 })
+            ExitCode::from(match error {
+                CliError::NotRunning(_) => 3,
+                CliError::Unchecked(_) => 4,
+                CliError::Failed(_) | CliError::OutputClosed => 1,
+            })
         }
     }
 }
@@ -68,8 +76,9 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::ConfineReport => confine_report::show(&dir, args),
         Command::Chat { message, session } => chat::chat(&dir, message, session),
         Command::Gateway { command } => gateway(&dir, command, args),
-        Command::Logs { stream, follow, lines } => logs::show(&dir, *stream, *follow, *lines, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
+        Command::Logs { show, command: None } => logs::show(&dir, show, args),
+        Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
             Ok(())

@@ -40,12 +40,9 @@ impl Copy {
         let sent = order.resources.iter().copied().zip(descriptors);
         let is_granted = |kind: Resource| policy.grants.iter().any(|grant| grant.resource == kind);
         let (granted, others): (Vec<_>, Vec<_>) = sent.partition(|(kind, _)| is_granted(*kind));
-        let mut held = Vec::new();
-        for (kind, fd) in others {
-            match kind {
-                Resource::LogDir => held.extend(streams(&fd)?),
-                _ => held.push(fd),
-            }
+        let mut held: Vec<OwnedFd> = others.into_iter().map(|(_, fd)| fd).collect();
+        if let Some((_, logs)) = granted.iter().find(|(kind, _)| *kind == Resource::LogDir) {
+            held.extend(streams(logs)?);
         }
         Ok(Self { policy, layout: order.layout, granted, ports: ports(&order.config), _held: held })
     }
@@ -62,9 +59,12 @@ impl Copy {
 
 /// The log's files, open as auditd has them.
 fn streams(directory: &OwnedFd) -> Result<Vec<OwnedFd>, StartError> {
-    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let open = |stream: Stream| openat(directory, format!("{}.jsonl", stream.name()), flags, Mode::empty());
-    Stream::ALL.into_iter().map(|stream| open(stream).map_err(StartError::internal)).collect()
+    let open = |stream: Stream, access: OFlags| {
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        openat(directory, format!("{}.jsonl", stream.name()), flags, Mode::empty()).map_err(StartError::internal)
+    };
+    let both = |stream| [open(stream, OFlags::WRONLY | OFlags::APPEND), open(stream, OFlags::RDONLY)];
+    Stream::ALL.into_iter().flat_map(both).collect()
 }
 
 fn ports(config: &RoleConfig) -> Vec<u16> {

@@ -6,6 +6,7 @@ mod chaos;
 mod matrix;
 mod report;
 mod rules_hit;
+mod torture;
 
 use proto::topology::TOPOLOGY;
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ cargo xtask COMMAND
         [--as root|user]
   bench [NAME ...] [--full]         measure against controls in the same run; writes target/bench.json
   matrix [--bless]                  every attack on every role's wall, against tests/matrix.tsv
+  torture [ROLE]                    tests that take minutes
   check                             dependency budgets, and documents drawn from the code
   docs [--check]                    draw those documents anew, or compare them
   confine-report [--json]           print every role's wall as it is designed
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Some("chaos") => chaos::chaos(rest),
         Some("bench") => bench::bench(rest),
         Some("matrix") => matrix::matrix(rest),
+        Some("torture") => torture::torture(rest),
         Some("check") => check(),
         Some("docs") => docs(!rest.iter().any(|arg| arg == "--check")),
         Some("rules-hit") => rules_hit::rules_hit(),

@@ -1,11 +1,11 @@
 //! What must hold after chaos: nothing of a process left over, and nothing of a record missing.
 
 use crate::{PATIENCE, programs};
+use auditd::offline::{self, Expected};
 use proto::audit::Stream;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::BufReader;
 use std::path::Path;
 use std::time::Instant;
 
@@ -97,14 +97,10 @@ pub fn orphans(state: &Path, marker: &str) -> Vec<String> {
 pub fn verify(logs: &Path) -> Vec<String> {
     let mut broken = Vec::new();
     for stream in Stream::ALL {
-        let path = logs.join(format!("{}.jsonl", stream.name()));
-        match std::fs::File::open(&path).map(BufReader::new) {
-            Ok(reader) => {
-                if let Err(error) = auditd::chain::verify_lines(reader, stream) {
-                    broken.push(format!("{}: {error}", path.display()));
-                }
-            }
-            Err(error) => broken.push(format!("{}: {error}", path.display())),
+        let found = offline::find(logs, stream)
+            .and_then(|files| offline::verify(&files, stream, &Expected::default(), |_, _| {}));
+        if let Err(error) = found {
+            broken.push(format!("{}: {error}", stream.name()));
         }
     }
     broken
@@ -112,7 +108,8 @@ pub fn verify(logs: &Path) -> Vec<String> {
 
 /// Records of a stream. A fragment that a death tore off is none; the verifier looks after it.
 pub fn records(logs: &Path, stream: Stream) -> Vec<Value> {
-    let text = std::fs::read(logs.join(format!("{}.jsonl", stream.name()))).unwrap_or_default();
+    let files = offline::find(logs, stream).unwrap();
+    let text: Vec<u8> = files.iter().flat_map(|file| std::fs::read(&file.log).unwrap()).collect();
     String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
