@@ -53,7 +53,10 @@ impl Sealed {
         let resources = resources(role, &dir, listener);
         let (control, theirs) = Channel::pair().unwrap();
         let program = std::fs::File::open(programs().join(format!("moltbot-{role}"))).unwrap();
-        let log = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
+        // A pipe, as from broker: where this process's own output is a file, a role's limit of files would end it.
+        let (mut logged, log) = std::io::pipe().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut logged, &mut std::io::stderr()));
+        let log = OwnedFd::from(log);
         let process = spawn(program.as_fd(), &format!("moltbot-{role}"), theirs.as_fd(), log, identity(role)).unwrap();
         drop(theirs);
         let sealed = Self { role, control, process, port, _dir: dir };
