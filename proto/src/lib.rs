@@ -15,6 +15,7 @@ pub mod egress;
 pub mod exit;
 pub mod ids;
 pub mod operator;
+pub mod outbox;
 #[cfg(feature = "tokio")]
 pub mod port;
 pub mod probe;
