@@ -175,8 +175,11 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
                 .text("event", event)
                 .text("detail", &redactor.clean(detail));
         }
-        Record::Operator { uid, pid, verb } => {
+        Record::Operator { uid, pid, verb, detail } => {
             line.number("uid", u64::from(*uid)).number("pid", u64::from(*pid)).text("verb", verb);
+            if !detail.is_empty() {
+                line.text("detail", detail);
+            }
         }
         Record::Incident { incident, severity, step, outcome, took_ms, detail } => {
             line.text("incident", incident)

@@ -86,6 +86,12 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<LogsCommand>,
     },
+    /// What is locked down; lock everything; open it again
+    Lockdown {
+        /// What to do
+        #[command(subcommand)]
+        command: LockdownCommand,
+    },
     /// Attack this installation from inside each role's wall
     Drill {
         /// What to do
@@ -122,6 +128,17 @@ pub enum GatewayCommand {
         #[arg(default_value = "gateway")]
         role: String,
     },
+}
+
+/// `moltbot lockdown ...`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum LockdownCommand {
+    /// Show whether anything is locked, since when and why
+    Status,
+    /// Freeze everything: no login, command, request or credential, until it is cleared
+    On,
+    /// Open everything again, quarantined conversations included; recorded
+    Clear,
 }
 
 /// `moltbot drill ...`

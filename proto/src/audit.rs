@@ -190,6 +190,8 @@ pub enum Record {
         pid: u32,
         /// The verb.
         verb: BoundedStr<64>,
+        /// What it was about; empty where there is nothing to say.
+        detail: BoundedStr<256>,
     },
     /// broker: one step of the reaction to an incident, when it is over.
     Incident {

@@ -5,15 +5,17 @@ use crate::native;
 use crate::state::{Choice, Engine, Settings, choose};
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
-use proto::bounded::{BoundedBytes, BoundedStr};
+use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, ChannelError};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, ToAuditd};
 use proto::exit::Exit;
+use proto::gate::Gate;
 use proto::ids::{RunId, SessionKey};
 use proto::port::{AsyncControl, Port, Request, Responder, Server};
 use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
 use proto::topology::{EdgeId, Side, role};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ const RUN: Duration = Duration::from_secs(120);
 const OUTPUT: u64 = 8 << 20;
 /// Runs at once.
 const RUNS: usize = 16;
+/// How long a freeze waits for runs to end: less than broker waits for it.
+const FREEZE: Duration = Duration::from_secs(4);
 /// How long a look at the engine counts while none serves.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Largest chunk, in bytes.
@@ -51,6 +55,11 @@ struct Sandboxd {
     draining: AtomicBool,
     drain: Notify,
     runs: Semaphore,
+    /// Closed while nothing may run.
+    gate: Gate,
+    running: std::sync::Mutex<BTreeMap<RunId, SessionKey>>,
+    /// Conversations for which nothing runs until the operator says so.
+    quarantined: std::sync::Mutex<Vec<SessionKey>>,
 }
 
 /// Serves until broker says stop, or is gone.
@@ -76,6 +85,9 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
             draining: AtomicBool::new(false),
             drain: Notify::new(),
             runs: Semaphore::new(RUNS),
+            gate: Gate::default(),
+            running: std::sync::Mutex::default(),
+            quarantined: std::sync::Mutex::default(),
         });
         tokio::spawn(watch(Arc::clone(&sandboxd)));
         let mut ready = false;
@@ -109,6 +121,16 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
                         let answer = sandboxd.on_admin(&request).await;
                         let _ = sandboxd.words.send(FromRole::Admin(number, answer)).await;
                     });
+                }
+                Ok((ToRole::Freeze { why }, _)) => {
+                    let sessions = sandboxd.sessions();
+                    sandboxd.gate.close(&why);
+                    let sandboxd = Arc::clone(&sandboxd);
+                    tokio::spawn(async move { sandboxd.on_freeze(sessions).await });
+                }
+                Ok((ToRole::Thaw, _)) => sandboxd.gate.open(),
+                Ok((ToRole::Quarantine(sessions), _)) => {
+                    *lock(&sandboxd.quarantined) = sessions.iter().cloned().collect();
                 }
                 Ok((ToRole::Drain, _)) => {
                     let sandboxd = Arc::clone(&sandboxd);
@@ -224,6 +246,31 @@ impl Sandboxd {
         let _ = self.words.send(FromRole::Drained).await;
     }
 
+    /// Conversations that have a command running.
+    fn sessions(&self) -> Vec<SessionKey> {
+        lock(&self.running).values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Every run hears of the closed gate; with Docker every container is ended besides, idle ones too.
+    async fn on_freeze(&self, sessions: Vec<SessionKey>) {
+        let begun = Instant::now();
+        // No look for a backend now: where none was found yet, nothing runs.
+        let serving = self.serving.lock().await.as_ref().map(|(_, serving)| Arc::clone(serving));
+        let containers = match serving.as_deref() {
+            Some(Serving::Docker(docker, _)) => docker.freeze().await,
+            Some(Serving::Native(..) | Serving::Nowhere(_)) | None => 0,
+        };
+        let gone = timeout(FREEZE, self.gate.emptied()).await.is_ok();
+        let detail = format!(
+            "{} commands and {containers} containers {} in {} ms",
+            sessions.len(),
+            if gone { "were ended" } else { "are being ended" },
+            begun.elapsed().as_millis()
+        );
+        let sessions = BoundedVec::new(sessions).unwrap_or_default();
+        let _ = self.words.send(FromRole::Frozen { sessions, detail: BoundedStr::truncated(&detail) }).await;
+    }
+
     async fn describe(&self) -> (Backend, String) {
         match self.serving().await.as_ref() {
             Serving::Docker(_, detail) => (Backend::Docker, detail.clone()),
@@ -295,6 +342,18 @@ impl Sandboxd {
         if self.draining.load(Ordering::Acquire) {
             return Err(Refusal::new("sandbox.draining", "Moltbot is going down, or sandboxd is being restarted"));
         }
+        if lock(&self.quarantined).contains(session) {
+            let refusal = Refusal::new(
+                "quarantine",
+                "a command of this conversation was running when something looked like an attack; the operator looks \
+                 at `moltbot logs system` and says `moltbot lockdown clear`",
+            );
+            return Err(self.refuse(session, command, refusal).await);
+        }
+        let pass = match self.gate.enter() {
+            Ok(pass) => pass,
+            Err(refusal) => return Err(self.refuse(session, command, refusal).await),
+        };
         let Ok(_permit) = self.runs.try_acquire() else {
             let refusal =
                 Refusal::new("sandbox.busy", &format!("{RUNS} commands run already; try again when one has ended"));
@@ -320,6 +379,7 @@ impl Sandboxd {
             backend: BoundedStr::truncated(backend.name()),
         })
         .await?;
+        let _running = Running::begin(&self.running, &run, session);
         let started = Instant::now();
         let (passed, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
         let sink = |is_error: bool, bytes: Vec<u8>| {
@@ -330,6 +390,7 @@ impl Sandboxd {
             tokio::select! {
                 () = responder.cancelled() => {}
                 () = self.drained() => {}
+                _ = self.gate.closed() => {}
             }
         };
         let work = async {
@@ -348,6 +409,8 @@ impl Sandboxd {
         {
             docker.discard(session).await;
         }
+        // Its sandbox is gone; what is left is its record, which a freeze does not wait for.
+        drop(pass);
         let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let record = CommandRecord::Outcome { run: run.clone(), session: session.clone(), end, duration_ms };
@@ -369,6 +432,27 @@ impl Sandboxd {
             notified.await;
         }
     }
+}
+
+/// A run that is under way, for as long as this lives.
+struct Running<'r>(&'r std::sync::Mutex<BTreeMap<RunId, SessionKey>>, RunId);
+
+impl<'r> Running<'r> {
+    fn begin(running: &'r std::sync::Mutex<BTreeMap<RunId, SessionKey>>, run: &RunId, session: &SessionKey) -> Self {
+        lock(running).insert(run.clone(), session.clone());
+        Self(running, run.clone())
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(self.0).remove(&self.1);
+    }
+}
+
+/// A panic ends the process, so no lock is ever found poisoned.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Passes output on under the client's credit. What is over the cap is taken and counted, so that the command goes on.

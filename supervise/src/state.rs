@@ -213,6 +213,14 @@ impl Supervisor {
             && self.state(Role::Gateway) == RoleState::Ready
     }
 
+    /// True while no role that serves has been silent for as long as gets it killed.
+    #[must_use]
+    pub fn is_answering(&self, now: u64) -> bool {
+        let answers =
+            |entry: &Entry| entry.state != RoleState::Ready || now.saturating_sub(entry.answered) < HUNG_AFTER_MS;
+        self.roles.iter().all(answers)
+    }
+
     /// True once an orderly stop has begun.
     #[must_use]
     pub const fn is_stopping(&self) -> bool {

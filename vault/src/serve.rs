@@ -8,7 +8,7 @@ use crate::auth::{self, AskError};
 use crate::state::{GATEWAY_TOKEN, State, unix_now};
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::Record;
-use proto::bounded::BoundedStr;
+use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
@@ -28,7 +28,8 @@ const TURN: usize = 16;
 /// # Errors
 /// [`StartError`], internal: the store's state on disk is not known, or the machine fails.
 pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, StartError> {
-    let mut vault = Vault { state, auditor: Auditor::default(), ready: false, gateway: None, egress: None };
+    let mut vault =
+        Vault { state, auditor: Auditor::default(), ready: false, frozen: None, gateway: None, egress: None };
     loop {
         let (gateway, egress) = vault.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         loop {
@@ -60,6 +61,8 @@ struct Vault {
     state: State,
     auditor: Auditor,
     ready: bool,
+    /// Why nobody is let in and nothing is leased, while that is so.
+    frozen: Option<String>,
     gateway: Option<Channel>,
     egress: Option<Channel>,
 }
@@ -94,10 +97,18 @@ impl Vault {
                 };
                 FromRole::Admin(number, reply)
             }
+            ToRole::Freeze { why } => {
+                self.frozen = Some(why.to_string());
+                FromRole::Frozen { sessions: BoundedVec::default(), detail: BoundedStr::truncated("no lease is out") }
+            }
+            ToRole::Thaw => {
+                self.frozen = None;
+                return Ok(None);
+            }
             ToRole::Drain => FromRole::Drained,
             // Everything that was answered is on disk already.
             ToRole::Stop => return Ok(Some(Exit::Ok)),
-            ToRole::Configure { .. } | ToRole::Attested => {
+            ToRole::Configure { .. } | ToRole::Attested | ToRole::Quarantine(_) => {
                 return Err(StartError::internal("a word of broker that is out of order"));
             }
         };
@@ -205,7 +216,11 @@ impl Vault {
                 Err(error) => return end(edge, &error, control),
             };
             let (id, request) = asked;
-            let frame = match handle(self, request) {
+            let outcome = match &self.frozen {
+                Some(why) => Err(Refusal::lockdown(why).into()),
+                None => handle(self, request),
+            };
+            let frame = match outcome {
                 Ok(reply) => reply_frame::<E>(id, &reply),
                 Err(error) => refusal_frame::<E>(id, &self.refusal(error, control)?),
             };
