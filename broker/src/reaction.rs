@@ -149,8 +149,9 @@ impl Broker {
             }
             Order::Revive(role) => self.happen(Event::Revive(role)),
             Order::Thaw => {
-                let roles: Vec<Role> = self.children.keys().copied().collect();
-                roles.into_iter().for_each(|role| self.say(role, &ToRole::Thaw, &[]));
+                // Who is not attested yet was told nothing, and is waited for with another word.
+                let told = self.children.values().filter(|child| child.attested.is_some());
+                told.for_each(|child| self.say(child.role, &ToRole::Thaw, &[]));
             }
             Order::End => {
                 (self.react.suspects, self.react.ended) = (Vec::new(), Vec::new());
