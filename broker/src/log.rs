@@ -2,8 +2,7 @@
 //! the priority in front where journald reads it (sd-daemon(3)).
 
 use rustix::fs::fstat;
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::OnceLock;
 
 /// Longest line of a role that is kept together, in bytes.
@@ -23,15 +22,17 @@ pub enum Priority {
 /// Prints one line.
 pub fn line(priority: Priority, who: &str, text: &str) {
     static JOURNAL: OnceLock<bool> = OnceLock::new();
-    let mut out = String::new();
-    if *JOURNAL.get_or_init(is_journal) {
-        let _ = write!(out, "<{}>", priority as u8);
-    }
-    out.extend([who, ": "]);
-    out.extend(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }));
-    out.push('\n');
+    let out = render(*JOURNAL.get_or_init(is_journal), priority, who, text);
     // Nobody reads it, then; the log of record is auditd's.
     let _ = std::io::stderr().write_all(out.as_bytes());
+}
+
+/// One line, whatever is in `text`.
+fn render(journal: bool, priority: Priority, who: &str, text: &str) -> String {
+    let mut out = if journal { format!("<{}>{who}: ", priority as u8) } else { format!("{who}: ") };
+    out.extend(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }));
+    out.push('\n');
+    out
 }
 
 /// Says something of broker's own.
@@ -76,6 +77,13 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_in_a_text_makes_a_second_line_or_moves_the_cursor() {
+        let text = render(true, Priority::Warning, "gateway[7]", "a\nbroker: b\r\u{1b}[2J\u{9b}c");
+        assert_eq!(text, "<4>gateway[7]: a\u{fffd}broker: b\u{fffd}\u{fffd}[2J\u{fffd}c\n");
+        assert_eq!(render(false, Priority::Info, "broker", "as it is"), "broker: as it is\n");
+    }
 
     #[test]
     fn pieces_of_a_line_are_one_line() {
