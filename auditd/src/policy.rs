@@ -3,7 +3,7 @@
 //! shorten or replace what it wrote. What it can still do is write over its own signing key, which is how a key is
 //! destroyed.
 
-use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule, SOFT_NO_OPEN};
+use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule};
 use confine::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -47,7 +47,8 @@ const OWN: &[Rule] = &[
         "room for the last record of a full disk",
     ),
     Rule::new(sys::SYS_pread64, "operators read the log; its end is read again after a failed write"),
-    Rule::new(sys::SYS_pwrite64, "an old signing key is overwritten; on files open for appending it appends"),
+    Rule::new(sys::SYS_pwrite64, "an old signing key is overwritten; on files open for appending it appends")
+        .kept(ROTATION),
     Rule::new(sys::SYS_fstat, "where the file ends, after a failed write; kind and mode of a new one"),
 ];
 
@@ -55,7 +56,7 @@ const OWN: &[Rule] = &[
 pub static POLICY: Policy = Policy {
     role: Role::Auditd,
     rules: &[BASE, OWN],
-    soft: SOFT_NO_OPEN,
+    soft: &[],
     limits: &[
         Limit { resource: LimitKind::RLIMIT_NOFILE, value: 64, why: "four streams, a writer for each role" },
         Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" },

@@ -3,7 +3,7 @@
 use super::place::{FIRST_UID, put_bait};
 use super::role::{ATTEMPT, Process, ROLES, Workshop};
 use super::table::{LAYERS, layers};
-use confine::probe::{Outcome, Targets, World, in_child, probes};
+use confine::probe::{Held, Outcome, Targets, World, in_child, probes};
 use proto::bounded::BoundedStr;
 use proto::channel::Channel;
 use proto::control::Layout;
@@ -86,7 +86,7 @@ fn attack_broker(layout: Layout, workshop: &Workshop, targets: &mut Targets) {
             sibling = workshop.start(Role::Vault, Some(layers("sealed")));
         }
         targets.sibling = sibling.pid();
-        let world = World::new(targets.clone(), socket.as_raw_fd());
+        let world = World::new(targets.clone(), socket.as_raw_fd(), Held::look(Role::Broker));
         let outcome = in_child(ATTEMPT, || probe.run(&world)).unwrap();
         println!("{}\tsealed\t{}\tbroker\t{outcome}", layout.name(), probe.name);
     }
