@@ -98,7 +98,10 @@ fn look_in_from_outside(workshop: &Workshop) {
     let open = |pid: u32, name: &str| std::fs::File::open(format!("/proc/{pid}/{name}"));
     let mut twin = Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     for name in ["mem", "environ"] {
-        assert!(open(twin.id(), name).is_ok(), "{name} of an ordinary process of the same uid");
+        // It becomes another program, and readable, a moment after its start has been reported.
+        system_tests::wait_for(&format!("{name} of an ordinary process of the same uid"), || {
+            open(twin.id(), name).ok()
+        });
     }
     twin.kill().unwrap();
     twin.wait().unwrap();
