@@ -21,6 +21,7 @@ const PRIVATE: u64 = 0o600;
 /// `FALLOC_FL_KEEP_SIZE` alone: it neither cuts nor changes a byte.
 const KEEP_SIZE: u64 = 1;
 
+const NEW_KEY: &str = "a signing key is replaced in the first second after it is an hour old";
 const ROTATION: &str = "a stream goes on in a new file after 10 MiB, or in the first second after 30 days";
 
 const OWN: &[Rule] = &[
@@ -48,7 +49,7 @@ const OWN: &[Rule] = &[
     ),
     Rule::new(sys::SYS_pread64, "operators read the log; its end is read again after a failed write"),
     Rule::new(sys::SYS_pwrite64, "an old signing key is overwritten; on files open for appending it appends")
-        .kept(ROTATION),
+        .kept(NEW_KEY),
     Rule::new(sys::SYS_fstat, "where the file ends, after a failed write; kind and mode of a new one"),
 ];
 
