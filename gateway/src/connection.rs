@@ -175,7 +175,12 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
     let Peer::Network(address) = peer else { return Ok(hello) };
     let address = BoundedStr::truncated(&address.to_canonical().to_string());
     let request = VaultRequest::VerifyClient { address, token: hello.token.take() };
-    match gateway.vault.call(&request, VAULT_WAIT).await {
+    let answer = gateway.vault.call(&request, VAULT_WAIT).await;
+    // It may have been closed while the vault was asked.
+    if let Some(refusal) = gateway.gate.refusal() {
+        return Err(locked(&refusal));
+    }
+    match answer {
         Ok(VaultReply::Accepted) => Ok(hello),
         Ok(VaultReply::Rejected { reason, retry_after_s }) => Err(connect::rejected(reason, retry_after_s)),
         Err(CallError::Refused(refusal)) if refusal.rule.as_str() == "lockdown" => Err(locked(&refusal)),

@@ -112,10 +112,20 @@ impl DockerBackend {
     pub async fn freeze(&self) -> usize {
         self.sessions.lock().await.clear();
         let all = self.labelled().await;
-        // What cannot be paused has ended, or is removed a moment later.
-        join_all(all.iter().map(|id| within(PAUSE, "pause", self.docker.pause_container(id)))).await;
+        join_all(all.iter().map(|id| self.pause(id))).await;
         join_all(all.iter().map(|id| self.remove(id))).await;
         all.len()
+    }
+
+    /// What cannot be paused has ended, or is removed a moment later.
+    async fn pause(&self, id: &str) {
+        let _ = within(PAUSE, "pause", self.docker.pause_container(id)).await;
+    }
+
+    /// Nothing in it runs on while the engine takes its time to remove it.
+    async fn end(&self, id: &str) {
+        self.pause(id).await;
+        self.remove(id).await;
     }
 
     async fn remove(&self, id: &str) {
@@ -211,7 +221,7 @@ impl DockerBackend {
     pub async fn discard(&self, session: &SessionKey) {
         let container = self.sessions.lock().await.remove(workspace(session).0.as_str());
         if let Some(container) = container {
-            self.remove(&container.id).await;
+            self.end(&container.id).await;
         }
     }
 

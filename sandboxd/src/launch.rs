@@ -40,8 +40,8 @@ struct Launcher<'l> {
     runs: Vec<Run>,
     /// Why nothing runs, while that is so.
     frozen: Option<String>,
-    /// How many runs were killed by a freeze that was not answered yet.
-    freezing: Option<usize>,
+    /// How many runs were killed by each freeze that was not answered yet.
+    freezing: Vec<usize>,
 }
 
 /// Serves until broker says stop, or is gone.
@@ -57,7 +57,7 @@ pub fn serve(_walls: &Sealed, control: &Control, jailer: &Jailer, workspaces: &O
         tier: None,
         runs: Vec::new(),
         frozen: None,
-        freezing: None,
+        freezing: Vec::new(),
     };
     launcher.tell(&FromRole::Ready)?;
     loop {
@@ -111,7 +111,7 @@ impl Launcher<'_> {
                         run.aborted = true;
                         run.jail.kill();
                     });
-                    self.freezing = Some(self.runs.len());
+                    self.freezing.push(self.runs.len());
                 }
                 Ok((ToRole::Thaw, _)) => self.frozen = None,
                 Ok((ToRole::Drain, _)) => self.tell(&FromRole::Drained)?,
@@ -258,7 +258,9 @@ impl Launcher<'_> {
         for (id, answer) in ended {
             self.answer(id, answer)?;
         }
-        if let Some(killed) = self.freezing.take_if(|_| self.runs.is_empty()) {
+        while self.runs.is_empty()
+            && let Some(killed) = self.freezing.pop()
+        {
             let detail = BoundedStr::truncated(&format!("{killed} sandboxes were killed"));
             self.tell(&FromRole::Frozen { sessions: BoundedVec::default(), detail })?;
         }

@@ -251,24 +251,32 @@ impl Sandboxd {
         lock(&self.running).values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Every run hears of the closed gate; with Docker every container is ended besides, idle ones too.
+    /// Every run hears of the closed gate; with Docker every container is ended besides, idle ones too. Broker hears of it
+    /// within the time it waits, whatever the engine does.
     async fn on_freeze(&self, sessions: Vec<SessionKey>) {
         let begun = Instant::now();
+        let ended = timeout(FREEZE, self.end_everything()).await;
+        let detail = match ended {
+            Ok(containers) => format!("{} commands and {containers} containers were ended", sessions.len()),
+            Err(_) => format!("{} commands are still being ended: the engine is slow", sessions.len()),
+        };
+        let detail = BoundedStr::truncated(&format!("{detail} in {} ms", begun.elapsed().as_millis()));
+        let sessions = BoundedVec::new(sessions).unwrap_or_default();
+        let _ = self.words.send(FromRole::Frozen { sessions, detail }).await;
+    }
+
+    /// Returns how many containers there were.
+    async fn end_everything(&self) -> usize {
         // No look for a backend now: where none was found yet, nothing runs.
         let serving = self.serving.lock().await.as_ref().map(|(_, serving)| Arc::clone(serving));
-        let containers = match serving.as_deref() {
-            Some(Serving::Docker(docker, _)) => docker.freeze().await,
-            Some(Serving::Native(..) | Serving::Nowhere(_)) | None => 0,
+        let Some(Serving::Docker(docker, _)) = serving.as_deref() else {
+            self.gate.emptied().await;
+            return 0;
         };
-        let gone = timeout(FREEZE, self.gate.emptied()).await.is_ok();
-        let detail = format!(
-            "{} commands and {containers} containers {} in {} ms",
-            sessions.len(),
-            if gone { "were ended" } else { "are being ended" },
-            begun.elapsed().as_millis()
-        );
-        let sessions = BoundedVec::new(sessions).unwrap_or_default();
-        let _ = self.words.send(FromRole::Frozen { sessions, detail: BoundedStr::truncated(&detail) }).await;
+        let before = docker.freeze().await;
+        self.gate.emptied().await;
+        // One that was just being made for a command which then heard of the gate.
+        before.saturating_add(docker.freeze().await)
     }
 
     async fn describe(&self) -> (Backend, String) {
@@ -372,6 +380,8 @@ impl Sandboxd {
             }
         };
         let run = new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+        // From here on it is one of the commands that a freeze ends.
+        let _running = Running::begin(&self.running, &run, session);
         self.record(CommandRecord::Intent {
             run: run.clone(),
             session: session.clone(),
@@ -379,7 +389,6 @@ impl Sandboxd {
             backend: BoundedStr::truncated(backend.name()),
         })
         .await?;
-        let _running = Running::begin(&self.running, &run, session);
         let started = Instant::now();
         let (passed, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
         let sink = |is_error: bool, bytes: Vec<u8>| {
@@ -400,8 +409,10 @@ impl Sandboxd {
             }
         };
         let outcome = tokio::select! {
-            outcome = work => outcome,
+            // First who is not to begin any more.
+            biased;
             () = stopped => Ok(RunEnd::Aborted),
+            outcome = work => outcome,
             () = tokio::time::sleep(RUN) => Ok(RunEnd::TimedOut),
         };
         if let (Ok(RunEnd::Aborted | RunEnd::TimedOut | RunEnd::Lost) | Err(_), Serving::Docker(docker, _)) =
