@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn summary_counts_verdicts_and_names_holes() {
         let mut summary = Summary::default();
-        for probe in probes().take(2) {
+        for probe in probes().filter(|probe| ["open_passwd", "open_shadow"].contains(&probe.name)) {
             summary.add(&judge(probe, Outcome::Allowed, Role::Vault, false));
             summary.add(&judge(probe, Outcome::Killed(31), Role::Vault, false));
         }

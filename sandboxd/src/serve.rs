@@ -125,8 +125,7 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
                 Ok((ToRole::Freeze { why }, _)) => {
                     let sessions = sandboxd.sessions();
                     sandboxd.gate.close(&why);
-                    let sandboxd = Arc::clone(&sandboxd);
-                    tokio::spawn(async move { sandboxd.on_freeze(sessions).await });
+                    tokio::spawn(Arc::clone(&sandboxd).on_freeze(sessions));
                 }
                 Ok((ToRole::Thaw, _)) => sandboxd.gate.open(),
                 Ok((ToRole::Quarantine(sessions), _)) => {
@@ -253,10 +252,13 @@ impl Sandboxd {
 
     /// Every run hears of the closed gate; with Docker every container is ended besides, idle ones too. Broker hears of it
     /// within the time it waits, whatever the engine does.
-    async fn on_freeze(&self, sessions: Vec<SessionKey>) {
+    async fn on_freeze(self: Arc<Self>, sessions: Vec<SessionKey>) {
         let begun = Instant::now();
-        let ended = timeout(FREEZE, self.end_everything()).await;
-        let detail = match ended {
+        let work = Arc::clone(&self);
+        // A task of its own: what takes longer goes on.
+        let work = tokio::spawn(async move { work.end_everything().await });
+        let ended = timeout(FREEZE, work).await;
+        let detail = match ended.map(Result::unwrap_or_default) {
             Ok(containers) => format!("{} commands and {containers} containers were ended", sessions.len()),
             Err(_) => format!("{} commands are still being ended: the engine is slow", sessions.len()),
         };

@@ -42,6 +42,7 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("socket_inet_stream", |_| socket(AF_INET, SOCK_STREAM, 0)).except(DIALS),
     Probe::new("socket_inet_dgram", |_| socket(AF_INET, SOCK_DGRAM, 0)).except(SOCKETS),
     Probe::new("socket_inet_icmp", |_| socket(AF_INET, SOCK_DGRAM, libc::IPPROTO_ICMP))
+        .except(SOCKETS)
         .lacking(&[(libc::EACCES, "no group may ping in this network")]),
     Probe::new("socket_inet_raw", |_| socket(AF_INET, SOCK_RAW, libc::IPPROTO_ICMP)),
     Probe::new("socket_inet_mptcp", |_| socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP)).except(SOCKETS).lacking(NO_FAMILY),
