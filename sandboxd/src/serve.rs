@@ -2,6 +2,7 @@
 
 use crate::docker::{self, DockerBackend};
 use crate::native;
+use crate::runs::{Runs, lock};
 use crate::state::{Choice, Engine, Settings, choose};
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
@@ -15,7 +16,6 @@ use proto::ids::{RunId, SessionKey};
 use proto::port::{AsyncControl, Port, Request, Responder, Server};
 use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
 use proto::topology::{EdgeId, Side, role};
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ struct Sandboxd {
     runs: Semaphore,
     /// Closed while nothing may run.
     gate: Gate,
-    running: std::sync::Mutex<BTreeMap<RunId, SessionKey>>,
+    running: Runs,
     /// Conversations for which nothing runs until the operator says so.
     quarantined: std::sync::Mutex<Vec<SessionKey>>,
 }
@@ -86,7 +86,7 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
             drain: Notify::new(),
             runs: Semaphore::new(RUNS),
             gate: Gate::default(),
-            running: std::sync::Mutex::default(),
+            running: Runs::default(),
             quarantined: std::sync::Mutex::default(),
         });
         tokio::spawn(watch(Arc::clone(&sandboxd)));
@@ -123,7 +123,7 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
                     });
                 }
                 Ok((ToRole::Freeze { why }, _)) => {
-                    let sessions = sandboxd.sessions();
+                    let sessions = sandboxd.running.sessions();
                     sandboxd.gate.close(&why);
                     tokio::spawn(Arc::clone(&sandboxd).on_freeze(sessions));
                 }
@@ -243,11 +243,6 @@ impl Sandboxd {
         let all = u32::try_from(RUNS).unwrap_or(u32::MAX);
         let _ = timeout(Duration::from_secs(4), self.runs.acquire_many(all)).await;
         let _ = self.words.send(FromRole::Drained).await;
-    }
-
-    /// Conversations that have a command running.
-    fn sessions(&self) -> Vec<SessionKey> {
-        lock(&self.running).values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Every run hears of the closed gate; with Docker every container is ended besides, idle ones too. Broker hears of it
@@ -383,7 +378,7 @@ impl Sandboxd {
         };
         let run = new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
         // From here on it is one of the commands that a freeze ends.
-        let _running = Running::begin(&self.running, &run, session);
+        let running = self.running.begin(&run, session);
         self.record(CommandRecord::Intent {
             run: run.clone(),
             session: session.clone(),
@@ -425,6 +420,10 @@ impl Sandboxd {
         // Its sandbox is gone; what is left is its record, which a freeze does not wait for.
         drop(pass);
         let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
+        if matches!(end, RunEnd::Aborted | RunEnd::Lost) {
+            running.cut();
+        }
+        drop(running);
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let record = CommandRecord::Outcome { run: run.clone(), session: session.clone(), end, duration_ms };
         // Nobody is told of an end that is not in the log. Not asked again: a record whose receipt was lost would be doubled.
@@ -445,27 +444,6 @@ impl Sandboxd {
             notified.await;
         }
     }
-}
-
-/// A run that is under way, for as long as this lives.
-struct Running<'r>(&'r std::sync::Mutex<BTreeMap<RunId, SessionKey>>, RunId);
-
-impl<'r> Running<'r> {
-    fn begin(running: &'r std::sync::Mutex<BTreeMap<RunId, SessionKey>>, run: &RunId, session: &SessionKey) -> Self {
-        lock(running).insert(run.clone(), session.clone());
-        Self(running, run.clone())
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        lock(self.0).remove(&self.1);
-    }
-}
-
-/// A panic ends the process, so no lock is ever found poisoned.
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Passes output on under the client's credit. What is over the cap is taken and counted, so that the command goes on.
