@@ -1,5 +1,5 @@
 //! Which signal hits whom, as a pure table: random by its seed, and never so often that supervision would be right to give
-//! the set up (`broker::state`: deaths of 3 in 30 s or 10 in 10 min; a suspicious one counts double).
+//! the set up (`supervise::state`: deaths of 3 in 30 s or 10 in 10 min; a suspicious one counts double).
 
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ const INTENSITY: [(u32, u64); 2] = [(3, 30_000), (10, 600_000)];
 const APART_MS: u64 = 2_000;
 /// A stopped role dies when broker has missed its pings: that late at most.
 const HANGS_MS: u64 = 15_000;
-/// Broker may notice a death late: while auditd hangs, every record of broker's costs it a second.
+/// Broker may notice a death late: what is under way in a reaction comes first, and holds the role until it is over.
 const LATE_MS: u64 = 15_000;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for a choice that must be repeatable.
