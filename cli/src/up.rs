@@ -3,7 +3,8 @@
 use crate::CliError;
 use crate::args::Args;
 use crate::door::Door;
-use proto::operator::{OperatorRequest, Status};
+use crate::paint::Paint;
+use proto::operator::{Mode, OperatorRequest, Status};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -93,6 +94,9 @@ fn print_banner(status: &Status, args: &Args) {
         layout => println!("  layout   {layout}: every role has a uid of its own"),
     }
     println!("  sandbox  {} - {}", status.backend.name(), status.backend_detail);
+    if status.lockdown.mode != Mode::Open || !status.lockdown.quarantined.is_empty() {
+        print!("{}", crate::lockdown::as_text(&status.lockdown, Paint::new(args)));
+    }
     println!("  next     moltbot chat \"/help\"   moltbot status   moltbot gateway token --reveal   moltbot down");
 }
 
