@@ -1,7 +1,7 @@
 //! The state directory, the identities and the listener: everything broker does while it may still be root.
 
 use crate::words::Identities;
-use confine::directories::{Lock, LockError, private, private_file};
+use confine::directories::{Lock, LockError, adopt, private, private_file};
 use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::control::{Layout, Resource};
@@ -67,6 +67,10 @@ impl StateDir {
         })?;
         let open = |(name, role, resource): (&str, Role, Resource)| {
             let directory = private(Some(root.as_fd()), Path::new(name), owner(role)).map_err(failed(name))?;
+            // Workspaces hold what sandboxes made, and are the launcher's business.
+            if let Some(owner) = owner(role).filter(|_| resource != Resource::WorkspaceDir) {
+                adopt(directory.as_fd(), owner).map_err(failed(name))?;
+            }
             Ok((resource, directory))
         };
         let directories = DIRECTORIES.into_iter().map(open).collect::<Result<_, StartError>>()?;

@@ -4,8 +4,8 @@
 //! directory itself stays closed to all but broker.
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, flock, fsync, mkdirat, openat, renameat,
-    unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, flock, fstat, fsync,
+    mkdirat, openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 use std::fs::File;
@@ -27,6 +27,26 @@ pub fn private(parent: Option<BorrowedFd<'_>>, name: &Path, owner: Option<u32>) 
     let directory = openat(parent, name, flags, Mode::empty())?;
     set(directory.as_fd(), Mode::RWXU, owner)?;
     Ok(directory)
+}
+
+/// Gives files that came to belong to root to `owner`, who cannot open them otherwise: a tree that was restored or taken over
+/// as root. Files of anybody else stay as they are, and so does what has a second name elsewhere.
+///
+/// # Errors
+/// What the kernel says.
+pub fn adopt(directory: BorrowedFd<'_>, owner: u32) -> Result<(), Errno> {
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(directory, entry.file_name(), flags, Mode::empty())?;
+        let stat = fstat(&file)?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if is_file && stat.st_uid == 0 && stat.st_nlink == 1 {
+            let (uid, gid) = (Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)));
+            chownat(&file, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+    }
+    Ok(())
 }
 
 /// Mode 0600 and `owner` for the file `name`, if there is one.
@@ -139,5 +159,52 @@ impl Lock {
     pub fn blank(&self) {
         // Only a hint for people: whoever reads it checks the lock.
         let _ = self.0.set_len(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    const OWNER: u32 = 60_699;
+
+    #[test]
+    fn file_is_replaced_whole_read_within_its_bound_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd: OwnedFd = File::open(dir.path()).unwrap().into();
+        assert_eq!(read(fd.as_fd(), "f", 9).unwrap(), None);
+        replace(fd.as_fd(), "f", b"one").unwrap();
+        // What a death before the rename would leave is in nobody's way.
+        std::fs::write(dir.path().join("f.new"), "torn").unwrap();
+        replace(fd.as_fd(), "f", b"the second").unwrap();
+        assert_eq!(read(fd.as_fd(), "f", 10).unwrap().as_deref(), Some("the second"));
+        assert!(read(fd.as_fd(), "f", 9).is_err());
+        assert_eq!(std::fs::metadata(dir.path().join("f")).unwrap().mode() & 0o777, 0o600);
+        std::os::unix::fs::symlink("f", dir.path().join("link")).unwrap();
+        assert!(read(fd.as_fd(), "link", 10).is_err());
+        remove(fd.as_fd(), "f").unwrap();
+        remove(fd.as_fd(), "f").unwrap();
+        assert!(!dir.path().join("f").exists());
+    }
+
+    #[test]
+    fn files_of_root_are_adopted_and_no_others() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let uid = |name: &str| std::fs::symlink_metadata(at(name)).unwrap().uid();
+        for name in ["ours", "twice", "foreign"] {
+            std::fs::write(at(name), "x").unwrap();
+        }
+        std::fs::hard_link(at("twice"), at("again")).unwrap();
+        std::os::unix::fs::symlink("ours", at("link")).unwrap();
+        std::os::unix::fs::chown(at("foreign"), Some(7), Some(7)).unwrap();
+        let fd: OwnedFd = File::open(dir.path()).unwrap().into();
+        adopt(fd.as_fd(), OWNER).unwrap();
+        let owners = ["ours", "twice", "foreign", "link"].map(uid);
+        assert_eq!(owners, [OWNER, 0, 7, 0]);
     }
 }
