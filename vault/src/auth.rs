@@ -70,7 +70,7 @@ pub fn verify_client(
         (Some(seconds), _) => rejected(AuthReason::RateLimited, seconds),
         // A client that has no token yet, as a browser that was just opened, is not guessing.
         (None, None) => rejected(AuthReason::TokenMissing, 0),
-        (None, Some(offered)) if state.gateway_token().is_some_and(|kept| token::same(kept, offered)) => {
+        (None, Some(offered)) if state.gateway_token().is_some_and(|kept| token::same(&kept, offered)) => {
             // Nothing to forget is nothing to write: logins that go well cost no disk but the record.
             if state.lockouts().succeeded(party) {
                 stored(state)?;

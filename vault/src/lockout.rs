@@ -5,6 +5,7 @@
 //! five minutes from the fifth. Time is the wall clock in seconds, because a lockout outlives a restart of the machine;
 //! where the clock was set back, what lies in the future is taken to have happened now.
 
+use crate::codec::{Reader, Writer};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -84,15 +85,38 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table as it was stored; more than [`CAPACITY`] are cut.
-    #[must_use]
-    pub fn restore(entries: impl IntoIterator<Item = (Party, Entry)>) -> Self {
+    /// A table of these; more than [`CAPACITY`] are cut.
+    #[cfg(test)]
+    pub(crate) fn restore(entries: impl IntoIterator<Item = (Party, Entry)>) -> Self {
         Self { entries: entries.into_iter().take(CAPACITY).collect() }
     }
 
-    /// What there is to store.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&Party, &Entry)> {
-        self.entries.iter()
+    /// Appends what there is to store.
+    pub fn encode(&self, into: &mut Writer) {
+        into.count(self.entries.len());
+        for (party, entry) in &self.entries {
+            match party {
+                Party::V4(address) => into.byte(4).number(u64::from(*address)),
+                Party::V6(network) => into.byte(6).number(*network),
+            };
+            into.number(entry.first).byte(entry.failures).number(entry.until);
+        }
+    }
+
+    /// Reads a table as it was stored.
+    #[must_use]
+    pub fn decode(from: &mut Reader<'_>) -> Option<Self> {
+        let mut entries = BTreeMap::new();
+        for _ in 0..from.count(CAPACITY)? {
+            let (kind, network) = (from.byte()?, from.number()?);
+            let party = match kind {
+                4 => Party::V4(u32::try_from(network).ok()?),
+                6 => Party::V6(network),
+                _ => return None,
+            };
+            entries.insert(party, Entry { first: from.number()?, failures: from.byte()?, until: from.number()? });
+        }
+        Some(Self { entries })
     }
 
     /// Seconds until `party` may try, if it may not now. Where the table is full of locked ones, a new party waits for the

@@ -13,7 +13,6 @@ use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_f
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
 use proto::exit::Exit;
-use proto::secret::Secret;
 use proto::topology::{EdgeId, Side};
 use proto::vault::{Lease, LeaseRequest, VaultReply, VaultRequest};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -157,7 +156,6 @@ impl Vault {
         auth::recorded(&mut self.auditor, record, "revealing the token")?;
         self.state
             .gateway_token()
-            .and_then(|token| Secret::new(token.expose().to_vec()).ok())
             .map(AdminReply::GatewayToken)
             .ok_or_else(|| Refusal::new("vault.no_such_secret", "there is no gateway token").into())
     }
