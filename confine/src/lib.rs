@@ -9,6 +9,7 @@ pub mod jail;
 pub mod policy;
 pub mod privileges;
 mod seccomp;
+pub mod secret_memory;
 pub mod spawn;
 pub mod startup;
 pub mod sys;

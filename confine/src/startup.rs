@@ -100,6 +100,7 @@ pub struct Start {
     control: Control,
     config: RoleConfig,
     resources: Vec<(Resource, OwnedFd)>,
+    lacks: Vec<String>,
 }
 
 impl Start {
@@ -115,7 +116,7 @@ impl Start {
         match control.recv_by(Instant::now() + STEP).map_err(gone)? {
             (ToRole::Configure { config, resources }, fds) if resources.len() == fds.len() => {
                 let resources = resources.iter().copied().zip(fds).collect();
-                Ok(Self { role, control, config, resources })
+                Ok(Self { role, control, config, resources, lacks: Vec::new() })
             }
             _ => Err(StartError::permanent("broker's first word is not a configuration")),
         }
@@ -143,6 +144,11 @@ impl Start {
             .ok_or_else(|| StartError::permanent(format!("broker sent no {resource:?}")))
     }
 
+    /// Has `status` say that something is weaker than designed, and why.
+    pub fn weaker(&mut self, lack: &str) {
+        self.lacks.push(lack.to_owned());
+    }
+
     /// Raises the walls and tells broker. Everything the role will ever open must be open, or granted, by now.
     ///
     /// # Errors
@@ -163,7 +169,7 @@ impl Start {
     ) -> Result<(Sealed, Control), StartError> {
         let (landlock_abi, lacks) = walls::raise(policy, grants, ports)?;
         let seccomp_rules = seccomp::install(policy)?;
-        let degraded = lacks.iter().map(|lack| BoundedStr::truncated(lack)).collect();
+        let degraded = lacks.iter().chain(&self.lacks).map(|lack| BoundedStr::truncated(lack)).collect();
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
         // Resources that nobody took are closed here, before anybody hostile speaks.
         drop(self.resources);

@@ -1,6 +1,8 @@
 //! `cargo xtask`: what a checkout can do with itself. Development only; nothing of it is shipped.
 #![forbid(unsafe_code)]
 
+mod torture;
+
 use proto::topology::TOPOLOGY;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ cargo xtask COMMAND
 
   up [--state-dir DIR] [--port N]   build a release and run it in the foreground
   test [ARGS for cargo test]        build everything and run every test
+  torture [ROLE]                    tests that take minutes
   check                             dependency budgets, and documents drawn from the code
   docs                              draw those documents anew
   ci                                what .ci/run runs, without its installing
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let outcome = match words.first().map(String::as_str) {
         Some("up") => up(rest),
         Some("test") => test(rest),
+        Some("torture") => torture::torture(rest),
         Some("check") => check(),
         Some("docs") => docs(true),
         Some("ci") => ci(),

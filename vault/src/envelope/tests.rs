@@ -42,7 +42,8 @@ fn record_moved_to_any_other_place_does_not_open() {
     let (master, mut ring) = ring();
     let record = sealed(&mut ring, "a", 1, "");
     assert!(record.open(&ring).is_ok());
-    let moved: [(&str, Box<dyn Fn(&mut Record)>); 5] = [
+    type Change = Box<dyn Fn(&mut Record)>;
+    let moved: [(&str, Change); 5] = [
         ("date", Box::new(|record| record.created = 8)),
         ("name", Box::new(|record| record.name = "b".into())),
         ("version", Box::new(|record| record.version = 2)),

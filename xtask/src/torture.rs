@@ -1,0 +1,19 @@
+//! `cargo xtask torture ROLE`: the tests of a role that take minutes, in release. They are ignored otherwise, and their
+//! names begin with `torture`.
+
+use crate::{Outcome, cargo, run};
+
+/// Roles that have such tests.
+const ROLES: [&str; 1] = ["vault"];
+
+/// Runs those of the named role; of every role where none is named.
+pub fn torture(args: &[String]) -> Outcome {
+    let wanted = args.first().map(String::as_str);
+    if let Some(name) = wanted.filter(|name| !ROLES.contains(name)) {
+        return Err(format!("{name} has no tests that take minutes; these have: {}", ROLES.join(", ")));
+    }
+    for role in ROLES.iter().filter(|role| wanted.is_none_or(|wanted| wanted == **role)) {
+        run(cargo().args(["test", "--release", "--package", role, "torture", "--", "--ignored", "--nocapture"]))?;
+    }
+    Ok(())
+}
