@@ -120,6 +120,11 @@ fn make(inner: &mut Inner) {
     }
 }
 
+/// As the kernel takes it; what does not fit is refused by the call.
+fn offset(bytes: usize) -> libc::off_t {
+    libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX)
+}
+
 /// A file of secret memory as large as both parts, or -1. Its limit is raised as far as it may be.
 fn secret_file() -> i32 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -134,7 +139,7 @@ fn secret_file() -> i32 {
     let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
     let fd = i32::try_from(fd).unwrap_or(-1);
     // SAFETY: an own descriptor; a constant that fits.
-    if fd >= 0 && unsafe { libc::ftruncate(fd, (STACK + HEAP) as libc::off_t) } != 0 {
+    if fd >= 0 && unsafe { libc::ftruncate(fd, offset(STACK + HEAP)) } != 0 {
         // SAFETY: an own descriptor that nothing uses.
         unsafe { libc::close(fd) };
         return -1;
@@ -145,7 +150,7 @@ fn secret_file() -> i32 {
 /// Puts memory of `kind` into the reservation. False where the kernel says no.
 fn fill(base: NonNull<u8>, at: usize, size: usize, offset: usize, fd: i32, kind: u8) -> bool {
     let (flags, fd, offset) = match kind {
-        SECRET => (libc::MAP_SHARED, fd, offset as libc::off_t),
+        SECRET => (libc::MAP_SHARED, fd, self::offset(offset)),
         _ => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
     };
     let access = libc::PROT_READ | libc::PROT_WRITE;
