@@ -5,7 +5,7 @@
 
 use crate::chain::{Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
-use proto::audit::{AuthMethod, AuthOutcome, CommandRecord, Record, RunEnd};
+use proto::audit::{AuthOutcome, CommandRecord, Record, RunEnd};
 
 /// A JSON object under construction.
 #[derive(Debug)]
@@ -113,10 +113,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant) {
         Record::Auth { client, method, outcome } => {
             line.number("timestamp", now.millis()).text("clientIp", client).text(
                 "method",
-                match method {
-                    AuthMethod::Token => "token",
-                    AuthMethod::None => "none",
-                },
+                method.name(),
             );
             match outcome {
                 AuthOutcome::Accepted => line.flag("success", true),
@@ -127,8 +124,11 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant) {
             line.number("timestamp", now.millis());
             command_payload(line, command);
         }
-        Record::Secret { name, verb, requester, granted } => {
+        Record::Secret { name, verb, requester, granted, detail } => {
             line.text("name", name).text("verb", verb).text("requester", requester).flag("success", *granted);
+            if !detail.is_empty() {
+                line.text("detail", detail);
+            }
         }
         Record::Role { role, epoch, event, detail } => {
             line.text("role", role.name())
@@ -177,7 +177,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::journal::Writer;
     use proptest::prelude::*;
-    use proto::audit::AuthReason;
+    use proto::audit::{AuthMethod, AuthReason};
     use proto::bounded::BoundedStr;
     use proto::ids::{RunId, SessionKey};
 

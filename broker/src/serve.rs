@@ -508,7 +508,7 @@ impl Broker {
         let looks = matches!(verb, OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. });
         if !looks && let Err(refusal) = self.record_verb(uid, pid, verb.verb()) {
             // Coming down must work when the log does not: that is when it is wanted.
-            if verb != OperatorRequest::Down {
+            if !matches!(verb, OperatorRequest::Down) {
                 return Err(refusal);
             }
             eprintln!("broker: {refusal}; coming down all the same");
@@ -529,6 +529,9 @@ impl Broker {
             }
             OperatorRequest::RevealGatewayToken => {
                 self.ask(Role::Vault, AdminRequest::RevealGatewayToken { uid }, &[], plain(None))?;
+            }
+            OperatorRequest::Vault(verb) => {
+                self.ask(Role::Vault, AdminRequest::Vault { uid, verb }, &[], plain(None))?;
             }
             OperatorRequest::ReadLog { stream, offset } => {
                 self.ask(Role::Auditd, AdminRequest::ReadLog { stream, offset }, &[], plain(None))?;
@@ -572,6 +575,7 @@ impl Broker {
             Awaited::Visitor { visitor, request, stream } => {
                 let answer = answer.and_then(|reply| match (reply, stream) {
                     (AdminReply::GatewayToken(token), None) => Ok((OperatorReply::GatewayToken(token), None)),
+                    (AdminReply::Vault(answer), None) => Ok((OperatorReply::Vault(answer), None)),
                     (AdminReply::LogBytes(bytes), None) => Ok((OperatorReply::LogBytes(bytes), None)),
                     (AdminReply::Attached, Some(stream)) => Ok((OperatorReply::Attached, Some(stream))),
                     (reply, _) => Err(Refusal::new("broker.answer", &format!("{role} answered with {reply:?}"))),

@@ -346,7 +346,7 @@ mod tests {
             let layout = layout(1 + n * 37, 1 << (n % 8));
             // SAFETY: a layout of more than 0 bytes; what is written lies within it.
             let block = unsafe { Heap.alloc(layout) };
-            assert!(!block.is_null() && block as usize % layout.align() == 0);
+            assert!(!block.is_null() && (block as usize).is_multiple_of(layout.align()));
             // SAFETY: as above.
             unsafe { ptr::write_bytes(block, u8::try_from(n).unwrap(), layout.size()) };
             taken.push((block, layout, n));

@@ -170,6 +170,9 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
     match gateway.vault.call(&request, VAULT_WAIT).await {
         Ok(VaultReply::Accepted) => Ok(hello),
         Ok(VaultReply::Rejected { reason, retry_after_s }) => Err(connect::rejected(reason, retry_after_s)),
+        Ok(VaultReply::Denied | VaultReply::PairingCode(_)) => {
+            Err(Refused { failure: Failure::unavailable("vault: an answer to another question".to_owned()), close: 1013 })
+        }
         Err(CallError::Refused(refusal)) => {
             let failure = Failure::unavailable(refusal.to_string()).with(json!({"code": refusal.rule.as_str()}));
             Err(Refused { failure, close: 1013 })

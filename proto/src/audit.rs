@@ -39,6 +39,10 @@ impl Stream {
 pub enum AuthMethod {
     /// The gateway token.
     Token,
+    /// The gateway password.
+    Password,
+    /// The signature of an approved device.
+    Device,
     /// Nothing was offered.
     None,
 }
@@ -50,8 +54,33 @@ pub enum AuthReason {
     TokenMissing,
     /// The credential is not the one the vault holds.
     TokenMismatch,
+    /// No password came, or none is set.
+    PasswordMissing,
+    /// The password is not the right one.
+    PasswordMismatch,
+    /// The device's signature is not one of its key over what it says.
+    DeviceSignature,
+    /// The device signed too long ago, or in the future.
+    DeviceStale,
+    /// The device signed another connection's nonce.
+    DeviceNonce,
+    /// The device was not approved.
+    DeviceUnknown,
     /// The address is locked out.
     RateLimited,
+}
+
+impl AuthMethod {
+    /// The method's name in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Password => "password",
+            Self::Device => "device",
+            Self::None => "none",
+        }
+    }
 }
 
 impl AuthReason {
@@ -61,6 +90,12 @@ impl AuthReason {
         match self {
             Self::TokenMissing => "token_missing",
             Self::TokenMismatch => "token_mismatch",
+            Self::PasswordMissing => "password_missing",
+            Self::PasswordMismatch => "password_mismatch",
+            Self::DeviceSignature => "device_signature_invalid",
+            Self::DeviceStale => "device_signature_stale",
+            Self::DeviceNonce => "device_nonce_mismatch",
+            Self::DeviceUnknown => "device_unknown",
             Self::RateLimited => "rate_limited",
         }
     }
@@ -150,6 +185,8 @@ pub enum Record {
         requester: BoundedStr<64>,
         /// True where it was granted.
         granted: bool,
+        /// Where to, and what was refused and why; empty where there is nothing to say.
+        detail: BoundedStr<320>,
     },
     /// broker: something happened to a role.
     Role {

@@ -6,10 +6,11 @@ use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::ids::{Epoch, Role};
 use crate::sandbox::Backend;
 use crate::secret::Secret;
+use crate::vault::{VaultAnswer, VaultVerb};
 use serde::{Deserialize, Serialize};
 
 /// What an operator may ask.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Deserialize, Serialize)]
 pub enum OperatorRequest {
     /// The state of the set.
     Status,
@@ -19,6 +20,8 @@ pub enum OperatorRequest {
     Restart(Role),
     /// Print the gateway token.
     RevealGatewayToken,
+    /// A verb about secrets and keys.
+    Vault(Box<VaultVerb>),
     /// A connected stream to gateway, over which the WebSocket protocol is spoken without a token.
     Attach,
     /// Bytes of an audit stream.
@@ -39,6 +42,7 @@ impl OperatorRequest {
             Self::Down => "down",
             Self::Restart(_) => "restart",
             Self::RevealGatewayToken => "gateway.token.reveal",
+            Self::Vault(verb) => verb.name(),
             Self::Attach => "attach",
             Self::ReadLog { .. } => "logs.read",
         }
@@ -141,6 +145,8 @@ pub enum OperatorReply {
     Started,
     /// The token.
     GatewayToken(Secret),
+    /// What the vault says.
+    Vault(VaultAnswer),
     /// The packet carries the stream.
     Attached,
     /// Bytes of the log; empty at its end.
