@@ -4,6 +4,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 86_400;
+/// How far the wall clock may run back, as when NTP corrects it, without a record that says so.
+pub const TOLERANCE: Duration = Duration::from_secs(1);
 
 /// One instant by both clocks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,6 +45,38 @@ pub fn rfc3339_micros(wall: Duration) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", wall.subsec_micros())
 }
 
+/// The time since 1970-01-01T00:00:00Z of an RFC 3339 date and time in UTC, or of a date alone, its first instant.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<Duration> {
+    let number = |text: Option<&str>, digits: usize| {
+        text.filter(|text| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit()))?.parse::<u64>().ok()
+    };
+    let (date, time) = text.split_once('T').unwrap_or((text, "00:00:00Z"));
+    let (time, fraction) = time.strip_suffix('Z')?.split_once('.').unwrap_or((time.strip_suffix('Z')?, "0"));
+    let mut date = date.split('-');
+    let (year, month, day) = (number(date.next(), 4)?, number(date.next(), 2)?, number(date.next(), 2)?);
+    let mut time = time.split(':');
+    let (hour, minute, second) = (number(time.next(), 2)?, number(time.next(), 2)?, number(time.next(), 2)?);
+    if date.next().is_some() || time.next().is_some() || hour > 23 || minute > 59 || second > 60 || year < 1970 {
+        return None;
+    }
+    let days = days(year, month, day)?;
+    let nanos = number(Some(&format!("{fraction:0<9}")), 9)?;
+    let seconds = days.checked_mul(DAY)?.checked_add(hour * 3600 + minute * 60 + second)?;
+    Some(Duration::new(seconds, u32::try_from(nanos).ok()?))
+}
+
+/// Days from 1970-01-01 to a date that exists; the inverse of [`civil`].
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let shifted_year = if month <= 2 { year.checked_sub(1)? } else { year };
+    let (era, year_of_era) = (shifted_year / 400, shifted_year % 400);
+    let march_month = if month > 2 { month.checked_sub(3)? } else { month.checked_add(9)? };
+    let of_year = (153 * march_month + 2) / 5 + day.checked_sub(1)?;
+    let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;
+    let days = (era * 146_097 + of_era).checked_sub(719_468)?;
+    (civil(days) == (year, month, day)).then_some(days)
+}
+
 /// Year, month and day of a day counted from 1970-01-01 (Hinnant, `civil_from_days`, for days that are not negative).
 const fn civil(days: u64) -> (u64, u64, u64) {
     // Years are counted from 1 March of year 0, so that the leap day is a year's last; 719468 days lie between.
@@ -77,7 +111,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn time_that_does_not_exist_is_none_and_a_date_is_its_first_instant() {
+        for bad in [
+            "",
+            "2026-02-30",
+            "2026-13-01",
+            "2026-00-01",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:00:00",
+            "1969-12-31",
+            "2026-1-1",
+            "2026-01-01T00:00:00.+1Z",
+        ] {
+            assert_eq!(parse_rfc3339(bad), None, "{bad}");
+        }
+        assert_eq!(parse_rfc3339("2000-02-29"), Some(Duration::from_secs(951_782_400)));
+        assert_eq!(parse_rfc3339("2000-02-29T00:00:00.5Z"), Some(Duration::from_millis(951_782_400_500)));
+    }
+
     proptest! {
+        #[test]
+        fn written_time_reads_back(micros in 0u64..5_000_000_000_000_000) {
+            let wall = Duration::from_micros(micros);
+            prop_assert_eq!(parse_rfc3339(&rfc3339_micros(wall)), Some(wall));
+        }
+
         #[test]
         fn civil_of_the_next_day_is_one_day_later(days in 0u64..200_000) {
             let (year, month, day) = civil(days);

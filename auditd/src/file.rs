@@ -1,20 +1,20 @@
-//! One stream's file: append, make durable, and find the truth again after either failed.
+//! One file of a stream: append, make durable, keep room for the last word.
 //!
-//! The file system is the adversary here: any write may stop short and any fdatasync may fail. Memory advances only after
-//! both succeeded. After a failure the end of the file is read again from the last place that is known, whatever half
-//! line is found is committed to by a `torn` record, and a `resumed` record must be durable before anything else is
-//! acknowledged. Nothing here can shorten or overwrite a file. What a failed fdatasync may have lost of *unacknowledged*
-//! lines before that record cannot be repaired by appending; the chain then shows it at the next start.
+//! The file system is the adversary here: any write may stop short and any fdatasync may fail. The descriptor that
+//! writes can do nothing else: it is write-only, so it cannot be mapped, and `O_APPEND` stays set because the wall has
+//! no call that clears it. Room behind the end is allocated ahead (`FALLOC_FL_KEEP_SIZE`), so that a full disk is found
+//! out before a record is half written, and so that a last record can still say why.
 
-use crate::chain::{self, Broken, Head, Scan, Tail, VerifyError};
-use crate::journal::Writer;
-use crate::state::Health;
-use proto::audit::{LogHead, Receipt, Record, Stream};
-use proto::ids::{Role, Seq};
-use rustix::fs::{FileType, Mode, OFlags};
+use crate::chain::Broken;
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::io::{BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Bytes behind every batch that stay allocated: enough for the last record and its checkpoint.
+const KEEP: u64 = 8 << 10;
+/// Bytes that are allocated at once, where there is room.
+const CHUNK: u64 = 64 << 10;
 
 /// Why a batch is not in the log.
 #[derive(Debug, thiserror::Error)]
@@ -45,179 +45,213 @@ pub enum AppendError {
         /// Bytes that were durable.
         written: u64,
     },
+    /// The stream's key is not the one that auditd holds.
+    #[error("{file}: {what}")]
+    Key {
+        /// Its name.
+        file: String,
+        /// What does not fit.
+        what: &'static str,
+    },
 }
 
-fn unwritable(step: &'static str) -> impl FnOnce(Errno) -> AppendError {
+impl AppendError {
+    /// True where trying again cannot help: the file is evidence now.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        !matches!(self, Self::Unwritable { .. })
+    }
+}
+
+/// An error of the system at `step`.
+pub fn unwritable(step: &'static str) -> impl FnOnce(Errno) -> AppendError {
     move |errno| AppendError::Unwritable { step, errno }
 }
 
-/// One stream's file.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// Opens `name` beneath `directory` for appending alone, and makes it where `new` or where it is missing.
+///
+/// # Errors
+/// [`AppendError::Unwritable`].
+pub fn appender(directory: BorrowedFd<'_>, name: &str, new: bool) -> Result<OwnedFd, AppendError> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = if new { flags | OFlags::EXCL } else { flags };
+    let fd = rustix::fs::openat(directory, name, flags, PRIVATE).map_err(unwritable("open"))?;
+    let found = rustix::fs::fstat(&fd).map_err(unwritable("fstat"))?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(AppendError::Unwritable { step: "not a regular file", errno: Errno::INVAL });
+    }
+    if found.st_mode & 0o7777 != 0o600 {
+        rustix::fs::fchmod(&fd, PRIVATE).map_err(unwritable("fchmod"))?;
+    }
+    Ok(fd)
+}
+
+/// Opens `name` beneath `directory` for reading.
+///
+/// # Errors
+/// What `openat(2)` says.
+pub fn reader(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// One file of a stream, open.
 #[derive(Debug)]
 pub struct LogFile {
-    fd: OwnedFd,
-    stream: Stream,
-    /// After the last durable record.
-    head: Head,
-    /// Bytes up to there.
+    name: String,
+    append: OwnedFd,
+    read: OwnedFd,
+    /// Durable bytes, up to the end of a record that stands for itself.
     bytes: u64,
-    health: Health,
+    /// Bytes that the file system has promised to take.
+    reserved: u64,
+    /// False where the file system cannot promise.
+    reserves: bool,
+    /// `RLIMIT_FSIZE`, where there is one.
+    limit: Option<u64>,
 }
 
 impl LogFile {
-    /// Opens or makes the file of `stream` beneath `directory` and checks it to its end. A torn end is repaired by the
-    /// first append at the latest.
+    /// Opens or makes a file; `new` where it must not be there.
     ///
     /// # Errors
-    /// [`AppendError`]; nothing was written.
-    pub fn open(directory: BorrowedFd<'_>, stream: Stream) -> Result<Self, AppendError> {
-        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let fd = rustix::fs::openat(directory, Self::name(stream), flags, mode).map_err(unwritable("open"))?;
-        let found = rustix::fs::fstat(&fd).map_err(unwritable("fstat"))?;
-        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-            return Err(AppendError::Unwritable { step: "not a regular file", errno: Errno::INVAL });
-        }
-        rustix::fs::fchmod(&fd, mode).map_err(unwritable("fchmod"))?;
-        let mut file = Self { fd, stream, head: Head::EMPTY, bytes: 0, health: Health::Sound };
-        let scan = file.scan()?;
-        if scan.tail != Tail::Clean {
-            file.health = Health::Unclean;
-        }
-        (file.head, file.bytes) = (scan.sound, scan.sound_bytes);
-        Ok(file)
+    /// [`AppendError::Unwritable`].
+    pub fn open(directory: BorrowedFd<'_>, name: String, new: bool, limit: Option<u64>) -> Result<Self, AppendError> {
+        let append = appender(directory, &name, new)?;
+        let read = reader(directory, &name).map_err(unwritable("open"))?;
+        Ok(Self { name, append, read, bytes: 0, reserved: 0, reserves: true, limit })
     }
 
-    /// The file's name in its directory.
+    /// Its name in its directory.
     #[must_use]
-    pub fn name(stream: Stream) -> String {
-        format!("{}.jsonl", stream.name())
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Where the stream stands, durably.
+    /// Durable bytes.
     #[must_use]
-    pub const fn head(&self) -> LogHead {
-        LogHead { stream: self.stream, size: self.head.size, leaf: self.head.leaf }
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    /// At most `cap` durable bytes from `offset` on; empty at the end and past it. What is not durable yet is not shown,
-    /// so that a reader only ever sees a log that verifies.
+    /// The durable bytes are these.
+    pub const fn settle(&mut self, bytes: u64) {
+        self.bytes = bytes;
+    }
+
+    /// Bytes that there are now, durable or not.
+    ///
+    /// # Errors
+    /// [`AppendError::Cut`] where there are fewer than were durable.
+    pub fn end(&self) -> Result<u64, AppendError> {
+        let size = rustix::fs::fstat(&self.read).map_err(unwritable("fstat"))?.st_size;
+        let end = u64::try_from(size).unwrap_or(0);
+        if end < self.bytes {
+            return Err(AppendError::Cut { file: self.name.clone(), found: end, written: self.bytes });
+        }
+        Ok(end)
+    }
+
+    /// The file's content between two offsets.
+    #[must_use]
+    pub fn section(&self, from: u64, until: u64) -> BufReader<Section<'_>> {
+        BufReader::with_capacity(1 << 16, Section { fd: self.read.as_fd(), at: from, end: until })
+    }
+
+    /// At most `cap` durable bytes from `offset` on.
     ///
     /// # Errors
     /// What `pread(2)` says.
     pub fn read(&self, offset: u64, cap: usize) -> Result<Vec<u8>, Errno> {
-        let left = self.bytes.saturating_sub(offset);
-        if left == 0 {
-            return Ok(Vec::new());
-        }
-        let mut bytes = vec![0; usize::try_from(left).unwrap_or(cap).min(cap)];
-        let read = rustix::io::pread(&self.fd, bytes.as_mut_slice(), offset)?;
-        bytes.truncate(read);
-        Ok(bytes)
+        read_at(self.read.as_fd(), offset, self.bytes, cap)
     }
 
-    /// Appends all of `batch` and makes it durable; a receipt each, in order.
+    /// Makes sure that `more` bytes can be written and that room for a last word is left behind them.
     ///
     /// # Errors
-    /// [`AppendError`]: none of the batch may be acknowledged.
-    pub fn append(&mut self, writer: &Writer, batch: &[(Role, &Record)]) -> Result<Vec<Receipt>, AppendError> {
-        let outcome = self.repair(writer).and_then(|()| {
-            let mut text = Vec::with_capacity(batch.len().saturating_mul(512));
-            let mut receipts = Vec::with_capacity(batch.len());
-            let mut head = self.head;
-            for (actor, record) in batch {
-                let line = writer.line(head, actor.name(), record);
-                let seq = Seq(head.size);
-                head = head.after(&line);
-                receipts.push(Receipt { seq, leaf: head.leaf });
-                text.extend_from_slice(&line);
-                text.push(b'\n');
-            }
-            self.write(&text)?;
-            self.advance(head, self.bytes, text.len());
-            Ok(receipts)
-        });
-        if let Err(error) = &outcome {
-            let records = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-            self.health = std::mem::take(&mut self.health).failed(&error.to_string(), records);
+    /// [`AppendError::Unwritable`]; nothing was written.
+    pub fn reserve(&mut self, more: usize) -> Result<(), AppendError> {
+        let end = self.bytes.saturating_add(u64::try_from(more).unwrap_or(u64::MAX)).saturating_add(KEEP);
+        if self.limit.is_some_and(|limit| end > limit) {
+            return Err(AppendError::Unwritable { step: "reserve", errno: Errno::FBIG });
         }
-        outcome
-    }
-
-    /// Brings the file to a state that can be appended to, by appending.
-    ///
-    /// # Errors
-    /// [`AppendError`]; another attempt is made before the next append.
-    pub fn repair(&mut self, writer: &Writer) -> Result<(), AppendError> {
-        let (cause, refused) = match &self.health {
-            Health::Sound => return Ok(()),
-            Health::Unclean => (None, 0),
-            Health::Doubtful { cause, refused } => (Some(cause.clone()), *refused),
+        if !self.reserves || end <= self.reserved {
+            return Ok(());
+        }
+        let generous = end.saturating_add(CHUNK);
+        let promised = match self.promise(generous) {
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => self.promise(end).map(|()| end),
+            other => other.map(|()| generous),
         };
-        let scan = self.scan()?;
-        let mut head = scan.head;
-        let mut text = Vec::new();
-        if let Tail::Torn { newline, fragment } = &scan.tail {
-            if *newline {
-                text.push(b'\n');
-            }
-            let line = writer.torn(self.stream, head, fragment);
-            head = head.after(&line);
-            text.extend_from_slice(&line);
-            text.push(b'\n');
+        match promised {
+            Ok(reserved) => self.reserved = reserved,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.reserves = false,
+            Err(errno) => return Err(AppendError::Unwritable { step: "reserve", errno }),
         }
-        if let Some(cause) = cause {
-            let line = writer.resumed(self.stream, head, &cause, refused);
-            head = head.after(&line);
-            text.extend_from_slice(&line);
-            text.push(b'\n');
-        }
-        self.write(&text)?;
-        let end = self.bytes.saturating_add(scan.bytes);
-        self.advance(head, end, text.len());
-        self.health = Health::Sound;
         Ok(())
     }
 
-    fn advance(&mut self, head: Head, from: u64, bytes: usize) {
-        self.head = head;
-        self.bytes = from.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    fn promise(&self, end: u64) -> Result<(), Errno> {
+        let more = end.saturating_sub(self.bytes);
+        rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.append, FallocateFlags::KEEP_SIZE, self.bytes, more))
     }
 
-    /// Checks the file from the last durable record on.
-    fn scan(&self) -> Result<Scan, AppendError> {
-        let size = rustix::fs::fstat(&self.fd).map_err(unwritable("fstat"))?.st_size;
-        let end = u64::try_from(size).unwrap_or(0);
-        let file = || Self::name(self.stream);
-        if end < self.bytes {
-            return Err(AppendError::Cut { file: file(), found: end, written: self.bytes });
-        }
-        let reader = BufReader::with_capacity(1 << 16, Section { fd: self.fd.as_fd(), at: self.bytes, end });
-        chain::resume(reader, self.stream, self.head).map_err(|error| match error {
-            VerifyError::Broken(broken) => AppendError::Broken { file: file(), broken },
-            VerifyError::Read(error) => AppendError::Unwritable {
-                step: "pread",
-                errno: error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error),
-            },
-        })
+    /// Writes `text` and makes it durable.
+    ///
+    /// # Errors
+    /// [`AppendError::Unwritable`]; what of it is in the file is not known.
+    pub fn write(&mut self, text: &[u8]) -> Result<(), AppendError> {
+        write_all(&self.append, text)?;
+        self.sync()?;
+        self.bytes = self.bytes.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX));
+        Ok(())
     }
 
-    fn write(&self, text: &[u8]) -> Result<(), AppendError> {
-        let mut rest = text;
-        // One call, unless the kernel takes less: then the second says why.
-        while !rest.is_empty() {
-            match rustix::io::write(&self.fd, rest) {
-                Ok(0) => return Err(AppendError::Unwritable { step: "write", errno: Errno::NOSPC }),
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(AppendError::Unwritable { step: "write", errno }),
-            }
-        }
-        rustix::fs::fdatasync(&self.fd).map_err(unwritable("fdatasync"))
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// [`AppendError::Unwritable`].
+    pub fn sync(&self) -> Result<(), AppendError> {
+        rustix::fs::fdatasync(&self.append).map_err(unwritable("fdatasync"))
     }
 }
 
+/// Writes all of `text`: one call, unless the kernel takes less; then the second says why.
+///
+/// # Errors
+/// [`AppendError::Unwritable`].
+pub fn write_all(fd: &OwnedFd, text: &[u8]) -> Result<(), AppendError> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        match rustix::io::write(fd, rest) {
+            Ok(0) => return Err(AppendError::Unwritable { step: "write", errno: Errno::NOSPC }),
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(AppendError::Unwritable { step: "write", errno }),
+        }
+    }
+    Ok(())
+}
+
+/// At most `cap` bytes between `offset` and `end`; none past the end.
+///
+/// # Errors
+/// What `pread(2)` says.
+pub fn read_at(fd: BorrowedFd<'_>, offset: u64, end: u64, cap: usize) -> Result<Vec<u8>, Errno> {
+    let left = end.saturating_sub(offset);
+    if left == 0 {
+        return Ok(Vec::new());
+    }
+    let mut bytes = vec![0; usize::try_from(left).unwrap_or(cap).min(cap)];
+    let read = rustix::io::pread(fd, bytes.as_mut_slice(), offset)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
 /// A part of a file as a reader. The end is fixed when it is made, so that a reader of a growing file ends.
-struct Section<'fd> {
+#[derive(Debug)]
+pub struct Section<'fd> {
     fd: BorrowedFd<'fd>,
     at: u64,
     end: u64,
@@ -238,4 +272,9 @@ impl Read for Section<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+impl LogFile {
+    pub(crate) fn replace_appender(&mut self, fd: OwnedFd) -> OwnedFd {
+        self.reserves = false;
+        std::mem::replace(&mut self.append, fd)
+    }
+}

@@ -1,8 +1,10 @@
 //! moltbot-auditd: the start order of the log's keeper. Its files are opened, checked to their last line and repaired by
-//! appending before the walls go up; behind them it can open nothing.
+//! appending before the walls go up; behind them it can make the next file of a stream, and read, and nothing else.
 #![forbid(unsafe_code)]
 
-use auditd::journal::{Journal, Writer};
+use auditd::journal::Journal;
+use auditd::state::Limits;
+use auditd::writer::Writer;
 use auditd::{policy, serve};
 use confine::startup::{Start, StartError};
 use proto::control::{Resource, RoleConfig};
@@ -21,8 +23,7 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
         .map_err(|errno| StartError::internal(format!("SIGXFSZ cannot be blocked: {errno}")))?;
     let writer = Writer::from_system(layout).map_err(StartError::internal)?;
     let directory = start.take(Resource::LogDir)?;
-    let journal = Journal::open(&directory, writer)?;
-    drop(directory);
-    let (sealed, control) = start.seal(&policy::POLICY, &[])?;
+    let journal = Journal::open(directory, writer, Limits::default())?;
+    let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::LogDir, journal.directory())])?;
     serve::serve(&sealed, &control, journal)
 }

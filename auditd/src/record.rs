@@ -5,12 +5,30 @@
 
 use crate::chain::{Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
+use crate::redact::Redactor;
 use proto::audit::{AuthOutcome, CommandRecord, Record, RunEnd};
+use proto::ids::{Epoch, RequestId, Role};
 
 /// A JSON object under construction.
 #[derive(Debug)]
 pub struct Line {
     text: Vec<u8>,
+}
+
+/// Who wrote a record: known by the edge that it came in on, never by what it says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Source {
+    /// Which role.
+    pub role: Role,
+    /// Its generation; none for auditd itself.
+    pub epoch: Option<Epoch>,
+    /// Its request on that edge; none for auditd itself.
+    pub request: Option<RequestId>,
+}
+
+impl Source {
+    /// auditd itself.
+    pub const OWN: Self = Self { role: Role::Auditd, epoch: None, request: None };
 }
 
 /// What every record says before its own fields.
@@ -26,8 +44,8 @@ pub struct Envelope<'e> {
     pub stream: &'e str,
     /// Kind of the record.
     pub kind: &'e str,
-    /// Role that wrote it, known by its edge.
-    pub actor: &'e str,
+    /// Who wrote it.
+    pub source: Source,
     /// `single-uid` or `split-uid`.
     pub layout: &'e str,
 }
@@ -44,8 +62,14 @@ impl Line {
             .number("mono", envelope.now.monotonic_ns)
             .text("stream", envelope.stream)
             .text("type", envelope.kind)
-            .text("actor", envelope.actor)
-            .text("layout", envelope.layout);
+            .text("actor", envelope.source.role.name());
+        if let Some(epoch) = envelope.source.epoch {
+            line.number("actorEpoch", u64::from(epoch.0));
+        }
+        if let Some(request) = envelope.source.request {
+            line.number("req", u64::from(request.0));
+        }
+        line.text("layout", envelope.layout);
         line
     }
 
@@ -84,6 +108,20 @@ impl Line {
         self
     }
 
+    /// Adds a list of texts.
+    pub fn texts(&mut self, name: &str, values: &[String]) -> &mut Self {
+        self.key(name);
+        self.text.push(b'[');
+        for (at, value) in values.iter().enumerate() {
+            if at > 0 {
+                self.text.push(b',');
+            }
+            self.string(value);
+        }
+        self.text.push(b']');
+        self
+    }
+
     /// Adds a truth value.
     pub fn flag(&mut self, name: &str, value: bool) -> &mut Self {
         self.key(name);
@@ -108,13 +146,12 @@ pub const fn kind(record: &Record) -> &'static str {
 }
 
 /// Adds a record's own fields.
-pub fn payload(line: &mut Line, record: &Record, now: Instant) {
+pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redactor) {
     match record {
         Record::Auth { client, method, outcome } => {
-            line.number("timestamp", now.millis()).text("clientIp", client).text(
-                "method",
-                method.name(),
-            );
+            line.number("timestamp", now.millis())
+                .text("clientIp", &redactor.clean(client))
+                .text("method", method.name());
             match outcome {
                 AuthOutcome::Accepted => line.flag("success", true),
                 AuthOutcome::Rejected(reason) => line.flag("success", false).text("reason", reason.name()),
@@ -122,19 +159,22 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant) {
         }
         Record::Command(command) => {
             line.number("timestamp", now.millis());
-            command_payload(line, command);
+            command_payload(line, command, redactor);
         }
         Record::Secret { name, verb, requester, granted, detail } => {
-            line.text("name", name).text("verb", verb).text("requester", requester).flag("success", *granted);
+            line.text("name", &redactor.clean(name))
+                .text("verb", verb)
+                .text("requester", requester)
+                .flag("success", *granted);
             if !detail.is_empty() {
-                line.text("detail", detail);
+                line.text("detail", &redactor.clean(detail));
             }
         }
         Record::Role { role, epoch, event, detail } => {
             line.text("role", role.name())
                 .number("epoch", u64::from(epoch.0))
                 .text("event", event)
-                .text("detail", detail);
+                .text("detail", &redactor.clean(detail));
         }
         Record::Operator { uid, pid, verb } => {
             line.number("uid", u64::from(*uid)).number("pid", u64::from(*pid)).text("verb", verb);
@@ -146,13 +186,15 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant) {
     }
 }
 
-fn command_payload(line: &mut Line, command: &CommandRecord) {
+fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor) {
     match command {
         CommandRecord::Intent { run, session, command, backend } => {
             line.text("runId", &run.0)
                 .text("sessionKey", &session.0)
-                .text("command", command)
+                .text("command", &redactor.clean(command))
                 .flag("sandbox", true)
+                .flag("elevated", false)
+                .flag("approved", true)
                 .text("backend", backend);
         }
         CommandRecord::Outcome { run, session, end, duration_ms } => {
@@ -167,7 +209,10 @@ fn command_payload(line: &mut Line, command: &CommandRecord) {
             line.number("duration", *duration_ms);
         }
         CommandRecord::Refused { session, command, rule } => {
-            line.text("sessionKey", &session.0).text("command", command).text("rule", rule);
+            line.text("sessionKey", &session.0)
+                .text("command", &redactor.clean(command))
+                .flag("approved", false)
+                .text("rule", rule);
         }
     }
 }
@@ -175,11 +220,13 @@ fn command_payload(line: &mut Line, command: &CommandRecord) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::journal::Writer;
+    use crate::writer::Writer;
     use proptest::prelude::*;
     use proto::audit::{AuthMethod, AuthReason};
     use proto::bounded::BoundedStr;
     use proto::ids::{RunId, SessionKey};
+
+    const VAULT: Source = Source { role: Role::Vault, epoch: Some(Epoch(2)), request: Some(RequestId(9)) };
 
     pub(crate) fn auth(client: &str, accepted: bool) -> Record {
         let outcome = if accepted { AuthOutcome::Accepted } else { AuthOutcome::Rejected(AuthReason::TokenMismatch) };
@@ -197,26 +244,46 @@ pub(crate) mod tests {
 
     #[test]
     fn auth_line_is_compact_and_in_canonical_order() {
-        let line = Writer::for_tests().line_at(Head::EMPTY, "vault", &auth("192.0.2.7", false), Writer::TEST_NOW);
+        let line = Writer::for_tests().line(
+            Head::EMPTY,
+            VAULT,
+            &auth("192.0.2.7", false),
+            Writer::TEST_NOW,
+            &Redactor::new(&[7; 32]),
+        );
         assert_eq!(
             String::from_utf8(line).unwrap(),
             concat!(
                 r#"{"seq":0,"ts":"2026-11-23T11:00:01.000042Z","boot":"00000000-0000-0000-0000-000000000000","mono":7,"#,
-                r#""stream":"auth-audit","type":"auth","actor":"vault","layout":"single-uid","timestamp":1795431601000,"#,
+                r#""stream":"auth-audit","type":"auth","actor":"vault","actorEpoch":2,"req":9,"layout":"single-uid","timestamp":1795431601000,"#,
                 r#""clientIp":"192.0.2.7","method":"token","success":false,"reason":"token_mismatch","#,
                 r#""prev":"0000000000000000000000000000000000000000000000000000000000000000"}"#
             )
         );
     }
 
+    #[test]
+    fn secret_in_a_command_is_not_in_its_line() {
+        let redactor = Redactor::new(&[7; 32]);
+        let record = intent("CLIENT_SECRET=q8WvT0zLm3 run --fast");
+        let line = Writer::for_tests().line(Head::EMPTY, VAULT, &record, Writer::TEST_NOW, &redactor);
+        let text = String::from_utf8(line).unwrap();
+        assert!(!text.contains("q8WvT0zLm3"), "{text}");
+        assert!(
+            text.contains("\"command\":\"CLIENT_SECRET=[redacted:assigned-secret:") && text.contains(" run --fast\"")
+        );
+    }
+
     proptest! {
         #[test]
         fn command_of_any_text_stays_one_line_and_reads_back(command in any::<String>()) {
-            let line = Writer::for_tests().line(Head::EMPTY, "sandboxd", &intent(&command));
+            let line = Writer::for_tests().line(Head::EMPTY, VAULT, &intent(&command), Writer::TEST_NOW, &Redactor::new(&[7; 32]));
             prop_assert!(!line.contains(&b'\n'));
             let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
-            let kept = BoundedStr::<8192>::truncated(&command);
-            prop_assert_eq!(value["command"].as_str().unwrap(), kept.as_str());
+            let bounded = BoundedStr::<8192>::truncated(&command);
+            let redactor = Redactor::new(&[7; 32]);
+            let kept = redactor.clean(&bounded);
+            prop_assert_eq!(value["command"].as_str().unwrap(), &*kept);
             prop_assert_eq!(value["sandbox"].as_bool(), Some(true));
         }
     }

@@ -1,11 +1,13 @@
 //! The loop: one round takes everything that can be read from every edge, appends it per stream with one write and one
-//! fdatasync, and then answers all. The batch's size adapts by itself, without a timer.
+//! fdatasync, and then answers all. The batch's size adapts by itself, without a timer. Checkpoints and new keys, which
+//! nobody waits for, come between rounds.
 //!
 //! Every edge is hostile. A peer that breaks the protocol loses its edge and is reported; one that does not read its
 //! answers as well, so that nobody can make the log wait for him.
 
 use crate::file::AppendError;
 use crate::journal::Journal;
+use crate::record::Source;
 use crate::state;
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::{AuditRequest, Receipt, Record, Stream};
@@ -14,11 +16,12 @@ use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_f
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Edge, Refusal, ToAuditd};
 use proto::exit::Exit;
-use proto::ids::{RequestId, Role};
+use proto::ids::{Epoch, RequestId, Role};
 use proto::topology::{EdgeId, Side};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// Bytes of a log in one answer to an operator.
 const READ: usize = 49_152;
@@ -32,7 +35,8 @@ pub fn serve(_walls: &Sealed, control: &Control, mut journal: Journal) -> Result
     let mut edges = Edges::default();
     control.send(&FromRole::Ready).map_err(gone)?;
     loop {
-        let ready = edges.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
+        let ready =
+            edges.wait(control, journal.due_in()).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         let stop = loop {
             match control.recv() {
                 Ok((message, fds)) => match on_control(message, fds, &mut edges, &journal)? {
@@ -51,8 +55,11 @@ pub fn serve(_walls: &Sealed, control: &Control, mut journal: Journal) -> Result
             control.send(&violated).map_err(gone)?;
         }
         if stop {
+            // The records are durable already; what fails here costs only their last checkpoint.
+            let _ = journal.close();
             return Ok(Exit::Ok);
         }
+        journal.tick().map_err(StartError::integrity)?;
     }
 }
 
@@ -66,9 +73,9 @@ enum Next {
 
 fn on_control(message: ToRole, fds: Vec<OwnedFd>, edges: &mut Edges, journal: &Journal) -> Result<Next, StartError> {
     Ok(match message {
-        ToRole::Grant { edge, side: Side::Server, peer: _ } => match (writer(edge), <[OwnedFd; 1]>::try_from(fds)) {
+        ToRole::Grant { edge, side: Side::Server, peer } => match (writer(edge), <[OwnedFd; 1]>::try_from(fds)) {
             (Some(role), Ok([fd])) => {
-                edges.grant(edge, role, Channel::from_fd(fd));
+                edges.grant(Peer { edge, role, epoch: peer, channel: Channel::from_fd(fd) });
                 Next::Nothing
             }
             _ => return Err(StartError::internal("broker granted an edge that is not auditd's")),
@@ -97,9 +104,10 @@ fn on_admin(request: &AdminRequest, journal: &Journal) -> Result<AdminReply, Ref
                 .map_err(|errno| Refusal::new("audit.unreadable", &format!("{}: {errno}", stream.name())))?;
             Ok(AdminReply::LogBytes(BoundedBytes::new(bytes).unwrap_or_default()))
         }
-        AdminRequest::RevealGatewayToken { .. } | AdminRequest::DescribeSandbox | AdminRequest::AttachOperator => {
-            Err(Refusal::new("audit.not_mine", "auditd answers for the log only"))
-        }
+        AdminRequest::RevealGatewayToken { .. }
+        | AdminRequest::Vault { .. }
+        | AdminRequest::DescribeSandbox
+        | AdminRequest::AttachOperator => Err(Refusal::new("audit.not_mine", "auditd answers for the log only")),
     }
 }
 
@@ -108,6 +116,7 @@ fn on_admin(request: &AdminRequest, journal: &Journal) -> Result<AdminReply, Ref
 struct Peer {
     edge: EdgeId,
     role: Role,
+    epoch: Epoch,
     channel: Channel,
 }
 
@@ -116,7 +125,7 @@ struct Peer {
 struct Pending {
     edge: EdgeId,
     id: RequestId,
-    role: Role,
+    source: Source,
     record: Record,
 }
 
@@ -127,20 +136,21 @@ pub struct Edges {
 }
 
 impl Edges {
-    fn grant(&mut self, edge: EdgeId, role: Role, channel: Channel) {
-        self.peers.retain(|peer| peer.edge != edge);
-        self.peers.push(Peer { edge, role, channel });
+    fn grant(&mut self, new: Peer) {
+        self.peers.retain(|peer| peer.edge != new.edge);
+        self.peers.push(new);
     }
 
     fn all(&self) -> Vec<EdgeId> {
         self.peers.iter().map(|peer| peer.edge).collect()
     }
 
-    /// Waits for a word of broker or of a peer; returns the edges that have one.
-    fn wait(&self, control: &Control) -> Result<Vec<EdgeId>, Errno> {
+    /// Waits for a word of broker or of a peer, or until something else is due; returns the edges that have one.
+    fn wait(&self, control: &Control, due_in: Option<Duration>) -> Result<Vec<EdgeId>, Errno> {
         let mut fds = vec![PollFd::new(control, PollFlags::IN)];
         fds.extend(self.peers.iter().map(|peer| PollFd::new(&peer.channel, PollFlags::IN)));
-        match poll(&mut fds, None) {
+        let timeout = due_in.and_then(|wait| Timespec::try_from(wait).ok());
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
@@ -162,15 +172,13 @@ impl Edges {
             if pending.is_empty() {
                 continue;
             }
-            let records: Vec<_> = pending.iter().map(|pending| (pending.role, &pending.record)).collect();
+            let records: Vec<_> = pending.iter().map(|pending| (pending.source, &pending.record)).collect();
             let outcome = journal.append(stream, &records);
             self.answer(&pending, &outcome, &mut reports);
             match outcome {
-                Err(error @ (AppendError::Broken { .. } | AppendError::Cut { .. })) => {
-                    return Err(StartError::integrity(error));
-                }
+                Err(error) if error.is_final() => return Err(StartError::integrity(error)),
                 // Said to every writer; what it means is theirs to decide, and theirs to say to a person.
-                Err(AppendError::Unwritable { .. }) | Ok(_) => {}
+                Err(_) | Ok(_) => {}
             }
         }
         Ok(reports)
@@ -193,7 +201,8 @@ impl Edges {
                     if taken > ToAuditd::WINDOW {
                         return Err(ChannelError::Violation("more requests than the window"));
                     }
-                    batch.push(Pending { edge, id, role: peer.role, record });
+                    let source = Source { role: peer.role, epoch: Some(peer.epoch), request: Some(id) };
+                    batch.push(Pending { edge, id, source, record });
                 }
                 // What was asked to be written is written; the answer comes all the same.
                 Incoming::Cancel { .. } => {}

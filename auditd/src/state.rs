@@ -2,6 +2,7 @@
 
 use proto::audit::{Record, Stream};
 use proto::ids::Role;
+use std::time::Duration;
 
 /// A peer wrote what its edge does not let it write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -22,6 +23,33 @@ pub const fn admit(role: Role, record: &Record) -> Result<Stream, NotYours> {
         Ok(record.stream())
     } else {
         Err(NotYours { role, kind: crate::record::kind(record) })
+    }
+}
+
+/// When a stream does what it does on its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Bytes from which on a file is closed.
+    pub file_bytes: u64,
+    /// Age at which a file is closed.
+    pub file_age: Duration,
+    /// Age at which a key is replaced, if it signed anything.
+    pub epoch_age: Duration,
+    /// Records without a checkpoint at most.
+    pub checkpoint_every: u64,
+    /// Time without one at most, while there are records that none covers.
+    pub note_interval: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 10 << 20,
+            file_age: Duration::from_secs(30 * 86_400),
+            epoch_age: Duration::from_secs(3_600),
+            checkpoint_every: 1_024,
+            note_interval: Duration::from_secs(1),
+        }
     }
 }
 
@@ -58,6 +86,9 @@ impl Health {
 mod tests {
     use super::*;
     use crate::record::tests::{auth, intent};
+    use proto::audit::CommandRecord;
+    use proto::bounded::BoundedStr;
+    use proto::ids::{Epoch, SessionKey};
 
     #[test]
     fn record_of_another_role_is_refused_and_ones_own_is_admitted() {
@@ -66,6 +97,40 @@ mod tests {
         assert_eq!(admit(Role::Sandboxd, &intent("true")), Ok(Stream::Command));
         assert!(admit(Role::Broker, &intent("true")).is_err());
         assert!(admit(Role::Gateway, &intent("true")).is_err());
+    }
+
+    #[test]
+    fn every_role_writes_its_own_types_and_no_other_roles() {
+        let text = BoundedStr::truncated;
+        let command = CommandRecord::Refused {
+            session: SessionKey(BoundedStr::truncated("s")),
+            command: BoundedStr::truncated("c"),
+            rule: BoundedStr::truncated("r"),
+        };
+        let role =
+            Record::Role { role: Role::Vault, epoch: Epoch(1), event: text("died"), detail: BoundedStr::truncated("") };
+        let name = BoundedStr::truncated("n");
+        let secret = Record::Secret {
+            name: name.clone(),
+            verb: text("lease"),
+            requester: name,
+            granted: true,
+            detail: BoundedStr::default(),
+        };
+        let types = [
+            (auth("::1", true), Role::Vault),
+            (secret, Role::Vault),
+            (intent("true"), Role::Sandboxd),
+            (Record::Command(command), Role::Sandboxd),
+            (role, Role::Broker),
+            (Record::Operator { uid: 0, pid: 1, verb: BoundedStr::truncated("down") }, Role::Broker),
+            (Record::Lifecycle { event: text("started"), layout: text("single-uid") }, Role::Broker),
+        ];
+        for (record, owner) in types {
+            for role in Role::ALL {
+                assert_eq!(admit(role, &record).is_ok(), role == owner, "{role} {record:?}");
+            }
+        }
     }
 
     #[test]

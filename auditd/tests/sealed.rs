@@ -1,92 +1,13 @@
 //! The real process behind its real walls, with the test in broker's place.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
-use proto::audit::{AuditRequest, AuthMethod, AuthOutcome, Record, Stream};
-use proto::bounded::{BoundedStr, BoundedVec};
-use proto::channel::{CallError, Channel, ChannelError, Client};
-use proto::control::{AdminReply, AdminRequest, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
-use proto::edge::ToAuditd;
-use proto::ids::{Epoch, RequestId, Role};
-use proto::topology::{EdgeId, Side};
-use proto::wire::{self, Header, Kind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod common;
 
-struct Broker {
-    control: Channel,
-    child: Child,
-}
-
-impl Broker {
-    fn start(logs: &std::path::Path, limit: &str) -> Self {
-        let (control, theirs) = Channel::pair().unwrap();
-        // The shell puts the channel where broker would, and nothing else.
-        let child = Command::new("sh")
-            .args(["-c", &format!("{limit} exec \"$0\" 3<&0 0<&- 1>&-"), env!("CARGO_BIN_EXE_moltbot-auditd")])
-            .env_clear()
-            .stdin(Stdio::from(theirs.into_fd()))
-            .spawn()
-            .unwrap();
-        let broker = Self { control, child };
-        let FromRole::Hello { role: Role::Auditd, schema: proto::SCHEMA_HASH } = broker.hear() else { panic!("hello") };
-        let directory: OwnedFd = std::fs::File::open(logs).unwrap().into();
-        let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid") };
-        let resources = BoundedVec::new(vec![Resource::LogDir]).unwrap();
-        broker.say(&ToRole::Configure { config, resources }, &[directory.as_fd()]);
-        broker
-    }
-
-    fn ready(logs: &std::path::Path) -> Self {
-        Self::ready_within(logs, "")
-    }
-
-    fn ready_within(logs: &std::path::Path, limit: &str) -> Self {
-        let broker = Self::start(logs, limit);
-        let FromRole::Confined(walls) = broker.hear() else { panic!("confined") };
-        assert!(walls.landlock_abi >= 2 && walls.seccomp_rules > 0);
-        broker.say(&ToRole::Attested, &[]);
-        let FromRole::Ready = broker.hear() else { panic!("ready") };
-        broker
-    }
-
-    fn say(&self, message: &ToRole, fds: &[BorrowedFd<'_>]) {
-        let header = Header { kind: Kind::Note, id: RequestId(0), deadline_ms: 0 };
-        self.control.send(&wire::encode(header, message, MAX_CONTROL).unwrap(), fds).unwrap();
-    }
-
-    fn hear(&self) -> FromRole {
-        let packet = self.control.recv_by(MAX_CONTROL, 0, Instant::now() + Duration::from_secs(20)).unwrap();
-        wire::decode(wire::split(&packet.bytes, MAX_CONTROL).unwrap().1).unwrap()
-    }
-
-    fn edge(&self, edge: EdgeId) -> Client<ToAuditd> {
-        let (ours, theirs) = Channel::pair().unwrap();
-        self.say(&ToRole::Grant { edge, side: Side::Server, peer: Epoch(1) }, &[theirs.as_fd()]);
-        let mut client = Client::default();
-        client.attach(ours);
-        client
-    }
-
-    fn exit(mut self) -> Option<i32> {
-        self.say(&ToRole::Stop, &[]);
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn auth(client: &str) -> AuditRequest {
-    let client = BoundedStr::truncated(client);
-    AuditRequest::Append(Record::Auth { client, method: AuthMethod::Token, outcome: AuthOutcome::Accepted })
-}
+use common::{Broker, PATIENCE, auth, verify};
+use proto::audit::Stream;
+use proto::channel::{CallError, Channel, ChannelError};
+use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
+use proto::topology::EdgeId;
 
 #[test]
 fn sealed_auditd_appends_reports_reads_and_stops() {
@@ -96,10 +17,12 @@ fn sealed_auditd_appends_reports_reads_and_stops() {
     let receipts: Vec<_> = (0..3).map(|_| vault.call(&auth("192.0.2.1"), &[], PATIENCE).unwrap().0).collect();
     let file = std::fs::read_to_string(logs.path().join("auth-audit.jsonl")).unwrap();
     let leaves: Vec<_> = file.lines().map(|line| auditd::chain::leaf(line.as_bytes())).collect();
-    assert_eq!(receipts.iter().map(|receipt| receipt.leaf).collect::<Vec<_>>(), leaves);
+    for receipt in &receipts {
+        assert_eq!(receipt.leaf, leaves[usize::try_from(receipt.seq.0).unwrap()]);
+    }
     broker.say(&ToRole::Admin(1, AdminRequest::LogHeads), &[]);
     let FromRole::Admin(1, Ok(AdminReply::LogHeads(heads))) = broker.hear() else { panic!("heads") };
-    assert_eq!((heads[0].stream, heads[0].size, heads[0].leaf), (Stream::Auth, 3, leaves[2]));
+    assert_eq!((heads[0].stream, heads[0].size, heads[0].leaf), (Stream::Auth, 5, leaves[4]));
     for (offset, expected) in [(0, file.as_bytes()), (1 << 40, b"".as_slice())] {
         broker.say(&ToRole::Admin(2, AdminRequest::ReadLog { stream: Stream::Auth, offset }), &[]);
         let FromRole::Admin(2, Ok(AdminReply::LogBytes(bytes))) = broker.hear() else { panic!("bytes") };
@@ -118,7 +41,8 @@ fn record_that_is_not_the_writers_closes_its_edge_alone_and_is_reported() {
     let mut sandboxd = broker.edge(EdgeId::SandboxdAuditd);
     assert!(sandboxd.call(&auth("192.0.2.1"), &[], PATIENCE).is_err());
     assert!(matches!(broker.hear(), FromRole::Violated { edge: EdgeId::SandboxdAuditd, .. }));
-    assert_eq!(vault.call(&auth("192.0.2.1"), &[], PATIENCE).unwrap().0.seq.0, 0);
+    // The key and its checkpoint come first.
+    assert_eq!(vault.call(&auth("192.0.2.1"), &[], PATIENCE).unwrap().0.seq.0, 2);
     assert_eq!(broker.exit(), Some(0));
 }
 
@@ -144,7 +68,7 @@ fn log_that_was_edited_is_exit_79_and_a_torn_one_is_repaired() {
 #[test]
 fn file_size_limit_of_the_operator_is_a_refusal_and_no_death() {
     let logs = tempfile::tempdir().unwrap();
-    let broker = Broker::ready_within(logs.path(), "ulimit -f 8;");
+    let broker = Broker::ready_within(logs.path(), "ulimit -f 32;");
     let mut vault = broker.edge(EdgeId::VaultAuditd);
     let refusal = loop {
         match vault.call(&auth("192.0.2.1"), &[], PATIENCE) {
@@ -154,6 +78,8 @@ fn file_size_limit_of_the_operator_is_a_refusal_and_no_death() {
         }
     };
     assert!(refusal.message.contains("File too large"), "{refusal}");
+    let text = std::fs::read_to_string(logs.path().join("auth-audit.jsonl")).unwrap();
+    assert!(text.contains("\"type\":\"full\"") && text.contains("File too large"));
     broker.say(&ToRole::Ping(3), &[]);
     assert!(matches!(broker.hear(), FromRole::Pong(3)));
     assert_eq!(broker.exit(), Some(0));
@@ -195,9 +121,9 @@ impl Drop for Small {
 
 #[test]
 fn sealed_auditd_refuses_on_a_full_file_system_and_resumes_with_room() {
-    let Some(Small(logs)) = &Small::mount(c"size=64k") else { return };
+    let Some(Small(logs)) = &Small::mount(c"size=256k") else { return };
     let ballast = logs.path().join("ballast");
-    std::fs::write(&ballast, vec![0; 32 << 10]).unwrap();
+    std::fs::write(&ballast, vec![0; 160 << 10]).unwrap();
     let broker = Broker::ready(logs.path());
     let mut vault = broker.edge(EdgeId::VaultAuditd);
     let mut leaves = Vec::new();
@@ -210,12 +136,17 @@ fn sealed_auditd_refuses_on_a_full_file_system_and_resumes_with_room() {
     };
     assert_eq!(refusal.rule.as_str(), "audit.unwritable");
     assert!(refusal.message.contains("No space left on device"), "{refusal}");
+    let begun = std::time::Instant::now();
     assert!(vault.call(&auth("192.0.2.1"), &[], PATIENCE).is_err());
+    assert!(begun.elapsed() < std::time::Duration::from_millis(100), "{:?}", begun.elapsed());
+    let says_why = |text: String| text.contains("\"type\":\"full\"") && text.contains("No space left on device");
+    assert!(says_why(std::fs::read_to_string(logs.path().join("auth-audit.jsonl")).unwrap()));
     std::fs::remove_file(&ballast).unwrap();
     leaves.push(vault.call(&auth("192.0.2.2"), &[], PATIENCE).unwrap().0);
     assert_eq!(broker.exit(), Some(0));
+    let report = verify(logs.path(), Stream::Auth);
+    assert_eq!((report.torn, report.signed), (false, report.head.size));
     let file = std::fs::read(logs.path().join("auth-audit.jsonl")).unwrap();
-    assert_eq!(auditd::chain::verify_lines(file.as_slice(), Stream::Auth).unwrap().tail, auditd::chain::Tail::Clean);
     let lines: Vec<_> = file.split(|byte| *byte == b'\n').collect();
     for receipt in leaves {
         assert_eq!(auditd::chain::leaf(lines[usize::try_from(receipt.seq.0).unwrap()]), receipt.leaf);

@@ -33,23 +33,8 @@ impl Programs {
     /// # Errors
     /// [`StartError`] where one is missing or can be changed by others.
     pub fn open() -> Result<Self, StartError> {
-        let own = std::env::current_exe().map_err(StartError::permanent)?;
-        let mut programs = Vec::new();
-        for role in crate::state::CHILDREN {
-            let path = own.with_file_name(format!("moltbot-{role}"));
-            let bad = |what: &dyn std::fmt::Display| StartError::permanent(format!("{}: {what}", path.display()));
-            let program = open(&path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|errno| bad(&errno))?;
-            let stat = fstat(&program).map_err(|errno| bad(&errno))?;
-            let me = rustix::process::getuid().as_raw();
-            if stat.st_mode & 0o022 != 0 || (stat.st_uid != 0 && stat.st_uid != me) {
-                return Err(bad(
-                    &"others can change it; it must be yours or root's and not writable by group or others",
-                ));
-            }
-            programs.push((role, program));
-        }
-        Ok(Self(programs))
+        let programs = crate::state::CHILDREN.into_iter().map(|role| Ok((role, open_program(role.name())?)));
+        programs.collect::<Result<_, _>>().map(Self)
     }
 
     fn program(&self, role: Role) -> io::Result<BorrowedFd<'_>> {
@@ -59,6 +44,24 @@ impl Programs {
             .map(|(_, fd)| fd.as_fd())
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+}
+
+/// Opens the program of that name which lies beside broker's own.
+///
+/// # Errors
+/// [`StartError`] where it is missing or can be changed by others.
+pub fn open_program(name: &str) -> Result<OwnedFd, StartError> {
+    let own = std::env::current_exe().map_err(StartError::permanent)?;
+    let path = own.with_file_name(format!("moltbot-{name}"));
+    let bad = |what: &dyn std::fmt::Display| StartError::permanent(format!("{}: {what}", path.display()));
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let program = open(&path, flags, Mode::empty()).map_err(|errno| bad(&errno))?;
+    let stat = fstat(&program).map_err(|errno| bad(&errno))?;
+    let me = rustix::process::getuid().as_raw();
+    if stat.st_mode & 0o022 != 0 || (stat.st_uid != 0 && stat.st_uid != me) {
+        return Err(bad(&"others can change it; it must be yours or root's and not writable by group or others"));
+    }
+    Ok(program)
 }
 
 /// A running child.
@@ -148,7 +151,8 @@ impl Child {
         let kinds: Vec<Resource> = resources.iter().map(|(kind, _)| *kind).collect();
         let fds: Vec<BorrowedFd<'_>> = resources.iter().map(|(_, fd)| *fd).collect();
         let resources = BoundedVec::new(kinds).map_err(|error| error.to_string())?;
-        self.send(&ToRole::Configure { config, resources }, &fds).map_err(|error| error.to_string())
+        self.send(&ToRole::Configure { layout: setup.identities.layout(), config, resources }, &fds)
+            .map_err(|error| error.to_string())
     }
 
     /// Compares what the kernel says of the child with what it must be. At its first confinement the number of its
@@ -212,8 +216,9 @@ impl Child {
 /// Descriptors of a role that has just raised its walls: 0 to 3, and what it holds by then.
 const fn expected_descriptors(role: Role) -> u64 {
     4 + match role {
-        // The four streams; their directory is closed again.
-        Role::Auditd => 4,
+        // Of each of the four streams the lines and the checkpoints, for appending and for reading; the signing key; the
+        // directory of them all.
+        Role::Auditd => 18,
         // The directory of the store, twice while its grant is made; the key is read and closed.
         Role::Vault => 2,
         // The listener, and the directory of sessions twice while its grant is made.

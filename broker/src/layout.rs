@@ -4,7 +4,7 @@ use crate::words::Identities;
 use confine::directories::{Lock, LockError, private, private_file};
 use confine::spawn::Identity;
 use confine::startup::StartError;
-use proto::control::Resource;
+use proto::control::{Layout, Resource};
 use proto::ids::Role;
 use rustix::fs::{AtFlags, fstat, unlinkat};
 use rustix::io::Errno;
@@ -134,12 +134,8 @@ pub fn become_broker(state_dir: &StateDir) -> Result<Identities, StartError> {
             .map_err(|errno| StartError::permanent(format!("cannot become uid {uid}: {errno}")))?;
         return Ok(Identities::Split { owner: 0 });
     }
-    let abi = confine::landlock_abi();
-    if abi < 6 {
-        return Err(StartError::permanent(format!(
-            "with one uid for all roles Landlock must rule signals (ABI 6, Linux 6.12) and this kernel has ABI {abi}; start as root, which gives each role its own uid"
-        )));
-    }
+    // Each role asks again for itself; here it is said once, before anything starts.
+    confine::walls::floor(Layout::SingleUid, confine::landlock_abi())?;
     let owner = fstat(state_dir.run().as_fd()).map_err(StartError::permanent)?.st_uid;
     Ok(Identities::Single { owner })
 }

@@ -4,13 +4,14 @@
 
 mod args;
 mod children;
+mod drill;
 mod layout;
 mod operator;
-mod policy;
 mod serve;
 mod state;
 mod words;
 
+use broker::policy;
 use confine::startup::StartError;
 use std::process::ExitCode;
 
@@ -31,11 +32,12 @@ fn start() -> Result<i32, StartError> {
     let state_dir = layout::StateDir::prepare(&args.state_dir)?;
     let config = config::Config::load(&state_dir.config_path()).map_err(StartError::permanent)?;
     let programs = children::Programs::open()?;
+    let drills = drill::Drills::open()?;
     let listener = layout::listen(args.port.unwrap_or(config.gateway.port))?;
     let operator = operator::Door::open(&state_dir)?;
     let signals = serve::Signals::block()?;
     let identities = layout::become_broker(&state_dir)?;
     confine::startup::seal_broker(&policy::POLICY)?;
     let setup = words::Setup { state_dir, config, listener, identities };
-    serve::Broker::new(setup, programs, operator, signals)?.run()
+    serve::Broker::new(setup, programs, drills, operator, signals)?.run()
 }

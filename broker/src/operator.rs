@@ -2,6 +2,7 @@
 //! root nor the owner of the set is turned away before a byte of theirs is read.
 
 use crate::layout::StateDir;
+use confine::attest::observe;
 use confine::startup::StartError;
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::edge::{Edge, OperatorBroker, Refusal};
@@ -70,6 +71,11 @@ impl Door {
             );
             return None;
         }
+        // With one uid for all a fallen sandboxd has the operator's, and below Landlock ABI 9 the socket's path is no wall.
+        if observe(pid).is_ok_and(|seen| seen.parent == std::process::id()) {
+            eprintln!("broker: pid {pid}, a child of this broker, was turned away from the operator socket");
+            return None;
+        }
         Some(Visitor { number, channel: Channel::from_fd(fd), uid, pid })
     }
 }
@@ -108,5 +114,58 @@ impl Visitor {
             let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
             let _ = self.channel.send(&packet, &fds);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::net::connect;
+    use std::process::{Command, Stdio};
+
+    const PATH: &str = "MOLTBOT_TEST_DOOR";
+
+    fn knock(path: &std::ffi::OsStr) -> OwnedFd {
+        let visitor = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        connect(&visitor, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        visitor
+    }
+
+    fn next(door: &Door) -> Option<Visitor> {
+        poll(&mut [PollFd::new(door, PollFlags::IN)], None).unwrap();
+        door.admit(rustix::process::getuid().as_raw(), 0, 1)
+    }
+
+    /// What the child of the test below runs.
+    #[test]
+    fn child_knocks_where_it_is_told_to() {
+        if let Some(path) = std::env::var_os(PATH) {
+            let visitor = knock(&path);
+            // Until the test has looked: it drops the connection.
+            poll(&mut [PollFd::new(&visitor, PollFlags::IN)], None).unwrap();
+        }
+    }
+
+    #[test]
+    fn child_of_broker_is_turned_away_and_others_are_not() {
+        let dir = std::env::temp_dir().join(format!("moltbot-door.{}", std::process::id()));
+        let state = StateDir::prepare(&dir).unwrap();
+        let door = Door::open(&state).unwrap();
+        let path = dir.join("run/operator.sock");
+        let operator = knock(path.as_os_str());
+        assert!(next(&door).is_some());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "operator::tests::child_knocks_where_it_is_told_to"])
+            .env(PATH, &path)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let turned_away = next(&door).is_none();
+        assert!(child.wait().unwrap().success());
+        drop(operator);
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(turned_away);
     }
 }

@@ -1,14 +1,23 @@
 //! Broker's own wall. Children inherit the filter, so it may name only what no role and no sandboxed program needs; what
 //! each role may do is in that role's `policy.rs`.
 
-use confine::policy::{Arg, Limit, LimitKind, Policy, Rule};
+use confine::policy::{Arg, Limit, LimitKind, Policy, Ports, Rule};
 use confine::sys;
 use proto::ids::Role;
 
 const NEVER: &[Rule] = &[
-    Rule::with(sys::SYS_setresuid, &[Arg::eq(0, 0)], "nobody becomes root"),
-    Rule::with(sys::SYS_setresgid, &[Arg::eq(0, 0)], "nobody becomes root's group"),
-    Rule::with(sys::SYS_setuid, &[Arg::eq(0, 0)], "nobody becomes root"),
+    Rule::with(sys::SYS_setresuid, &[Arg::int(0, 0, "ruid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setresuid, &[Arg::int(1, 0, "euid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setresuid, &[Arg::int(2, 0, "suid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setreuid, &[Arg::int(0, 0, "ruid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setreuid, &[Arg::int(1, 0, "euid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setuid, &[Arg::int(0, 0, "uid = 0")], "nobody becomes root"),
+    Rule::with(sys::SYS_setresgid, &[Arg::int(0, 0, "rgid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setresgid, &[Arg::int(1, 0, "egid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setresgid, &[Arg::int(2, 0, "sgid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setregid, &[Arg::int(0, 0, "rgid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setregid, &[Arg::int(1, 0, "egid = 0")], "nobody becomes root's group"),
+    Rule::with(sys::SYS_setgid, &[Arg::int(0, 0, "gid = 0")], "nobody becomes root's group"),
     Rule::new(sys::SYS_setfsuid, "no second identity for files"),
     Rule::new(sys::SYS_setfsgid, "no second identity for files"),
     Rule::new(sys::SYS_init_module, "no kernel modules"),
@@ -32,6 +41,8 @@ pub static POLICY: Policy = Policy {
     soft: &[],
     // RLIMIT_NOFILE is not lowered here: children inherit hard limits, and gateway needs its thousands.
     limits: &[Limit { resource: LimitKind::RLIMIT_MEMLOCK, value: 8 << 20, why: "what the vault may lock" }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: true,
     landlock_files: false,
 };

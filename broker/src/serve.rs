@@ -2,6 +2,7 @@
 //! carry its actions out. One thread, and nothing in it waits for longer than half a second.
 
 use crate::children::{Child, Programs};
+use crate::drill::Drills;
 use crate::operator::{Door, Visitor};
 use crate::state::{Action, CHILDREN, Death, Event, Supervisor};
 use crate::words::Setup;
@@ -16,8 +17,9 @@ use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Refusal, ToAuditd};
 use proto::ids::{Epoch, RequestId, Role};
 use proto::operator::{OperatorReply, OperatorRequest, RoleState, RoleStatus, Status};
+use proto::probe::DrillReport;
 use proto::sandbox::Backend;
-use proto::topology::{EdgeId, Side};
+use proto::topology::{EdgeId, Side, role};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -77,6 +79,7 @@ struct Gathering {
 pub struct Broker {
     setup: Setup,
     programs: Programs,
+    drills: Drills,
     door: Door,
     signals: Signals,
     born: Instant,
@@ -98,11 +101,18 @@ impl Broker {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn new(setup: Setup, programs: Programs, door: Door, signals: Signals) -> Result<Self, StartError> {
+    pub fn new(
+        setup: Setup,
+        programs: Programs,
+        drills: Drills,
+        door: Door,
+        signals: Signals,
+    ) -> Result<Self, StartError> {
         let now = Instant::now();
         Ok(Self {
             setup,
             programs,
+            drills,
             door,
             signals,
             born: now,
@@ -112,7 +122,7 @@ impl Broker {
             next: 0,
             awaited: BTreeMap::new(),
             gathering: BTreeMap::new(),
-            audit: Client::default(),
+            audit: Client::new(role::Broker),
             held: VecDeque::new(),
             attested: now,
             announced: false,
@@ -206,7 +216,7 @@ impl Broker {
         }
         if self.table.is_ready() && !self.announced {
             self.announced = true;
-            eprintln!("broker: ready on {} ({})", self.listen_address(), self.setup.identities.layout());
+            eprintln!("broker: ready on {} ({})", self.listen_address(), self.setup.identities.layout().name());
         }
     }
 
@@ -369,7 +379,7 @@ impl Broker {
         let (epoch, pid) = (child.epoch, child.process.pid);
         drop(child);
         if role == Role::Auditd {
-            self.audit = Client::default();
+            self.audit = Client::new(role::Broker);
         }
         let event = if death.is_suspicious() { "incident" } else { "died" };
         eprintln!("broker: {role} (pid {pid}, epoch {epoch}) {event}: {death:?}");
@@ -427,7 +437,7 @@ impl Broker {
     }
 
     fn lifecycle(&mut self, event: &str) {
-        let layout = BoundedStr::truncated(self.setup.identities.layout());
+        let layout = BoundedStr::truncated(self.setup.identities.layout().name());
         self.hold(Record::Lifecycle { event: BoundedStr::truncated(event), layout });
     }
 
@@ -505,7 +515,10 @@ impl Broker {
         verb: OperatorRequest,
     ) -> Result<(), Refusal> {
         // Looking at the state changes nothing and reveals nothing; following a log would otherwise feed itself.
-        let looks = matches!(verb, OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. });
+        let looks = matches!(
+            verb,
+            OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. } | OperatorRequest::DrillReport(_)
+        );
         if !looks && let Err(refusal) = self.record_verb(uid, pid, verb.verb()) {
             // Coming down must work when the log does not: that is when it is wanted.
             if !matches!(verb, OperatorRequest::Down) {
@@ -526,6 +539,18 @@ impl Broker {
             OperatorRequest::Restart(role) => {
                 self.answer(visitor, request, Ok((OperatorReply::Started, None)));
                 self.happen(Event::Restart(role));
+            }
+            OperatorRequest::DrillStart(role) => {
+                let sibling = CHILDREN.into_iter().find(|other| *other != role).map_or(0, |other| self.pid(other));
+                self.drills.start(&self.setup, role, sibling)?;
+                self.answer(visitor, request, Ok((OperatorReply::Started, None)));
+            }
+            OperatorRequest::DrillReport(role) => {
+                let report = self.drills.report(role)?;
+                if let Some(DrillReport::Done(summary)) = &report {
+                    self.role_event(role, self.table.facts(role).0, "drill", summary);
+                }
+                self.answer(visitor, request, Ok((OperatorReply::Drill(report), None)));
             }
             OperatorRequest::RevealGatewayToken => {
                 self.ask(Role::Vault, AdminRequest::RevealGatewayToken { uid }, &[], plain(None))?;
@@ -652,7 +677,7 @@ impl Broker {
         let roles = Role::ALL.map(|role| self.row(role)).to_vec();
         let status = Status {
             version: BoundedStr::truncated(env!("CARGO_PKG_VERSION")),
-            layout: BoundedStr::truncated(self.setup.identities.layout()),
+            layout: BoundedStr::truncated(self.setup.identities.layout().name()),
             listen: BoundedStr::truncated(&self.listen_address()),
             state_dir: BoundedStr::truncated(&self.setup.state_dir.path().to_string_lossy()),
             ready: self.table.is_ready(),

@@ -5,7 +5,7 @@ use config::Config;
 use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
-use proto::control::{BackendChoice, Resource, RoleConfig};
+use proto::control::{BackendChoice, Layout, Resource, RoleConfig};
 use proto::ids::Role;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,12 +27,12 @@ pub enum Identities {
 }
 
 impl Identities {
-    /// The layout's name in records, in `status` and in the banner.
+    /// The layout.
     #[must_use]
-    pub const fn layout(self) -> &'static str {
+    pub const fn layout(self) -> Layout {
         match self {
-            Self::Split { .. } => "split-uid",
-            Self::Single { .. } => "single-uid",
+            Self::Split { .. } => Layout::SplitUid,
+            Self::Single { .. } => Layout::SingleUid,
         }
     }
 
@@ -79,7 +79,7 @@ impl Setup {
     fn words(&self, role: Role) -> Result<RoleConfig, TooLong> {
         let path = self.state_dir.path();
         Ok(match role {
-            Role::Auditd => RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout()) },
+            Role::Auditd => RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()) },
             Role::Vault => RoleConfig::Vault,
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::new(self.config.docker_socket())?,

@@ -2,7 +2,9 @@
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
+use proto::audit::Stream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A personal AI agent gateway whose every process is assumed to fall one day.
 #[derive(Debug, Parser)]
@@ -27,7 +29,9 @@ const EXAMPLES: &str = "Examples:
   moltbot chat \"/exec uname -a\"       run a command in the session's sandbox
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
-  moltbot logs command -f             follow what is being run";
+  moltbot secrets set model.key       put a secret in; the value is asked for
+  moltbot logs command -f             follow what is being run
+  moltbot logs verify                 check that nobody touched the log";
 
 /// When to use colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -56,6 +60,8 @@ pub enum Command {
     Down,
     /// Show every process: who it is, how it is confined, how it does
     Status,
+    /// Show every process's walls: what it may still do, why, and whether they stand
+    ConfineReport,
     /// Talk to the agent; without a message, interactively
     Chat {
         /// The message; its words are joined by spaces
@@ -71,17 +77,33 @@ pub enum Command {
         #[command(subcommand)]
         command: GatewayCommand,
     },
-    /// Show the audit log
+    /// Show the audit log, check it, and prove what is in it
+    #[command(args_conflicts_with_subcommands = true)]
     Logs {
-        /// Which stream
-        #[arg(value_enum, default_value = "system")]
-        stream: StreamName,
-        /// Go on as records come
-        #[arg(short, long)]
-        follow: bool,
-        /// Only the last N records
-        #[arg(short = 'n', long, value_name = "N")]
-        lines: Option<usize>,
+        /// What to show
+        #[command(flatten)]
+        show: ShowLogs,
+        /// What to do instead
+        #[command(subcommand)]
+        command: Option<LogsCommand>,
+    },
+    /// Secrets: put one in, say what may be done with it, see what was
+    Secrets {
+        /// What to do
+        #[command(subcommand)]
+        command: SecretsCommand,
+    },
+    /// The vault's own keys
+    Vault {
+        /// What to do
+        #[command(subcommand)]
+        command: VaultCommand,
+    },
+    /// Attack this installation from inside each role's wall
+    Drill {
+        /// What to do
+        #[command(subcommand)]
+        command: DrillCommand,
     },
     /// Print shell completions
     Completion {
@@ -107,6 +129,8 @@ pub enum GatewayCommand {
         #[arg(long, default_value = "{}", value_name = "JSON")]
         params: String,
     },
+    /// Forget every lockout: addresses that failed to log in may try again at once
+    Unlock,
     /// End a role in order and start it under a new epoch
     Restart {
         /// Which
@@ -115,8 +139,168 @@ pub enum GatewayCommand {
     },
 }
 
+/// `moltbot secrets ...`. No value is ever an argument: arguments are for everybody to read.
+#[derive(Debug, Subcommand)]
+pub enum SecretsCommand {
+    /// Names, versions and what may be done with them; never a value
+    List,
+    /// Put a new secret in; its value is asked for without echo, or read from standard input
+    Set {
+        /// Its name: a-z 0-9 . _ -
+        name: String,
+        /// What may be done with it, as lines of `field value`; without one, nothing may
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+    },
+    /// Replace a secret's value; its policy stays, its leases end
+    Rotate {
+        /// Its name
+        name: String,
+    },
+    /// Forget a secret
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// Print a secret, where its policy says `reveal yes`; recorded
+    Reveal {
+        /// Its name
+        name: String,
+    },
+    /// Print what may be done with a secret, or set it
+    Policy {
+        /// Its name
+        name: String,
+        /// Set it from this file; - is standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Allow one use of a secret whose policy says `approval yes`
+    Approve {
+        /// Its name
+        name: String,
+    },
+    /// End every lease that lives
+    Revoke,
+    /// Who used what, and when, from the log
+    Usage {
+        /// Only this secret
+        name: Option<String>,
+        /// From this time on: 2026-11-23, 2026-11-23T14:00:00Z, or 90m, 12h, 7d ago
+        #[arg(long, value_name = "TIME", value_parser = crate::logs::parse_time)]
+        since: Option<Duration>,
+    },
+    /// What left the vault since then: what to rotate after an incident
+    Touched {
+        /// From this time on: 2026-11-23, 2026-11-23T14:00:00Z, or 90m, 12h, 7d ago
+        #[arg(long, value_name = "TIME", value_parser = crate::logs::parse_time)]
+        since: Duration,
+    },
+}
+
+/// `moltbot vault ...`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum VaultCommand {
+    /// Draw a new wrapping key and seal every secret anew under it
+    Rotate,
+}
+
+/// `moltbot drill ...`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum DrillCommand {
+    /// Make every attack on a copy of every wall; recorded, and running roles are not touched
+    Run,
+}
+
+/// `moltbot logs [STREAM] ...`
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct ShowLogs {
+    /// Which stream
+    #[arg(value_enum, default_value = "system")]
+    pub stream: StreamName,
+    /// Go on as records come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last N records, of those that the other options leave
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+    /// Records from this time on: 2026-11-23, 2026-11-23T14:00:00Z, or 90m, 12h, 7d ago
+    #[arg(long, value_name = "TIME", value_parser = crate::logs::parse_time)]
+    pub since: Option<Duration>,
+    /// Records before this time
+    #[arg(long, value_name = "TIME", value_parser = crate::logs::parse_time)]
+    pub until: Option<Duration>,
+    /// Records of this conversation
+    #[arg(long, value_name = "KEY")]
+    pub session: Option<String>,
+    /// Records written by this role
+    #[arg(long, value_name = "ROLE")]
+    pub actor: Option<String>,
+    /// Records of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<String>,
+    /// Records whose line holds this text
+    #[arg(long, value_name = "TEXT")]
+    pub grep: Option<String>,
+}
+
+/// `moltbot logs verify | checkpoint | prove | check-proof | export`
+#[derive(Debug, Subcommand)]
+pub enum LogsCommand {
+    /// Check the log to its last line, from its files alone; exits 1 where it is not what was written, 4 where it cannot be read
+    Verify {
+        /// A file or a directory [default: logs/ of the state directory]
+        path: Option<PathBuf>,
+        /// The first key, as you noted it at the first start: the key line, or its 64 hexadecimal digits
+        #[arg(long, value_name = "KEY", value_parser = auditd::offline::parse_key)]
+        from_key: Option<[u8; 32]>,
+        /// A file with checkpoints that were kept elsewhere; a log that does not reach them was rolled back
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
+        /// Only this stream
+        #[arg(long, value_enum)]
+        stream: Option<StreamName>,
+    },
+    /// Print the newest checkpoint of each stream, to be kept elsewhere: `verify --checkpoint` finds a rollback with it
+    Checkpoint {
+        /// A file or a directory [default: logs/ of the state directory]
+        path: Option<PathBuf>,
+    },
+    /// Print a proof that a record is in the log, for somebody who has only the key
+    Prove {
+        /// The record's seq
+        seq: u64,
+        /// Which stream
+        #[arg(long, value_enum, default_value = "system")]
+        stream: StreamName,
+        /// A file or a directory [default: logs/ of the state directory]
+        #[arg(long, value_name = "PATH")]
+        path: Option<PathBuf>,
+    },
+    /// Check such a proof and print the record
+    CheckProof {
+        /// The proof; - is standard input
+        file: PathBuf,
+        /// The key that signed its checkpoint [default: from the log in the state directory, once that is checked]
+        #[arg(long, value_name = "KEY", value_parser = auditd::offline::parse_key)]
+        key: Option<[u8; 32]>,
+    },
+    /// Write a stream as static tiles that other readers of transparency logs know (c2sp.org/tlog-tiles)
+    Export {
+        /// Which stream
+        #[arg(value_enum)]
+        stream: StreamName,
+        /// A directory to write to
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// A file or a directory [default: logs/ of the state directory]
+        #[arg(long, value_name = "PATH")]
+        path: Option<PathBuf>,
+    },
+}
+
 /// An audit stream.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum StreamName {
     /// Logins and lockouts
     Auth,
@@ -125,7 +309,19 @@ pub enum StreamName {
     /// Use of secrets
     Secret,
     /// Supervision, attestation, incidents, operator verbs
+    #[default]
     System,
+}
+
+impl From<StreamName> for Stream {
+    fn from(name: StreamName) -> Self {
+        match name {
+            StreamName::Auth => Self::Auth,
+            StreamName::Command => Self::Command,
+            StreamName::Secret => Self::Secret,
+            StreamName::System => Self::System,
+        }
+    }
 }
 
 impl Args {
@@ -148,6 +344,19 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn logs_take_a_stream_with_filters_or_a_subcommand() {
+        let args = Args::try_parse_from(["moltbot", "logs", "command", "--type", "intent", "--since", "2h"]).unwrap();
+        let Command::Logs { show, command: None } = args.command else { panic!("a subcommand") };
+        assert_eq!(
+            (show.stream, show.kind.as_deref(), show.since.is_some()),
+            (StreamName::Command, Some("intent"), true)
+        );
+        let args = Args::try_parse_from(["moltbot", "logs", "verify", "/x"]).unwrap();
+        assert!(matches!(args.command, Command::Logs { command: Some(LogsCommand::Verify { .. }), .. }));
+        assert!(Args::try_parse_from(["moltbot", "logs", "--since", "yesterday"]).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::CliError;
 use proto::channel::{CallError, Channel, Client};
 use proto::edge::OperatorBroker;
 use proto::operator::{OperatorReply, OperatorRequest, Status};
+use proto::topology::role;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::os::fd::OwnedFd;
@@ -43,7 +44,7 @@ impl Door {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed)?;
         connect(&socket, &address).map_err(failed)?;
         rustix::io::ioctl_fionbio(&socket, true).map_err(failed)?;
-        let mut client = Client::default();
+        let mut client = Client::new(role::Operator);
         client.attach(Channel::from_fd(socket));
         Ok(Self { client, dir: dir.display().to_string() })
     }

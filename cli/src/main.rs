@@ -4,14 +4,18 @@
 
 mod args;
 mod chat;
+mod confine_report;
 mod door;
+mod drill;
 mod logs;
 mod paint;
+mod secrets;
 mod status;
 mod up;
+mod verify;
 mod ws;
 
-use args::{Args, Command, GatewayCommand};
+use args::{Args, Command, DrillCommand, GatewayCommand, VaultCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -26,6 +30,9 @@ pub enum CliError {
     /// Anything else, in a sentence.
     #[error("{0}")]
     Failed(String),
+    /// The log is there and could not be checked. Not the same as one that is wrong.
+    #[error("{0}")]
+    Unchecked(String),
     /// Whoever read our output has gone. Not worth a word.
     #[error("output closed")]
     OutputClosed,
@@ -52,7 +59,11 @@ fn main() -> ExitCode {
                 println!("{}", serde_json::json!({ "ok": false, "error": error.to_string() }));
             }
             eprintln!("moltbot: {error}");
-            ExitCode::from(if matches!(error, CliError::NotRunning(_)) { 3 } else { 1 })
+            ExitCode::from(match error {
+                CliError::NotRunning(_) => 3,
+                CliError::Unchecked(_) => 4,
+                CliError::Failed(_) | CliError::OutputClosed => 1,
+            })
         }
     }
 }
@@ -63,9 +74,14 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Up { port, foreground } => up::up(&dir, *port, *foreground, args),
         Command::Down => up::down(&dir, args),
         Command::Status => status::show(&dir, args),
+        Command::ConfineReport => confine_report::show(&dir, args),
         Command::Chat { message, session } => chat::chat(&dir, message, session),
         Command::Gateway { command } => gateway(&dir, command, args),
-        Command::Logs { stream, follow, lines } => logs::show(&dir, *stream, *follow, *lines, args),
+        Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
+        Command::Secrets { command } => secrets::run(&dir, command, args),
+        Command::Vault { command: VaultCommand::Rotate } => secrets::rotate_keys(&dir, args),
+        Command::Logs { show, command: None } => logs::show(&dir, show, args),
+        Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
             Ok(())
@@ -99,6 +115,7 @@ fn gateway(dir: &std::path::Path, command: &GatewayCommand, args: &Args) -> Resu
             println!("{}", text.map_err(CliError::failed)?);
             Ok(())
         }
+        GatewayCommand::Unlock => secrets::forget_lockouts(&mut door, args),
         GatewayCommand::Restart { role } => {
             let role = Role::from_name(role)
                 .ok_or_else(|| CliError::Failed(format!("there is no role {role}; `moltbot status` lists them")))?;

@@ -20,6 +20,13 @@ impl Paint {
         })
     }
 
+    /// Without colours.
+    #[cfg(test)]
+    #[must_use]
+    pub const fn plain() -> Self {
+        Self(false)
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

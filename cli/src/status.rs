@@ -30,25 +30,28 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// One process as JSON; its keys are an interface.
+#[must_use]
+pub fn role_as_json(role: &RoleStatus) -> Value {
+    json!({
+        "role": role.role.name(),
+        "pid": role.pid,
+        "uid": role.uid,
+        "epoch": role.epoch.0,
+        "state": role.state.name(),
+        "restarts": role.restarts,
+        "uptimeSeconds": role.uptime_s,
+        "seccomp": role.seccomp,
+        "noNewPrivs": role.no_new_privs,
+        "landlockAbi": role.landlock_abi,
+        "capabilities": format!("{:016x}", role.capabilities),
+        "degraded": role.degraded.iter().map(|lack| lack.as_str()).collect::<Vec<_>>(),
+    })
+}
+
 /// The status as JSON; its keys are an interface.
 #[must_use]
 pub fn as_json(status: &Status) -> Value {
-    let role = |role: &RoleStatus| {
-        json!({
-            "role": role.role.name(),
-            "pid": role.pid,
-            "uid": role.uid,
-            "epoch": role.epoch.0,
-            "state": role.state.name(),
-            "restarts": role.restarts,
-            "uptimeSeconds": role.uptime_s,
-            "seccomp": role.seccomp,
-            "noNewPrivs": role.no_new_privs,
-            "landlockAbi": role.landlock_abi,
-            "capabilities": format!("{:016x}", role.capabilities),
-            "degraded": role.degraded.iter().map(|lack| lack.as_str()).collect::<Vec<_>>(),
-        })
-    };
     json!({
         "version": status.version.as_str(),
         "layout": status.layout.as_str(),
@@ -56,7 +59,7 @@ pub fn as_json(status: &Status) -> Value {
         "stateDir": status.state_dir.as_str(),
         "ready": status.ready,
         "sandbox": { "backend": status.backend.name(), "detail": status.backend_detail.as_str() },
-        "roles": status.roles.iter().filter(|row| is_shown(row)).map(role).collect::<Vec<_>>(),
+        "roles": status.roles.iter().filter(|row| is_shown(row)).map(role_as_json).collect::<Vec<_>>(),
         "logs": status.logs.iter().map(|head| json!({
             "stream": head.stream.name(),
             "size": head.size,

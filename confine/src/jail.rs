@@ -9,7 +9,7 @@
 //! the kernel, and in N2 a command that reads what metadata (`stat`) tells of the host's files.
 
 mod child;
-mod filter;
+pub(crate) mod filter;
 mod root;
 mod walls;
 

@@ -6,13 +6,15 @@
 pub mod attest;
 pub mod directories;
 pub mod jail;
+pub mod names;
 pub mod policy;
 pub mod privileges;
-mod seccomp;
+pub mod probe;
+pub mod seccomp;
 pub mod secret_memory;
 pub mod spawn;
 pub mod startup;
 pub mod sys;
-mod walls;
+pub mod walls;
 
 pub use walls::landlock_abi;

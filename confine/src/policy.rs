@@ -1,57 +1,108 @@
 //! A role's wall as data: which system calls, with which arguments, why; which files; which limits.
 //!
-//! Every rule has a reason because its type asks for one. The sets below are what the C library, the Rust runtime and
-//! tokio need to run at all; each role adds its own.
+//! Every rule, grant and limit has a reason because its type asks for one. Nothing here runs: `walls` and `seccomp` raise
+//! what a [`Policy`] says, and a report prints it without the process. The sets that several roles share are in `sets`.
 
-use nix::sys::resource::Resource;
+mod sets;
+
+pub use sets::{ABSENT, BASE, SOFT, SOFT_NO_OPEN, STREAMS, TOKIO};
+
+use nix::sys::resource::Resource as LimitName;
+use proto::control::Resource;
 use proto::ids::Role;
-use std::os::fd::BorrowedFd;
 
 /// A resource limit's name.
-pub type LimitKind = Resource;
+pub type LimitKind = LimitName;
 
-/// A condition on one argument of a system call.
-#[derive(Clone, Copy, Debug)]
+/// A condition on one argument of a system call, over all 64 bits of it. In an allowlist that is the strict way: what the
+/// kernel would cut off must be zero.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Arg {
-    pub(crate) index: u8,
-    pub(crate) mask: u64,
-    pub(crate) value: u64,
+    /// Which, from 0.
+    pub index: u8,
+    /// Which of its bits count.
+    pub mask: u64,
+    /// What they must be.
+    pub value: u64,
+    /// The condition in the words of the manual page, as `cmd = F_GETFD`.
+    pub means: &'static str,
 }
 
 impl Arg {
     /// Argument `index` (from 0) is exactly `value`.
     #[must_use]
-    pub const fn eq(index: u8, value: u64) -> Self {
-        Self { index, mask: u64::MAX, value }
+    pub const fn eq(index: u8, value: u64, means: &'static str) -> Self {
+        Self::mask_eq(index, u64::MAX, value, means)
     }
 
     /// The bits of `mask` in argument `index` are exactly `value`.
     #[must_use]
-    pub const fn mask_eq(index: u8, mask: u64, value: u64) -> Self {
-        Self { index, mask, value }
+    pub const fn mask_eq(index: u8, mask: u64, value: u64, means: &'static str) -> Self {
+        Self { index, mask, value, means }
+    }
+
+    /// Argument `index` is `value` as the kernel reads an `int`, which drops the upper half. For lists of what is denied:
+    /// there a comparison of 64 bits could be passed by a value that the kernel then cuts.
+    #[must_use]
+    pub const fn int(index: u8, value: u32, means: &'static str) -> Self {
+        Self::mask_eq(index, 0xffff_ffff, value as u64, means)
+    }
+
+    /// True for an argument that fulfils it.
+    #[must_use]
+    pub const fn holds(&self, argument: u64) -> bool {
+        argument & self.mask == self.value
+    }
+
+    /// True where every argument that fulfils `other` fulfils this.
+    const fn covers(&self, other: &Self) -> bool {
+        self.index == other.index && self.mask & other.mask == self.mask && other.value & self.mask == self.value
     }
 }
 
 /// One system call, the arguments it must have, and the reason.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rule {
-    pub(crate) nr: i64,
-    pub(crate) args: &'static [Arg],
+    /// The call's number.
+    pub nr: i64,
+    /// All of these must hold; none is any arguments.
+    pub args: &'static [Arg],
     /// Why the role needs it.
     pub why: &'static str,
+    /// Why it stays although a run of every test never makes the call; none where one does.
+    pub kept: Option<&'static str>,
 }
 
 impl Rule {
     /// The call with any arguments.
     #[must_use]
     pub const fn new(nr: i64, why: &'static str) -> Self {
-        Self { nr, args: &[], why }
+        Self { nr, args: &[], why, kept: None }
     }
 
     /// The call where all of `args` hold.
     #[must_use]
     pub const fn with(nr: i64, args: &'static [Arg], why: &'static str) -> Self {
-        Self { nr, args, why }
+        Self { nr, args, why, kept: None }
+    }
+
+    /// The same rule, kept although no test makes the call. `cargo xtask rules-hit` asks for a reason, or for the rule's
+    /// end.
+    #[must_use]
+    pub const fn kept(self, because: &'static str) -> Self {
+        Self { kept: Some(because), ..self }
+    }
+
+    /// True for a call that the rule describes. `args` are the six registers.
+    #[must_use]
+    pub fn matches(&self, nr: i64, args: &[u64; 6]) -> bool {
+        self.nr == nr && self.args.iter().all(|arg| args.get(usize::from(arg.index)).is_some_and(|it| arg.holds(*it)))
+    }
+
+    /// True where this rule describes every call that `other` does, so that `other` says nothing.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.nr == other.nr && self.args.iter().all(|mine| other.args.iter().any(|its| mine.covers(its)))
     }
 }
 
@@ -79,15 +130,41 @@ pub enum Access {
     MakeDir,
 }
 
-/// A directory that stays reachable behind the wall.
-#[derive(Clone, Copy, Debug)]
-pub struct Grant<'fd> {
+impl Access {
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::Append => "append",
+            Self::ReadWrite => "read-write",
+            Self::MakeDir => "make-dir",
+        }
+    }
+}
+
+/// A directory that stays reachable behind the wall. Which one is said here, by what broker calls it; the descriptor is
+/// given when the wall is raised.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Grant {
     /// The directory.
-    pub dir: BorrowedFd<'fd>,
+    pub resource: Resource,
     /// What may be done beneath it.
     pub access: Access,
     /// Why.
     pub why: &'static str,
+}
+
+/// Which TCP ports Landlock lets the role connect to (ABI 4). None may be bound by any role.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ports {
+    /// None.
+    None,
+    /// Those that the role names when it raises the wall.
+    Named {
+        /// Which and why.
+        why: &'static str,
+    },
 }
 
 /// A role's wall.
@@ -101,106 +178,82 @@ pub struct Policy {
     pub soft: &'static [Rule],
     /// Limits beside `CORE` 0, which all have.
     pub limits: &'static [Limit],
-    /// True for the launcher alone: its filter is inherited by arbitrary programs, so it lists what none of them may do.
+    /// Directories that Landlock leaves open, all that there are.
+    pub grants: &'static [Grant],
+    /// TCP ports that Landlock leaves open.
+    pub ports: Ports,
+    /// True for broker and the launcher alone: their filters are inherited by other programs, so they list what none of
+    /// them may do.
     pub default_allow: bool,
     /// True where Landlock handles the file system. The launcher cannot: a process in such a domain may not mount.
     pub landlock_files: bool,
 }
 
-const EXEC: u64 = libc::PROT_EXEC as u64;
+impl Policy {
+    /// Every rule of every set, in order.
+    pub fn all_rules(&self) -> impl Iterator<Item = &'static Rule> + use<> {
+        self.rules.iter().copied().flatten()
+    }
 
-/// What every role needs to live, to talk on descriptors it was given, and to die properly.
-pub const BASE: &[Rule] = &[
-    Rule::with(libc::SYS_mmap, &[Arg::mask_eq(2, EXEC, 0)], "memory, never executable"),
-    Rule::with(libc::SYS_mprotect, &[Arg::mask_eq(2, EXEC, 0)], "stacks' guard pages, never executable"),
-    Rule::new(libc::SYS_munmap, "memory"),
-    Rule::new(libc::SYS_mremap, "large reallocations"),
-    Rule::new(libc::SYS_brk, "malloc"),
-    Rule::new(libc::SYS_madvise, "malloc gives memory back"),
-    Rule::new(libc::SYS_futex, "locks"),
-    Rule::new(libc::SYS_read, "descriptors it was given"),
-    Rule::new(libc::SYS_readv, "descriptors it was given"),
-    Rule::new(libc::SYS_write, "descriptors it was given"),
-    Rule::new(libc::SYS_writev, "descriptors it was given"),
-    Rule::new(libc::SYS_close, "descriptors it was given"),
-    Rule::new(libc::SYS_poll, "waiting"),
-    Rule::new(libc::SYS_ppoll, "waiting"),
-    Rule::new(libc::SYS_recvmsg, "edges"),
-    Rule::new(libc::SYS_sendmsg, "edges"),
-    Rule::new(libc::SYS_recvfrom, "edges"),
-    Rule::new(libc::SYS_sendto, "edges"),
-    Rule::new(libc::SYS_clock_gettime, "deadlines, where the vdso cannot"),
-    Rule::new(libc::SYS_clock_nanosleep, "backoff"),
-    Rule::new(libc::SYS_nanosleep, "backoff"),
-    Rule::new(libc::SYS_getrandom, "hash seeds, nonces"),
-    Rule::new(libc::SYS_sched_yield, "contended locks"),
-    Rule::new(libc::SYS_getpid, "abort path"),
-    Rule::new(libc::SYS_gettid, "abort path"),
-    Rule::with(
-        libc::SYS_tgkill,
-        &[Arg::eq(2, libc::SIGABRT as u64)],
-        "abort path: a panic must not look like an attack",
-    ),
-    Rule::new(libc::SYS_rt_sigprocmask, "abort path"),
-    Rule::new(libc::SYS_rt_sigaction, "abort path"),
-    Rule::new(libc::SYS_rt_sigreturn, "signal handlers' return"),
-    Rule::new(libc::SYS_sigaltstack, "the runtime's overflow guard is taken down at exit"),
-    Rule::new(libc::SYS_restart_syscall, "the kernel's own, after a stop"),
-    Rule::new(libc::SYS_exit, "end of a thread"),
-    Rule::new(libc::SYS_exit_group, "end of the process"),
-    Rule::with(libc::SYS_prctl, &[Arg::eq(0, libc::PR_SET_NAME as u64)], "names of threads"),
-    Rule::with(libc::SYS_prctl, &[Arg::eq(0, 0x5356_4d41)], "malloc names its arenas (PR_SET_VMA)"),
-    Rule::with(libc::SYS_prctl, &[Arg::eq(0, 0x4155_5856)], "rustix finds the vdso (PR_GET_AUXV): own addresses only"),
-    Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFD as u64)], "the runtime's checks of descriptors"),
-    Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFD as u64)], "close on exec"),
-    Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_GETFL as u64)], "non-blocking mode"),
-    Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_SETFL as u64)], "non-blocking mode"),
-    Rule::with(libc::SYS_fcntl, &[Arg::eq(1, libc::F_DUPFD_CLOEXEC as u64)], "a second handle of an own descriptor"),
-    Rule::with(libc::SYS_ioctl, &[Arg::eq(1, libc::FIONBIO)], "non-blocking mode, as std sets it"),
-];
+    /// Pairs of rules of which the first makes the second empty: within the list, within the soft calls, and a soft call
+    /// that takes back what the list gives.
+    #[must_use]
+    pub fn redundant(&self) -> Vec<(&'static Rule, &'static Rule)> {
+        let rules: Vec<&'static Rule> = self.all_rules().chain(self.soft).chain(ABSENT).collect();
+        let mut found = Vec::new();
+        for (at, one) in rules.iter().enumerate() {
+            for (other_at, other) in rules.iter().enumerate() {
+                if at != other_at && one.covers(other) {
+                    found.push((*one, *other));
+                }
+            }
+        }
+        found
+    }
+}
 
-/// What tokio's current-thread runtime adds.
-pub const TOKIO: &[Rule] = &[
-    Rule::new(libc::SYS_epoll_create1, "the reactor"),
-    Rule::new(libc::SYS_epoll_ctl, "the reactor"),
-    Rule::new(libc::SYS_epoll_wait, "the reactor"),
-    Rule::new(libc::SYS_epoll_pwait, "the reactor"),
-    Rule::new(libc::SYS_eventfd2, "the reactor's waker"),
-];
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What starting a thread adds; never a process: `CLONE_THREAD` must be set, and clone3 answers `ENOSYS`.
-pub const THREADS: &[Rule] = &[
-    Rule::with(
-        libc::SYS_clone,
-        &[Arg::mask_eq(0, libc::CLONE_THREAD as u64, libc::CLONE_THREAD as u64)],
-        "threads, never processes",
-    ),
-    Rule::new(libc::SYS_set_robust_list, "start of a thread"),
-    Rule::new(libc::SYS_rseq, "start of a thread"),
-    Rule::new(libc::SYS_sched_getaffinity, "the runtime counts processors"),
-];
+    const ANY: Rule = Rule::new(1, "any");
+    const LOW: Rule = Rule::with(1, &[Arg::mask_eq(0, 0xff, 3, "low byte = 3")], "low");
+    const ALL: Rule = Rule::with(1, &[Arg::eq(0, 3, "= 3"), Arg::eq(1, 0, "= 0")], "all");
+    const OTHER: Rule = Rule::with(1, &[Arg::eq(1, 9, "= 9")], "other");
 
-/// Answered `EACCES`: what libraries look at on their own, files above all.
-pub const SOFT: &[Rule] = &[
-    Rule::new(libc::SYS_open, "locale, time zone"),
-    Rule::new(libc::SYS_openat, "locale, time zone, back traces"),
-    Rule::new(libc::SYS_stat, "library probes"),
-    Rule::new(libc::SYS_lstat, "library probes"),
-    Rule::new(libc::SYS_newfstatat, "library probes"),
-    Rule::new(libc::SYS_statx, "library probes"),
-    Rule::new(libc::SYS_access, "library probes"),
-    Rule::new(libc::SYS_readlink, "library probes"),
-    Rule::new(libc::SYS_readlinkat, "library probes"),
-    Rule::new(libc::SYS_getcwd, "back traces"),
-];
+    fn with(rules: &'static [&'static [Rule]], soft: &'static [Rule]) -> Policy {
+        Policy {
+            role: Role::Vault,
+            rules,
+            soft,
+            limits: &[],
+            grants: &[],
+            ports: Ports::None,
+            default_allow: false,
+            landlock_files: true,
+        }
+    }
 
-/// As [`SOFT`] for roles that open files beneath a granted directory.
-pub const SOFT_NO_OPEN: &[Rule] = &[
-    Rule::new(libc::SYS_open, "locale, time zone"),
-    Rule::new(libc::SYS_stat, "library probes"),
-    Rule::new(libc::SYS_lstat, "library probes"),
-    Rule::new(libc::SYS_access, "library probes"),
-    Rule::new(libc::SYS_readlink, "library probes"),
-    Rule::new(libc::SYS_readlinkat, "library probes"),
-    Rule::new(libc::SYS_getcwd, "back traces"),
-];
+    #[test]
+    fn rule_covers_what_is_narrower_and_nothing_else() {
+        assert!(ANY.covers(&LOW) && ANY.covers(&ALL) && LOW.covers(&ALL) && ALL.covers(&ALL));
+        assert!(!LOW.covers(&ANY) && !ALL.covers(&LOW) && !OTHER.covers(&ALL) && !ALL.covers(&OTHER));
+        assert!(!Rule::new(2, "another call").covers(&LOW));
+    }
+
+    #[test]
+    fn swallowed_rule_is_found_across_sets_and_in_the_soft_calls() {
+        assert_eq!(with(&[&[LOW], &[ALL]], &[]).redundant(), [(&LOW, &ALL)]);
+        assert_eq!(with(&[&[LOW]], &[ANY]).redundant(), [(&ANY, &LOW)]);
+        assert!(with(&[&[ALL], &[OTHER]], &[]).redundant().is_empty());
+    }
+
+    #[test]
+    fn rule_matches_by_every_condition() {
+        assert!(ALL.matches(1, &[3, 0, 9, 9, 9, 9]));
+        assert!(!ALL.matches(1, &[3, 1, 9, 9, 9, 9]) && !ALL.matches(2, &[3, 0, 9, 9, 9, 9]));
+        assert!(!ALL.matches(1, &[3 | 1 << 32, 0, 9, 9, 9, 9]), "the upper half counts");
+        const INT: Rule = Rule::with(1, &[Arg::int(0, 0, "= 0")], "int");
+        assert!(INT.matches(1, &[1 << 32, 0, 0, 0, 0, 0]), "the kernel cuts an int, so a denial must");
+    }
+}

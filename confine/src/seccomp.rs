@@ -2,7 +2,7 @@
 //! `ENOSYS` (its flags are behind a pointer, so the C library must fall back to clone), soft calls `EACCES`, and the
 //! allowlist kills the process for everything it does not name. Where filters differ the kernel takes the strictest.
 
-use crate::policy::{Policy, Rule};
+use crate::policy::{ABSENT, Policy, Rule};
 use crate::startup::StartError;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -49,30 +49,57 @@ fn compile<'r>(
     SeccompFilter::new(table(rules)?, otherwise, matched, ARCH)?.try_into()
 }
 
-/// Installs the policy's filters on the calling thread, for good. Returns how many rules the list has.
-pub(crate) fn install(policy: &Policy) -> Result<u16, StartError> {
-    let bad = |error: seccompiler::BackendError| {
-        StartError::permanent(format!("seccomp filter of {} does not compile: {error}", policy.role))
-    };
-    let rules = || policy.rules.iter().copied().flatten();
-    let count = u16::try_from(rules().count().saturating_add(policy.soft.len())).unwrap_or(u16::MAX);
-    let clone3 = [Rule::new(libc::SYS_clone3, "flags behind a pointer cannot be checked")];
-    let mut programs = vec![
-        compile(clone3.iter(), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs())).map_err(bad)?,
-    ];
+/// A policy's filters, compiled.
+#[derive(Debug)]
+pub struct Filters {
+    programs: Vec<BpfProgram>,
+    policy: &'static Policy,
+}
+
+impl Filters {
+    /// Compiles them.
+    ///
+    /// # Errors
+    /// [`StartError`], exit 78.
+    pub fn of(policy: &'static Policy) -> Result<Self, StartError> {
+        let bad = |error: seccompiler::BackendError| {
+            StartError::permanent(format!("seccomp filter of {} does not compile: {error}", policy.role))
+        };
+        Ok(Self { programs: programs(policy).map_err(bad)?, policy })
+    }
+
+    /// Installs them on the calling thread, for good. Returns how many rules the list has. A role does this through
+    /// [`crate::startup::Start::seal`]; by itself it is for who attacks this layer alone.
+    ///
+    /// # Errors
+    /// [`StartError`], exit 78.
+    pub fn install(&self) -> Result<u16, StartError> {
+        for program in &self.programs {
+            seccompiler::apply_filter(program)
+                .map_err(|error| StartError::permanent(format!("seccomp filter of {}: {error}", self.policy.role)))?;
+        }
+        let count = self.policy.all_rules().count().saturating_add(self.policy.soft.len());
+        Ok(u16::try_from(count).unwrap_or(u16::MAX))
+    }
+}
+
+fn programs(policy: &Policy) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
+    let enosys = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let eacces = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+    let mut programs = vec![compile(ABSENT.iter(), SeccompAction::Allow, enosys)?];
     if !policy.soft.is_empty() {
-        let eacces = SeccompAction::Errno(libc::EACCES.unsigned_abs());
-        programs.push(compile(policy.soft.iter(), SeccompAction::Allow, eacces).map_err(bad)?);
+        programs.push(compile(policy.soft.iter(), SeccompAction::Allow, eacces)?);
     }
-    programs.push(if policy.default_allow {
-        compile(rules(), SeccompAction::Allow, SeccompAction::KillProcess).map_err(bad)?
+    if policy.default_allow {
+        programs.push(compile(policy.all_rules(), SeccompAction::Allow, SeccompAction::KillProcess)?);
+        // The x32 table has other numbers for the same calls: a list of what is allowed names none of them, one of what
+        // is denied would let them all through.
+        if cfg!(target_arch = "x86_64") {
+            programs.push(crate::jail::filter::no_x32());
+        }
     } else {
-        compile(rules().chain(policy.soft).chain(&clone3), SeccompAction::KillProcess, SeccompAction::Allow)
-            .map_err(bad)?
-    });
-    for program in &programs {
-        seccompiler::apply_filter(program)
-            .map_err(|error| StartError::permanent(format!("seccomp filter of {}: {error}", policy.role)))?;
+        let known = policy.all_rules().chain(policy.soft).chain(ABSENT);
+        programs.push(compile(known, SeccompAction::KillProcess, SeccompAction::Allow)?);
     }
-    Ok(count)
+    Ok(programs)
 }

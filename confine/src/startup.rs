@@ -1,20 +1,27 @@
 //! A role's first steps, in the only order there is: not dumpable, Hello, Configure, open everything, walls, Confined.
 //! What comes after gets a [`Sealed`], and what reads untrusted input asks for one.
 
-use crate::policy::{Grant, Policy};
-use crate::{seccomp, walls};
+#[cfg(feature = "probes")]
+mod probed;
+
+use crate::policy::Policy;
+use crate::seccomp::Filters;
+use crate::walls::{self, Opened};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{FromRole, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
+use proto::control::{FromRole, Layout, MAX_CONTROL, MAX_CONTROL_FDS, Resource, RoleConfig, ToRole, Walls};
 use proto::exit::Exit;
 use proto::ids::Role;
 use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Descriptor of the control channel in every role.
 pub const CONTROL_FD: i32 = 3;
+/// True once the control channel has its one owner.
+static TAKEN: AtomicBool = AtomicBool::new(false);
 /// How long broker may take for its word, and a role for its own.
 const STEP: Duration = Duration::from_secs(10);
 
@@ -98,6 +105,7 @@ impl AsFd for Control {
 pub struct Start {
     role: Role,
     control: Control,
+    layout: Layout,
     config: RoleConfig,
     resources: Vec<(Resource, OwnedFd)>,
     lacks: Vec<String>,
@@ -114,9 +122,9 @@ impl Start {
         };
         control.send(&FromRole::Hello { role, schema: proto::SCHEMA_HASH }).map_err(gone)?;
         match control.recv_by(Instant::now() + STEP).map_err(gone)? {
-            (ToRole::Configure { config, resources }, fds) if resources.len() == fds.len() => {
+            (ToRole::Configure { layout, config, resources }, fds) if resources.len() == fds.len() => {
                 let resources = resources.iter().copied().zip(fds).collect();
-                Ok(Self { role, control, config, resources, lacks: Vec::new() })
+                Ok(Self { role, control, layout, config, resources, lacks: Vec::new() })
             }
             _ => Err(StartError::permanent("broker's first word is not a configuration")),
         }
@@ -149,12 +157,13 @@ impl Start {
         self.lacks.push(lack.to_owned());
     }
 
-    /// Raises the walls and tells broker. Everything the role will ever open must be open, or granted, by now.
+    /// Raises the walls and tells broker. Everything the role will ever open must be open by now, or lie in a directory
+    /// that the policy grants; `opened` holds those directories.
     ///
     /// # Errors
     /// [`StartError`], exit 78: what cannot be confined does not start.
-    pub fn seal(self, policy: &Policy, grants: &[Grant<'_>]) -> Result<(Sealed, Control), StartError> {
-        self.seal_with_ports(policy, grants, &[])
+    pub fn seal(self, policy: &'static Policy, opened: &[Opened<'_>]) -> Result<(Sealed, Control), StartError> {
+        self.seal_with_ports(policy, opened, &[])
     }
 
     /// As [`Start::seal`], with TCP ports that may be connected to.
@@ -163,13 +172,16 @@ impl Start {
     /// As [`Start::seal`].
     pub fn seal_with_ports(
         self,
-        policy: &Policy,
-        grants: &[Grant<'_>],
+        policy: &'static Policy,
+        opened: &[Opened<'_>],
         ports: &[u16],
     ) -> Result<(Sealed, Control), StartError> {
-        let (landlock_abi, lacks) = walls::raise(policy, grants, ports)?;
-        let seccomp_rules = seccomp::install(policy)?;
-        let degraded = lacks.iter().chain(&self.lacks).map(|lack| BoundedStr::truncated(lack)).collect();
+        #[cfg(not(feature = "probes"))]
+        let (landlock_abi, lacks, seccomp_rules) = raise(policy, opened, ports, self.layout)?;
+        #[cfg(feature = "probes")]
+        let (landlock_abi, lacks, seccomp_rules) = probed::raise(&self.control, policy, opened, ports, self.layout)?;
+        let own = self.lacks.iter().map(String::as_str);
+        let degraded = lacks.iter().copied().chain(own).map(BoundedStr::truncated).collect();
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
         // Resources that nobody took are closed here, before anybody hostile speaks.
         drop(self.resources);
@@ -178,28 +190,52 @@ impl Start {
             other => StartError::internal(format!("control channel: {other}")),
         };
         self.control.send(&FromRole::Confined(walls)).map_err(failed)?;
+        #[cfg(feature = "probes")]
+        return Err(failed(probed::answer(&self.control)));
+        #[cfg(not(feature = "probes"))]
         match self.control.recv_by(Instant::now() + STEP).map_err(failed)? {
-            (ToRole::Attested, fds) if fds.is_empty() => {}
-            _ => return Err(StartError::internal("broker's word after the walls is not that they were seen")),
+            (ToRole::Attested, fds) if fds.is_empty() => Ok((Sealed(()), self.control)),
+            _ => Err(StartError::internal("broker's word after the walls is not that they were seen")),
         }
-        Ok((Sealed(()), self.control))
     }
+}
+
+/// Both layers, in this order: the filter allows no Landlock calls. Returns the ABI, what it lacks, and the rules. A role
+/// does this by [`Start::seal`]; by itself it is for the drill, which attacks a copy of the wall.
+///
+/// # Errors
+/// [`StartError`]; the process may have half a wall then and must end.
+pub fn raise(
+    policy: &'static Policy,
+    opened: &[Opened<'_>],
+    ports: &[u16],
+    layout: Layout,
+) -> Result<(u8, Vec<&'static str>, u16), StartError> {
+    let (abi, lacks) = walls::raise(policy, opened, ports, layout)?;
+    Ok((abi, lacks, Filters::of(policy)?.install()?))
 }
 
 /// Raises broker's own wall. It has no Landlock domain: children inherit one, and the launcher must be able to mount.
 ///
 /// # Errors
 /// [`StartError`], exit 78.
-pub fn seal_broker(policy: &Policy) -> Result<Sealed, StartError> {
+pub fn seal_broker(policy: &'static Policy) -> Result<Sealed, StartError> {
     crate::privileges::forbid_dumps().map_err(StartError::permanent)?;
     walls::limit(policy)?;
-    seccomp::install(policy).map(|_| Sealed(()))
+    Filters::of(policy)?.install().map(|_| Sealed(()))
 }
 
-fn take_control() -> Result<Channel, StartError> {
+/// The control channel that broker put at [`CONTROL_FD`]. Once only.
+///
+/// # Errors
+/// [`StartError`] where this was started by hand.
+pub fn take_control() -> Result<Channel, StartError> {
     let by_hand = || StartError::permanent("this is a part of moltbot that broker starts; run `moltbot up`");
     // SAFETY: borrowed for one getsockopt, which fails cleanly with EBADF where nothing is open at this number.
     let probe = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(StartError::internal("the control channel is taken"));
+    }
     match rustix::net::sockopt::socket_type(probe) {
         Ok(rustix::net::SocketType::SEQPACKET) => {}
         _ => return Err(by_hand()),

@@ -8,7 +8,7 @@ use proto::channel::{CallError, Channel};
 use proto::edge::{EgressDialer, EgressVault, GatewayEgress, Refusal};
 use proto::egress::{DialRequest, EgressRequest};
 use proto::port::{Port, Request, Server};
-use proto::topology::EdgeId;
+use proto::topology::{EdgeId, role};
 use proto::vault::{Destination, LeaseRequest};
 use std::time::Duration;
 
@@ -18,12 +18,18 @@ const LEASE: Duration = Duration::from_secs(2);
 const DIAL: Duration = Duration::from_secs(10);
 
 /// The ends that egress asks on.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Peers {
     /// Leases.
     pub vault: Port<EgressVault>,
     /// Connections.
     pub dialer: Port<EgressDialer>,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self { vault: Port::new(role::Egress), dialer: Port::new(role::Egress) }
+    }
 }
 
 /// Serves gateway's end until it closes.

@@ -193,16 +193,6 @@ pub fn rejected(reason: AuthReason, retry_after_s: u32) -> Refused {
         AuthReason::TokenMismatch => {
             ("AUTH_TOKEN_MISMATCH", "unauthorized: gateway token mismatch (provide gateway auth token)".to_owned())
         }
-        AuthReason::PasswordMissing => {
-            ("AUTH_PASSWORD_MISSING", "unauthorized: gateway password missing (provide gateway auth password)".to_owned())
-        }
-        AuthReason::PasswordMismatch => {
-            ("AUTH_PASSWORD_MISMATCH", "unauthorized: gateway password mismatch (provide gateway auth password)".to_owned())
-        }
-        AuthReason::DeviceSignature => ("DEVICE_AUTH_SIGNATURE_INVALID", "device signature invalid".to_owned()),
-        AuthReason::DeviceStale => ("DEVICE_AUTH_SIGNATURE_EXPIRED", "device signature expired".to_owned()),
-        AuthReason::DeviceNonce => ("DEVICE_AUTH_NONCE_MISMATCH", "device nonce mismatch".to_owned()),
-        AuthReason::DeviceUnknown => ("PAIRING_REQUIRED", "pairing required".to_owned()),
         AuthReason::RateLimited => ("AUTH_RATE_LIMITED", format!("Rate limit exceeded. Try again in {retry_after_s}s")),
     };
     let after = (retry_after_s > 0).then(|| u64::from(retry_after_s).saturating_mul(1000));

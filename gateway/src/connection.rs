@@ -39,6 +39,10 @@ const CLOSE: Duration = Duration::from_secs(2);
 const LINGER: usize = 8 << 20;
 /// Requests in flight for one client.
 const IN_FLIGHT: usize = 64;
+/// Frames that are read in a row while answers wait, and bytes that are written as one: a system call for each frame
+/// would be most of what a frame costs.
+const BURST: usize = 32;
+const WRITE: usize = 65_536;
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,7 +72,7 @@ enum Heard {
 fn config(cap: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(16_384)
-        .write_buffer_size(0)
+        .write_buffer_size(WRITE)
         .max_write_buffer_size(8 << 20)
         .max_message_size(Some(cap))
         .max_frame_size(Some(cap))
@@ -170,9 +174,10 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
     match gateway.vault.call(&request, VAULT_WAIT).await {
         Ok(VaultReply::Accepted) => Ok(hello),
         Ok(VaultReply::Rejected { reason, retry_after_s }) => Err(connect::rejected(reason, retry_after_s)),
-        Ok(VaultReply::Denied | VaultReply::PairingCode(_)) => {
-            Err(Refused { failure: Failure::unavailable("vault: an answer to another question".to_owned()), close: 1013 })
-        }
+        Ok(VaultReply::Denied) => Err(Refused {
+            failure: Failure::unavailable("vault: an answer to another question".to_owned()),
+            close: 1013,
+        }),
         Err(CallError::Refused(refusal)) => {
             let failure = Failure::unavailable(refusal.to_string()).with(json!({"code": refusal.rule.as_str()}));
             Err(Refused { failure, close: 1013 })
@@ -186,29 +191,36 @@ async fn converse(gateway: &Arc<Gateway>, ws: &mut Ws, outbox: &Arc<Outbox>, id:
     outbox.push(frames::response(id, &Ok(connect::hello_ok(gateway, hello.protocol, &conn_id, &hello.scopes))));
     outbox.event("health", &shapes::health(gateway).to_string(), false);
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
-    let slow = || End::Close(1008, "slow consumer".to_owned());
+    let mut burst = 0;
     loop {
+        if burst >= BURST {
+            burst = 0;
+            if let Err(end) = write(ws, outbox, outbox.waiting(WRITE)).await {
+                return end;
+            }
+        }
+        // Frames that are here already come first, so that their answers leave together.
         let heard = tokio::select! {
+            biased;
             () = outbox.overflowed() => return slow(),
-            out = outbox.next() => match out {
-                Out::Close(code, reason) => return End::Close(code, reason.to_owned()),
-                Out::Text(text) => {
-                    let sent = tokio::select! {
-                        () = outbox.overflowed() => return slow(),
-                        sent = timeout_at(Instant::now() + SEND, ws.send(Message::text(text))) => sent,
-                    };
-                    match sent {
-                        Ok(Ok(())) => continue,
-                        Ok(Err(_)) => return End::Gone,
-                        Err(_) => return slow(),
-                    }
-                }
-            },
             item = ws.next() => match hear(item) {
                 Ok(heard) => heard,
                 Err(end) => return end,
             },
+            out = outbox.next() => {
+                burst = 0;
+                let mut texts = match out {
+                    Out::Close(code, reason) => return End::Close(code, reason.to_owned()),
+                    Out::Text(text) => vec![text],
+                };
+                texts.extend(outbox.waiting(WRITE));
+                match write(ws, outbox, texts).await {
+                    Ok(()) => continue,
+                    Err(end) => return end,
+                }
+            }
         };
+        burst = burst.saturating_add(1);
         let Heard::Text(text) = heard else { continue };
         match frames::parse(&text) {
             Parsed::NotJson => log(&format!("connection {conn_id}: a frame that is not JSON was ignored")),
@@ -224,6 +236,27 @@ async fn converse(gateway: &Arc<Gateway>, ws: &mut Ws, outbox: &Arc<Outbox>, id:
         }
         // A client that always has a next frame ready must not keep the others from theirs.
         tokio::task::yield_now().await;
+    }
+}
+
+fn slow() -> End {
+    End::Close(1008, "slow consumer".to_owned())
+}
+
+async fn write(ws: &mut Ws, outbox: &Outbox, texts: Vec<String>) -> Result<(), End> {
+    let all = async {
+        for text in texts {
+            ws.feed(Message::text(text)).await?;
+        }
+        ws.flush().await
+    };
+    tokio::select! {
+        () = outbox.overflowed() => Err(slow()),
+        sent = timeout_at(Instant::now() + SEND, all) => match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => Err(slow()),
+        },
     }
 }
 

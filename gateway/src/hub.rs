@@ -105,6 +105,20 @@ impl Outbox {
         }
     }
 
+    /// What else waits to be written, up to about `bytes` of it.
+    pub fn waiting(&self, bytes: usize) -> Vec<String> {
+        let mut queue = lock(&self.queue);
+        let (mut taken, mut size) = (Vec::new(), 0usize);
+        while size < bytes
+            && let Some(text) = queue.waiting.pop_front()
+        {
+            queue.bytes = queue.bytes.saturating_sub(text.len());
+            size = size.saturating_add(text.len());
+            taken.push(text);
+        }
+        taken
+    }
+
     /// Waits until the client has proven too slow.
     pub async fn overflowed(&self) {
         while !lock(&self.queue).slow {

@@ -2,7 +2,6 @@
 //! that is the configuration and two descriptors.
 #![forbid(unsafe_code)]
 
-use confine::policy::{Access, Grant};
 use confine::startup::{Start, StartError};
 use gateway::sessions::Store;
 use gateway::state::{Gateway, Identity};
@@ -26,12 +25,7 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     let listener = TcpListener::from(start.take(Resource::Listener)?);
     let directory = start.take(Resource::SessionDir)?;
     let held = directory.try_clone().map_err(StartError::internal)?;
-    let grant = Grant {
-        dir: directory.as_fd(),
-        access: Access::Append,
-        why: "transcripts: made, read and appended to; neither cut nor removed",
-    };
-    let (sealed, control) = start.seal(&policy::POLICY, &[grant])?;
+    let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::SessionDir, directory.as_fd())])?;
 
     let store = Store::open(held).map_err(|error| StartError::integrity(format!("sessions: {error}")))?;
     serve::serve(&sealed, control, listener, Gateway::new(identity, store))

@@ -1,36 +1,62 @@
 //! The gateway's walls as data. It listens on a socket it was handed and can make none; it starts nothing; the one
 //! directory it reaches is its own, and there it can neither cut nor remove a file.
 
-use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Rule, SOFT_NO_OPEN, TOKIO};
-use confine::sys::{
-    SYS_accept4, SYS_fstat, SYS_getpeername, SYS_getsockname, SYS_getsockopt, SYS_newfstatat, SYS_openat, SYS_pread64,
-    SYS_setsockopt, SYS_shutdown,
-};
+use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule, SOFT_NO_OPEN, STREAMS, TOKIO};
+use confine::sys;
+use proto::control::Resource;
 
-/// `O_TRUNC` of Linux: what is written stays written.
-const TRUNC: u64 = 0o1000;
-/// `IPPROTO_TCP`.
-const TCP: u64 = 6;
-/// `TCP_NODELAY`.
-const NODELAY: u64 = 1;
+/// `O_RDONLY | O_NOFOLLOW`.
+const READ: u64 = 0o400_000;
+/// `O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW`.
+const APPEND: u64 = 0o402_102;
+/// What must be exactly so: those, the rest of the access mode, and `O_TRUNC`.
+const LOOKED_AT: u64 = APPEND | 0o1 | 0o1000;
+/// `rw-------`.
+const PRIVATE: u64 = 0o600;
+/// `SOCK_CLOEXEC | SOCK_NONBLOCK`.
+const ACCEPTED: u64 = 0o2_004_000;
 
 const OWN: &[Rule] = &[
-    Rule::new(SYS_accept4, "clients, on the listener that broker bound"),
-    Rule::new(SYS_shutdown, "an orderly end of a client's connection"),
-    Rule::with(SYS_setsockopt, &[Arg::eq(1, TCP), Arg::eq(2, NODELAY)], "frames are not held back"),
-    Rule::new(SYS_getsockopt, "pending errors of a client's socket"),
-    Rule::new(SYS_getpeername, "the client's address, for the vault's lockout"),
-    Rule::new(SYS_getsockname, "the reactor takes the listener over"),
-    Rule::with(SYS_openat, &[Arg::mask_eq(2, TRUNC, 0)], "transcripts, beneath the session directory (Landlock)"),
-    Rule::new(SYS_fstat, "size and age of a transcript"),
-    Rule::new(SYS_newfstatat, "size and age of a transcript, as newer C libraries ask"),
-    Rule::new(SYS_pread64, "the tail of a transcript"),
+    Rule::with(
+        sys::SYS_accept4,
+        &[Arg::eq(3, ACCEPTED, "flags = SOCK_CLOEXEC | SOCK_NONBLOCK")],
+        "clients, on the listener that broker bound",
+    ),
+    Rule::with(
+        sys::SYS_setsockopt,
+        &[
+            Arg::eq(1, sys::IPPROTO_TCP as u64, "level = IPPROTO_TCP"),
+            Arg::eq(2, sys::TCP_NODELAY as u64, "optname = TCP_NODELAY"),
+        ],
+        "frames are not held back",
+    ),
+    Rule::new(sys::SYS_writev, "a frame's head and body in one packet"),
+    Rule::with(
+        sys::SYS_fcntl,
+        &[Arg::eq(1, sys::F_GETFL as u64, "cmd = F_GETFL")],
+        "whether the operator's stream is non-blocking",
+    ),
+    Rule::with(
+        sys::SYS_openat,
+        &[Arg::mask_eq(2, LOOKED_AT, READ, "flags with O_RDONLY | O_NOFOLLOW")],
+        "transcripts are read, beneath the session directory (Landlock)",
+    ),
+    Rule::with(
+        sys::SYS_openat,
+        &[
+            Arg::mask_eq(2, LOOKED_AT, APPEND, "flags with O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW"),
+            Arg::eq(3, PRIVATE, "mode = 0600"),
+        ],
+        "transcripts are made and appended to: what is written stays written",
+    ),
+    Rule::new(sys::SYS_fstat, "size and age of a transcript"),
+    Rule::new(sys::SYS_pread64, "the tail of a transcript"),
 ];
 
 /// The wall.
 pub static POLICY: Policy = Policy {
     role: proto::ids::Role::Gateway,
-    rules: &[BASE, TOKIO, OWN],
+    rules: &[BASE, TOKIO, STREAMS, OWN],
     soft: SOFT_NO_OPEN,
     limits: &[
         Limit {
@@ -41,6 +67,12 @@ pub static POLICY: Policy = Policy {
         Limit { resource: LimitKind::RLIMIT_FSIZE, value: 256 << 20, why: "no transcript fills the disk" },
         Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" },
     ],
+    grants: &[Grant {
+        resource: Resource::SessionDir,
+        access: Access::Append,
+        why: "transcripts: made, read and appended to; neither cut nor removed",
+    }],
+    ports: Ports::None,
     default_allow: false,
     landlock_files: true,
 };
@@ -48,14 +80,14 @@ pub static POLICY: Policy = Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use confine::sys::{SYS_bind, SYS_clone, SYS_connect, SYS_execve, SYS_listen, SYS_socket};
 
     #[test]
-    fn policy_lists_no_way_to_a_new_socket_or_program() {
-        let text = format!("{:?}", POLICY.rules);
-        assert!(text.contains(&format!("nr: {SYS_accept4},")), "the probe finds what is there");
-        for nr in [SYS_socket, SYS_connect, SYS_bind, SYS_listen, SYS_clone, SYS_execve] {
-            assert!(!text.contains(&format!("nr: {nr},")), "{nr}");
-        }
+    fn masks_are_what_the_kernel_calls_them() {
+        let read = sys::O_RDONLY | sys::O_NOFOLLOW;
+        let append = sys::O_RDWR | sys::O_CREAT | sys::O_APPEND | sys::O_NOFOLLOW;
+        assert_eq!(READ, u64::try_from(read).unwrap());
+        assert_eq!(APPEND, u64::try_from(append).unwrap());
+        assert_eq!(LOOKED_AT, u64::try_from(append | sys::O_ACCMODE | sys::O_TRUNC).unwrap());
+        assert_eq!(ACCEPTED, u64::try_from(sys::SOCK_CLOEXEC | sys::SOCK_NONBLOCK).unwrap());
     }
 }

@@ -5,6 +5,7 @@ use crate::hub::{Hub, lock};
 use crate::sessions::{Store, uuid};
 use proto::edge::{GatewayEgress, GatewaySandboxd, GatewayVault};
 use proto::port::Port;
+use proto::topology::role;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -214,9 +215,9 @@ impl Gateway {
             hub: Hub::default(),
             sessions: Mutex::new(store),
             runs: Mutex::default(),
-            vault: Port::default(),
-            sandbox: Port::default(),
-            egress: Port::default(),
+            vault: Port::new(role::Gateway),
+            sandbox: Port::new(role::Gateway),
+            egress: Port::new(role::Gateway),
             describes: Semaphore::new(MAX_DESCRIBES),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pre_auth: Arc::new(Semaphore::new(MAX_PRE_AUTH)),

@@ -5,7 +5,7 @@
 use futures_util::{SinkExt, StreamExt};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::Channel;
-use proto::control::{AdminReply, AdminRequest, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::edge::{GatewaySandboxd, GatewayVault};
 use proto::ids::{Epoch, RequestId};
 use proto::port::Server;
@@ -93,7 +93,10 @@ async fn gateway_behind_its_walls_serves_network_and_operator_and_stops() {
         host: BoundedStr::new("box").unwrap(),
     };
     let resources = BoundedVec::new(vec![Resource::Listener, Resource::SessionDir]).unwrap();
-    broker.tell(&ToRole::Configure { config, resources }, &[listener.as_fd(), sessions.as_fd()]);
+    broker.tell(
+        &ToRole::Configure { layout: Layout::SplitUid, config, resources },
+        &[listener.as_fd(), sessions.as_fd()],
+    );
     assert!(matches!(broker.hear().await, FromRole::Confined(_)));
     broker.tell(&ToRole::Attested, &[]);
     let [vault, sandboxd, _egress] =

@@ -39,10 +39,6 @@ impl Stream {
 pub enum AuthMethod {
     /// The gateway token.
     Token,
-    /// The gateway password.
-    Password,
-    /// The signature of an approved device.
-    Device,
     /// Nothing was offered.
     None,
 }
@@ -54,18 +50,6 @@ pub enum AuthReason {
     TokenMissing,
     /// The credential is not the one the vault holds.
     TokenMismatch,
-    /// No password came, or none is set.
-    PasswordMissing,
-    /// The password is not the right one.
-    PasswordMismatch,
-    /// The device's signature is not one of its key over what it says.
-    DeviceSignature,
-    /// The device signed too long ago, or in the future.
-    DeviceStale,
-    /// The device signed another connection's nonce.
-    DeviceNonce,
-    /// The device was not approved.
-    DeviceUnknown,
     /// The address is locked out.
     RateLimited,
 }
@@ -76,8 +60,6 @@ impl AuthMethod {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Token => "token",
-            Self::Password => "password",
-            Self::Device => "device",
             Self::None => "none",
         }
     }
@@ -90,12 +72,6 @@ impl AuthReason {
         match self {
             Self::TokenMissing => "token_missing",
             Self::TokenMismatch => "token_mismatch",
-            Self::PasswordMissing => "password_missing",
-            Self::PasswordMismatch => "password_mismatch",
-            Self::DeviceSignature => "device_signature_invalid",
-            Self::DeviceStale => "device_signature_stale",
-            Self::DeviceNonce => "device_nonce_mismatch",
-            Self::DeviceUnknown => "device_unknown",
             Self::RateLimited => "rate_limited",
         }
     }

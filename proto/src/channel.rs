@@ -5,6 +5,7 @@
 
 use crate::edge::{Edge, Refusal};
 use crate::ids::RequestId;
+use crate::topology::Asks;
 use crate::wire::{self, Header, Kind, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -13,11 +14,18 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::{Serialize, de::DeserializeOwned};
+use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use zeroize::Zeroize as _;
+
+thread_local! {
+    /// Where packets land before their size is known: a buffer of an edge's cap, zeroed for each, costs more than the call.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Descriptors in one packet at most, on any channel.
 const MAX_FDS: usize = 4;
@@ -133,18 +141,31 @@ impl Channel {
     /// # Errors
     /// [`ChannelError::WouldBlock`], [`ChannelError::Closed`], or a violation.
     pub fn recv(&self, cap: usize, max_fds: usize) -> Result<Packet, ChannelError> {
-        let mut bytes = vec![0u8; cap];
+        SCRATCH.with_borrow_mut(|scratch| {
+            if scratch.len() < cap {
+                *scratch = vec![0; cap];
+            }
+            self.recv_in(scratch.get_mut(..cap).unwrap_or_default(), max_fds)
+        })
+    }
+
+    /// Receives by way of `room`, in which nothing of the packet stays behind.
+    fn recv_in(&self, room: &mut [u8], max_fds: usize) -> Result<Packet, ChannelError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         // Without a control buffer the kernel drops descriptors that come anyway and says so: they never enter our table.
         let mut control =
             if max_fds == 0 { RecvAncillaryBuffer::default() } else { RecvAncillaryBuffer::new(&mut space) };
         let message = loop {
-            match recvmsg(&self.fd, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(&self.fd, &mut [IoSliceMut::new(room)], &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Ok(message) => break message,
-                Err(Errno::INTR) => {}
+                // A peer that ends with packets unread resets, once; what it had sent before is still here to be read.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
             }
         };
+        let packet = room.get_mut(..message.bytes).unwrap_or_default();
+        let bytes = packet.to_vec();
+        packet.zeroize();
         let mut fds = Vec::new();
         for item in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = item {
@@ -163,7 +184,6 @@ impl Channel {
         if fds.len() > max_fds {
             return Err(ChannelError::Violation("more descriptors than the edge allows"));
         }
-        bytes.truncate(message.bytes);
         Ok(Packet { bytes, fds })
     }
 
@@ -410,13 +430,13 @@ pub struct Client<E: Edge> {
     edge: PhantomData<E>,
 }
 
-impl<E: Edge> Default for Client<E> {
-    fn default() -> Self {
+impl<E: Edge> Client<E> {
+    /// A client without a peer yet. The wiring decides at compile time who may have one.
+    #[must_use]
+    pub const fn new<R: Asks<E>>(_owner: R) -> Self {
         Self { channel: None, next: 0, late: Vec::new(), edge: PhantomData }
     }
-}
 
-impl<E: Edge> Client<E> {
     /// Uses this end from now on, in place of any other.
     pub fn attach(&mut self, channel: Channel) {
         self.channel = Some(channel);
@@ -516,6 +536,7 @@ mod tests {
     use crate::bounded::BoundedStr;
     use crate::edge::ToAuditd;
     use crate::ids::{LeafHash, Seq};
+    use crate::topology::role;
 
     fn record() -> AuditRequest {
         AuditRequest::Append(Record::Auth {
@@ -532,6 +553,16 @@ mod tests {
         assert_eq!(b.recv(64, 0).unwrap().bytes.len(), 64);
         a.send(&[1; 65], &[]).unwrap();
         assert!(matches!(b.recv(64, 0), Err(ChannelError::Violation(_))));
+    }
+
+    #[test]
+    fn nothing_of_a_packet_stays_where_it_landed() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(b"a token", &[]).unwrap();
+        assert_eq!(b.recv(64, 0).unwrap().bytes, b"a token");
+        a.send(&[b't'; 65], &[]).unwrap();
+        assert!(b.recv(64, 0).is_err());
+        SCRATCH.with_borrow(|scratch| assert!(scratch.len() >= 64 && scratch.iter().all(|byte| *byte == 0)));
     }
 
     #[test]
@@ -553,6 +584,16 @@ mod tests {
     }
 
     #[test]
+    fn last_words_of_a_peer_that_left_packets_unread_still_arrive() {
+        let (a, b) = Channel::pair().unwrap();
+        b.send(&[1], &[]).unwrap();
+        a.send(&[2], &[]).unwrap();
+        drop(a);
+        assert_eq!(b.recv(64, 0).unwrap().bytes, [2]);
+        assert!(matches!(b.recv(64, 0), Err(ChannelError::Closed)));
+    }
+
+    #[test]
     fn call_returns_the_reply_of_its_own_id() {
         let (a, b) = Channel::pair().unwrap();
         let server = std::thread::spawn(move || {
@@ -562,7 +603,7 @@ mod tests {
             let receipt = Receipt { seq: Seq(3), leaf: LeafHash([7; 32]) };
             b.send(&reply_frame::<ToAuditd>(id, &receipt).unwrap(), &[]).unwrap();
         });
-        let mut client = Client::<ToAuditd>::default();
+        let mut client = Client::<ToAuditd>::new(role::Vault);
         client.attach(a);
         let (receipt, _) = client.call(&record(), &[], Duration::from_secs(5)).unwrap();
         assert_eq!(receipt.seq, Seq(3));
@@ -572,7 +613,7 @@ mod tests {
     #[test]
     fn late_answer_is_passed_over_and_the_next_call_gets_its_own() {
         let (a, b) = Channel::pair().unwrap();
-        let mut client = Client::<ToAuditd>::default();
+        let mut client = Client::<ToAuditd>::new(role::Vault);
         client.attach(a);
         assert!(matches!(client.call(&record(), &[], Duration::from_millis(20)), Err(CallError::Deadline)));
         let receipt = |seq| Receipt { seq: Seq(seq), leaf: LeafHash([0; 32]) };
@@ -586,7 +627,7 @@ mod tests {
     #[test]
     fn answer_to_no_question_ends_the_edge() {
         let (a, b) = Channel::pair().unwrap();
-        let mut client = Client::<ToAuditd>::default();
+        let mut client = Client::<ToAuditd>::new(role::Vault);
         client.attach(a);
         let receipt = Receipt { seq: Seq(0), leaf: LeafHash([0; 32]) };
         b.send(&reply_frame::<ToAuditd>(RequestId(99), &receipt).unwrap(), &[]).unwrap();

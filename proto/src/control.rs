@@ -7,8 +7,8 @@ use crate::edge::Refusal;
 use crate::ids::{Epoch, Role};
 use crate::sandbox::Backend;
 use crate::secret::Secret;
-use crate::vault::{VaultAnswer, VaultVerb};
 use crate::topology::{EdgeId, Side};
+use crate::vault::{VaultAnswer, VaultVerb};
 use serde::{Deserialize, Serialize};
 
 /// Largest control frame, in bytes, either way.
@@ -90,6 +90,26 @@ pub enum BackendChoice {
     Native,
 }
 
+/// Whether roles have uids of their own.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Layout {
+    /// One uid for all: broker was started by an ordinary user.
+    SingleUid,
+    /// A uid each.
+    SplitUid,
+}
+
+impl Layout {
+    /// The layout's name in records, in `status` and in the banner.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SingleUid => "single-uid",
+            Self::SplitUid => "split-uid",
+        }
+    }
+}
+
 /// What a role says of its own walls. Shown, never trusted: broker reads the kernel's view.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Walls {
@@ -106,6 +126,8 @@ pub struct Walls {
 pub enum ToRole {
     /// What to do, and with what. Comes once, first.
     Configure {
+        /// Whether the roles share a uid, which decides how much the kernel must be able to rule.
+        layout: Layout,
         /// The role's part of the configuration.
         config: RoleConfig,
         /// What the packet's descriptors are.

@@ -1,5 +1,6 @@
 //! An edge is a one-way right: the client's end may ask, the server's end may answer. Each edge has its own request and
-//! reply types and its own caps, so that what cannot be asked cannot be written down.
+//! reply types and its own caps, so that what cannot be asked cannot be written down. Who may ask is in
+//! [`crate::topology`].
 
 use crate::audit::{AuditRequest, Receipt};
 use crate::bounded::BoundedStr;
@@ -27,6 +28,34 @@ impl Refusal {
     }
 }
 
+/// Part of a stream, and what it takes of its reader's credit.
+pub trait Chunk: Serialize + DeserializeOwned + Send + 'static {
+    /// At least 1: what costs nothing could come without end.
+    fn cost(&self) -> u32;
+}
+
+fn cost(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX).max(1)
+}
+
+impl Chunk for OutputChunk {
+    fn cost(&self) -> u32 {
+        cost(self.len())
+    }
+}
+
+impl Chunk for EgressChunk {
+    fn cost(&self) -> u32 {
+        cost(self.len())
+    }
+}
+
+impl Chunk for NoChunk {
+    fn cost(&self) -> u32 {
+        match *self {}
+    }
+}
+
 /// No value: the chunk type of edges that do not stream.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum NoChunk {}
@@ -38,7 +67,7 @@ pub trait Edge: 'static {
     /// Server to client, ends a request.
     type Reply: Serialize + DeserializeOwned + Send + 'static;
     /// Server to client, before the reply.
-    type Chunk: Serialize + DeserializeOwned + Send + 'static;
+    type Chunk: Chunk;
     /// Largest frame from the client, in bytes.
     const MAX_REQUEST: usize;
     /// Largest frame from the server, in bytes.

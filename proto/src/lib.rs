@@ -17,6 +17,7 @@ pub mod ids;
 pub mod operator;
 #[cfg(feature = "tokio")]
 pub mod port;
+pub mod probe;
 pub mod sandbox;
 pub mod secret;
 pub mod topology;

@@ -4,6 +4,7 @@
 use crate::audit::{LogHead, Stream};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::ids::{Epoch, Role};
+use crate::probe::DrillReport;
 use crate::sandbox::Backend;
 use crate::secret::Secret;
 use crate::vault::{VaultAnswer, VaultVerb};
@@ -31,6 +32,10 @@ pub enum OperatorRequest {
         /// From this byte on.
         offset: u64,
     },
+    /// Attack this role's wall, from behind a copy of it.
+    DrillStart(Role),
+    /// What the drill of this role has found since the last time.
+    DrillReport(Role),
 }
 
 impl OperatorRequest {
@@ -45,6 +50,8 @@ impl OperatorRequest {
             Self::Vault(verb) => verb.name(),
             Self::Attach => "attach",
             Self::ReadLog { .. } => "logs.read",
+            Self::DrillStart(_) => "drill.start",
+            Self::DrillReport(_) => "drill.report",
         }
     }
 }
@@ -151,4 +158,6 @@ pub enum OperatorReply {
     Attached,
     /// Bytes of the log; empty at its end.
     LogBytes(BoundedBytes<49_152>),
+    /// What a drill has found; none where nothing is there yet.
+    Drill(Option<DrillReport>),
 }

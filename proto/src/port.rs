@@ -8,8 +8,9 @@ use crate::channel::{
     CallError, Channel, ChannelError, Incoming, Outgoing, decode_incoming, decode_outgoing, frame, refusal_frame,
     reply_frame,
 };
-use crate::edge::{Edge, Refusal};
+use crate::edge::{Chunk as _, Edge, Refusal};
 use crate::ids::RequestId;
+use crate::topology::Asks;
 use crate::wire::Kind;
 use std::collections::HashMap;
 use std::io;
@@ -24,7 +25,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-/// Longest that a send waits for the peer to read, before the peer counts as hung.
+/// Longest that an answer waits for the peer to read, before the peer counts as hung.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -62,17 +63,27 @@ impl Duplex {
         }
     }
 
-    async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        let until = Instant::now() + SEND_TIMEOUT;
-        loop {
-            match self.0.get_ref().0.send(packet, fds) {
-                Err(ChannelError::WouldBlock) => {}
-                other => return other,
+    /// Sends if there is room now.
+    fn try_send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        self.0.get_ref().0.send(packet, fds)
+    }
+
+    async fn room(&self, until: Instant) -> Result<(), ChannelError> {
+        match timeout_at(until, self.0.writable()).await {
+            Ok(Ok(mut ready)) => {
+                ready.clear_ready();
+                Ok(())
             }
-            match timeout_at(until, self.0.writable()).await {
-                Ok(Ok(mut ready)) => ready.clear_ready(),
-                Ok(Err(_)) => return Err(ChannelError::Closed),
-                Err(_) => return Err(ChannelError::Deadline),
+            Ok(Err(_)) => Err(ChannelError::Closed),
+            Err(_) => Err(ChannelError::Deadline),
+        }
+    }
+
+    async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>], until: Instant) -> Result<(), ChannelError> {
+        loop {
+            match self.try_send(packet, fds) {
+                Err(ChannelError::WouldBlock) => self.room(until).await?,
+                other => return other,
             }
         }
     }
@@ -106,15 +117,21 @@ impl AsyncControl {
     /// [`ChannelError`].
     pub async fn send(&self, message: &crate::control::FromRole) -> Result<(), ChannelError> {
         let packet = frame(Kind::Note, RequestId(0), 0, message, crate::control::MAX_CONTROL)?;
-        self.0.send(&packet, &[]).await
+        self.0.send(&packet, &[], Instant::now() + SEND_TIMEOUT).await
     }
 }
 
-type Answers<E> = mpsc::UnboundedSender<Outgoing<E>>;
+/// A question whose last answer has not come.
+struct Pending<E: Edge> {
+    /// Holds at most what credit was given for: nothing else bounds it.
+    answers: mpsc::UnboundedSender<Outgoing<E>>,
+    /// What chunks may still cost.
+    credit: u64,
+}
 
 struct Link<E: Edge> {
     socket: Duplex,
-    pending: Mutex<HashMap<RequestId, Answers<E>>>,
+    pending: Mutex<HashMap<RequestId, Pending<E>>>,
     dead: AtomicBool,
 }
 
@@ -135,8 +152,10 @@ impl<E: Edge> Clone for Port<E> {
     }
 }
 
-impl<E: Edge> Default for Port<E> {
-    fn default() -> Self {
+impl<E: Edge> Port<E> {
+    /// A port without a peer yet. The wiring decides at compile time who may have one.
+    #[must_use]
+    pub fn new<R: Asks<E>>(_owner: R) -> Self {
         Self(Arc::new(Shared {
             link: Mutex::new(None),
             arrived: Notify::new(),
@@ -145,9 +164,7 @@ impl<E: Edge> Default for Port<E> {
             violated: Notify::new(),
         }))
     }
-}
 
-impl<E: Edge> Port<E> {
     /// Uses this end from now on. Requests in flight on an earlier one end with [`CallError::Gone`].
     ///
     /// # Errors
@@ -244,15 +261,15 @@ impl<E: Edge> Port<E> {
             if pending.len() >= E::WINDOW {
                 return Err(CallError::Busy);
             }
-            pending.insert(id, answers);
+            pending.insert(id, Pending { answers, credit: 0 });
         }
         let left = until.saturating_duration_since(Instant::now()).as_millis();
-        let stream = Stream { link, id, receiver, done: false };
+        let mut stream = Stream { link, id, receiver, done: false };
         // A request may carry a client's token: no copy of it outlives the sending.
         let packet = frame(Kind::Request, id, u16::try_from(left).unwrap_or(u16::MAX), request, E::MAX_REQUEST)
             .map(Zeroizing::new)
-            .map_err(|error| CallError::Violation(error.into()))?;
-        stream.send(&packet, fds).await?;
+            .map_err(|error| stream.unsent(CallError::Violation(error.into())))?;
+        stream.send(&packet, fds, until).await.map_err(|error| stream.unsent(error))?;
         if credit > 0 {
             stream.credit(credit).await?;
         }
@@ -265,33 +282,41 @@ fn retire<E: Edge>(link: &Link<E>) {
     lock(&link.pending).clear();
 }
 
+/// Hands an answer to whoever asked.
+fn deliver<E: Edge>(link: &Link<E>, id: RequestId, answer: Outgoing<E>) -> Result<(), ChannelError> {
+    let mut pending = lock(&link.pending);
+    let Some(asked) = pending.get_mut(&id) else {
+        return Err(ChannelError::Violation("an answer to no question"));
+    };
+    let Outgoing::Chunk(chunk) = &answer else {
+        // The receiver may be gone: its request was cancelled, the answer crossed the cancel.
+        if let Some(asked) = pending.remove(&id) {
+            let _ = asked.answers.send(answer);
+        }
+        return Ok(());
+    };
+    asked.credit = asked
+        .credit
+        .checked_sub(chunk.cost().into())
+        .ok_or(ChannelError::Violation("more of a stream than was asked for"))?;
+    let _ = asked.answers.send(answer);
+    Ok(())
+}
+
 async fn read_answers<E: Edge>(shared: Arc<Shared<E>>, link: Arc<Link<E>>) {
     loop {
         let outcome = link.socket.recv(E::MAX_REPLY, E::REPLY_FDS).await.and_then(decode_outgoing::<E>);
         if link.dead.load(Ordering::Acquire) {
             return;
         }
-        let error = match outcome {
-            Ok((id, answer)) => {
-                let mut pending = lock(&link.pending);
-                let last = !matches!(answer, Outgoing::Chunk(_));
-                let target = if last { pending.remove(&id) } else { pending.get(&id).cloned() };
-                match target {
-                    // The receiver may be gone: its request was cancelled, the answer crossed the cancel.
-                    Some(answers) => {
-                        let _ = answers.send(answer);
-                        continue;
-                    }
-                    None => ChannelError::Violation("an answer to no question"),
-                }
-            }
-            Err(error) => error,
-        };
+        let Err(error) = outcome.and_then(|(id, answer)| deliver(&link, id, answer)) else { continue };
         if error.is_violation() {
             *lock(&shared.violation) = Some(error.to_string());
             shared.violated.notify_waiters();
         }
         retire(&link);
+        // The end is closed now, not when another takes its place.
+        lock(&shared.link).take_if(|current| Arc::ptr_eq(current, &link));
         return;
     }
 }
@@ -305,11 +330,18 @@ pub struct Stream<E: Edge> {
 }
 
 impl<E: Edge> Stream<E> {
-    async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), CallError> {
-        self.link.socket.send(packet, fds).await.map_err(|error| match error {
+    async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>], until: Instant) -> Result<(), CallError> {
+        self.link.socket.send(packet, fds, until).await.map_err(|error| match error {
             ChannelError::Deadline | ChannelError::WouldBlock => CallError::Deadline,
             _ => CallError::Gone,
         })
+    }
+
+    /// The request never left: there will be no answer, so its place in the window is free again.
+    fn unsent(&mut self, error: CallError) -> CallError {
+        self.done = true;
+        lock(&self.link.pending).remove(&self.id);
+        error
     }
 
     /// Next chunk, or the end; `None` after the end or where the peer died.
@@ -327,9 +359,12 @@ impl<E: Edge> Stream<E> {
     /// # Errors
     /// [`CallError::Gone`] where the peer died.
     pub async fn credit(&self, bytes: u32) -> Result<(), CallError> {
+        if let Some(asked) = lock(&self.link.pending).get_mut(&self.id) {
+            asked.credit = asked.credit.saturating_add(bytes.into());
+        }
         let packet = frame(Kind::Credit, self.id, 0, &bytes, E::MAX_REQUEST)
             .map_err(|error| CallError::Violation(error.into()))?;
-        self.send(&packet, &[]).await
+        self.send(&packet, &[], Instant::now() + SEND_TIMEOUT).await
     }
 
     /// Asks the server to stop; its answer still comes through [`Stream::next`].
@@ -339,7 +374,7 @@ impl<E: Edge> Stream<E> {
     pub async fn cancel(&self) -> Result<(), CallError> {
         let packet =
             frame(Kind::Cancel, self.id, 0, &(), E::MAX_REQUEST).map_err(|error| CallError::Violation(error.into()))?;
-        self.send(&packet, &[]).await
+        self.send(&packet, &[], Instant::now() + SEND_TIMEOUT).await
     }
 }
 
@@ -349,7 +384,7 @@ impl<E: Edge> Drop for Stream<E> {
             && let Ok(packet) = frame(Kind::Cancel, self.id, 0, &(), E::MAX_REQUEST)
         {
             // Best effort: where the buffer is full the answer is swallowed by `read_answers` all the same.
-            let _ = self.link.socket.0.get_ref().0.send(&packet, &[]);
+            let _ = self.link.socket.try_send(&packet, &[]);
         }
     }
 }
@@ -360,15 +395,66 @@ struct Running {
     cancel_seen: Arc<AtomicBool>,
 }
 
+impl Running {
+    fn cancel(&self) {
+        self.cancel_seen.store(true, Ordering::Release);
+        self.cancelled.notify_waiters();
+    }
+}
+
 struct Served {
     socket: Duplex,
     running: Mutex<HashMap<RequestId, Running>>,
+    /// Set under the lock of `running`: from then on nothing is sent any more.
+    over: AtomicBool,
+    stalled: Notify,
 }
 
-/// The answering end of edge `E`.
+impl Served {
+    /// Sends unless the edge is over; `last` ends the request in the same step, so that a client which has its answer has
+    /// its place in the window back.
+    async fn send(&self, id: RequestId, last: bool, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let until = Instant::now() + SEND_TIMEOUT;
+        loop {
+            {
+                let mut running = lock(&self.running);
+                if self.over.load(Ordering::Acquire) {
+                    return Err(ChannelError::Closed);
+                }
+                match self.socket.try_send(packet, fds) {
+                    Err(ChannelError::WouldBlock) => {}
+                    other => {
+                        if last {
+                            running.remove(&id);
+                        }
+                        return other;
+                    }
+                }
+            }
+            let room = self.socket.room(until).await;
+            if matches!(room, Err(ChannelError::Deadline)) {
+                self.stalled.notify_one();
+            }
+            room?;
+        }
+    }
+}
+
+/// The answering end of edge `E`. Dropping it ends the edge: what runs is cancelled, and nothing more is answered.
 pub struct Server<E: Edge> {
     served: Arc<Served>,
     edge: std::marker::PhantomData<fn() -> E>,
+}
+
+impl<E: Edge> Drop for Server<E> {
+    fn drop(&mut self) {
+        let running = lock(&self.served.running);
+        self.served.over.store(true, Ordering::Release);
+        for state in running.values() {
+            state.cancel();
+            state.credit.close();
+        }
+    }
 }
 
 /// A request to be answered.
@@ -389,17 +475,28 @@ impl<E: Edge> Server<E> {
     /// # Errors
     /// Where the runtime cannot watch the descriptor.
     pub fn new(channel: Channel) -> io::Result<Self> {
-        let served = Served { socket: Duplex::new(channel)?, running: Mutex::new(HashMap::new()) };
+        let served = Served {
+            socket: Duplex::new(channel)?,
+            running: Mutex::new(HashMap::new()),
+            over: AtomicBool::new(false),
+            stalled: Notify::new(),
+        };
         Ok(Self { served: Arc::new(served), edge: std::marker::PhantomData })
     }
 
-    /// Next request. Credit and cancellation of running ones are taken care of on the way.
+    /// Next request. Credit and cancellation of running ones are taken care of on the way. After an error the server is to
+    /// be dropped.
     ///
     /// # Errors
     /// [`ChannelError::Closed`] where the client is gone; a violation where it must be reported.
     pub async fn next(&self) -> Result<Request<E>, ChannelError> {
         loop {
-            let packet = self.served.socket.recv(E::MAX_REQUEST, E::REQUEST_FDS).await?;
+            let packet = tokio::select! {
+                packet = self.served.socket.recv(E::MAX_REQUEST, E::REQUEST_FDS) => packet?,
+                () = self.served.stalled.notified() => {
+                    return Err(ChannelError::Violation("a peer that does not read its answers"));
+                }
+            };
             let mut running = lock(&self.served.running);
             match decode_incoming::<E>(packet)? {
                 Incoming::Request { id, request, deadline, fds } => {
@@ -437,8 +534,7 @@ impl<E: Edge> Server<E> {
                 }
                 Incoming::Cancel { id } => {
                     if let Some(state) = running.get(&id) {
-                        state.cancel_seen.store(true, Ordering::Release);
-                        state.cancelled.notify_waiters();
+                        state.cancel();
                     }
                 }
             }
@@ -466,8 +562,7 @@ impl<E: Edge> Responder<E> {
     /// [`ChannelError`] where the client is gone.
     pub async fn reply(self, reply: &E::Reply, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         let packet = reply_frame::<E>(self.id, reply)?;
-        self.finish();
-        self.served.socket.send(&packet, fds).await
+        self.served.send(self.id, true, &packet, fds).await
     }
 
     /// Not carried out.
@@ -476,19 +571,17 @@ impl<E: Edge> Responder<E> {
     /// [`ChannelError`] where the client is gone.
     pub async fn refuse(self, refusal: &Refusal) -> Result<(), ChannelError> {
         let packet = refusal_frame::<E>(self.id, refusal)?;
-        self.finish();
-        self.served.socket.send(&packet, &[]).await
+        self.served.send(self.id, true, &packet, &[]).await
     }
 
-    /// Part of a stream; waits until the client has given `cost` bytes of credit.
+    /// Part of a stream; waits until the client has given credit for it.
     ///
     /// # Errors
     /// [`ChannelError`] where the client is gone.
-    pub async fn chunk(&self, chunk: &E::Chunk, cost: usize) -> Result<(), ChannelError> {
-        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        self.credit.acquire_many(cost).await.map_err(|_| ChannelError::Closed)?.forget();
+    pub async fn chunk(&self, chunk: &E::Chunk) -> Result<(), ChannelError> {
+        self.credit.acquire_many(chunk.cost()).await.map_err(|_| ChannelError::Closed)?.forget();
         let packet = frame(Kind::Chunk, self.id, 0, chunk, E::MAX_REPLY)?;
-        self.served.socket.send(&packet, &[]).await
+        self.served.send(self.id, false, &packet, &[]).await
     }
 
     /// Waits until the client no longer wants the answer.
@@ -501,14 +594,10 @@ impl<E: Edge> Responder<E> {
             notified.await;
         }
     }
-
-    fn finish(&self) {
-        lock(&self.served.running).remove(&self.id);
-    }
 }
 
 impl<E: Edge> Drop for Responder<E> {
     fn drop(&mut self) {
-        self.finish();
+        lock(&self.served.running).remove(&self.id);
     }
 }

@@ -1,30 +1,100 @@
-//! The wiring, written once. Broker iterates over it, the documents draw from it, and only these rows exist.
+//! The wiring, written once. Broker iterates over it, the documents draw from it, the types enforce it, and only these rows
+//! exist.
 
+use crate::edge::{
+    Edge, EgressDialer, EgressVault, GatewayEgress, GatewaySandboxd, GatewayVault, OperatorBroker, SandboxdLauncher,
+    ToAuditd,
+};
 use crate::ids::Role;
 use serde::{Deserialize, Serialize};
 
-/// Names one edge.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-pub enum EdgeId {
-    /// gateway -> vault
-    GatewayVault,
-    /// gateway -> sandboxd
-    GatewaySandboxd,
-    /// gateway -> egress
-    GatewayEgress,
-    /// egress -> vault
-    EgressVault,
-    /// egress -> dialer
-    EgressDialer,
-    /// sandboxd -> launcher
-    SandboxdLauncher,
-    /// vault -> auditd
-    VaultAuditd,
-    /// sandboxd -> auditd
-    SandboxdAuditd,
-    /// broker -> auditd
-    BrokerAuditd,
+/// Each role as a type: what [`crate::channel::Client::new`] and `Port::new` want to see. A role's sources name their own
+/// only, which `cargo xtask check` looks after.
+pub mod role {
+    macro_rules! roles {
+        ($($(#[$doc:meta])* $name:ident;)*) => {
+            $($(#[$doc])* #[derive(Clone, Copy, Debug)] pub struct $name;)*
+        };
+    }
+    roles! {
+        /// Starts, attests, wires and supervises the others.
+        Broker;
+        /// Holds the log.
+        Auditd;
+        /// Holds the master key.
+        Vault;
+        /// Holds Docker.
+        Sandboxd;
+        /// Holds outbound connect().
+        Dialer;
+        /// Holds a credential while a request is in flight.
+        Egress;
+        /// Holds hostile input.
+        Gateway;
+        /// Makes native sandboxes.
+        Launcher;
+        /// A person at the operator socket: no process of the set.
+        Operator;
+    }
 }
+
+/// The right of a role to ask on edge `E`; only [`TOPOLOGY`] gives it. gateway has its own questions to the vault:
+///
+/// ```
+/// use proto::{channel::Client, edge::GatewayVault, topology::role};
+/// let client = Client::<GatewayVault>::new(role::Gateway);
+/// assert!(!client.is_attached());
+/// ```
+///
+/// and none of egress's, whose answers hold credentials:
+///
+/// ```compile_fail,E0277
+/// use proto::{channel::Client, edge::EgressVault, topology::role};
+/// let client = Client::<EgressVault>::new(role::Gateway);
+/// ```
+///
+/// Nor has it a way to the dialer, the launcher, the log or broker:
+///
+/// ```compile_fail,E0277
+/// let client = proto::channel::Client::<proto::edge::EgressDialer>::new(proto::topology::role::Gateway);
+/// ```
+/// ```compile_fail,E0277
+/// let client = proto::channel::Client::<proto::edge::SandboxdLauncher>::new(proto::topology::role::Gateway);
+/// ```
+/// ```compile_fail,E0277
+/// let client = proto::channel::Client::<proto::edge::ToAuditd>::new(proto::topology::role::Gateway);
+/// ```
+/// ```compile_fail,E0277
+/// let client = proto::channel::Client::<proto::edge::OperatorBroker>::new(proto::topology::role::Gateway);
+/// ```
+///
+/// What it may ask it asks in the edge's own words:
+///
+/// ```
+/// use proto::{bounded::BoundedStr, channel::Client, edge::GatewayVault, topology::role, vault::VaultRequest};
+/// let mut vault = Client::<GatewayVault>::new(role::Gateway);
+/// let request = VaultRequest::VerifyClient { address: BoundedStr::truncated("192.0.2.1"), token: None };
+/// assert!(vault.call(&request, &[], std::time::Duration::ZERO).is_err(), "nobody is attached");
+/// ```
+///
+/// and no others:
+///
+/// ```compile_fail,E0308
+/// use proto::{bounded::BoundedStr, channel::Client, edge::GatewayVault, egress::DialRequest, topology::role};
+/// let mut vault = Client::<GatewayVault>::new(role::Gateway);
+/// let request = DialRequest::Connect { host: BoundedStr::truncated("192.0.2.1"), port: 443 };
+/// let _ = vault.call(&request, &[], std::time::Duration::ZERO);
+/// ```
+///
+/// The right cannot be had by implementing it: the trait and the roles are this crate's, and so is every edge.
+///
+/// ```compile_fail,E0117
+/// impl proto::topology::Asks<proto::edge::EgressVault> for proto::topology::role::Gateway {}
+/// ```
+pub trait Asks<E: Edge>: Copy {}
+
+// The one edge that is no row: it has a name in the file system, and the peer's uid is checked there.
+impl Asks<OperatorBroker> for role::Operator {}
 
 /// One row of the wiring.
 #[derive(Clone, Copy, Debug)]
@@ -39,22 +109,34 @@ pub struct Wire {
     pub says: &'static str,
 }
 
-const fn wire(edge: EdgeId, client: Role, server: Role, says: &'static str) -> Wire {
-    Wire { edge, client, server, says }
+macro_rules! topology {
+    ($($edge:ident: $client:ident asks $server:ident $says:literal over $protocol:ident;)*) => {
+        /// Names one edge.
+        #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+        pub enum EdgeId {
+            $(#[doc = concat!(stringify!($client), " -> ", stringify!($server))] $edge,)*
+        }
+
+        /// Every edge there is.
+        pub const TOPOLOGY: [Wire; [$($says),*].len()] = [
+            $(Wire { edge: EdgeId::$edge, client: Role::$client, server: Role::$server, says: $says },)*
+        ];
+
+        $(impl Asks<$protocol> for role::$client {})*
+    };
 }
 
-/// Every edge there is.
-pub const TOPOLOGY: [Wire; 9] = [
-    wire(EdgeId::BrokerAuditd, Role::Broker, Role::Auditd, "append"),
-    wire(EdgeId::VaultAuditd, Role::Vault, Role::Auditd, "append"),
-    wire(EdgeId::SandboxdAuditd, Role::Sandboxd, Role::Auditd, "append"),
-    wire(EdgeId::SandboxdLauncher, Role::Sandboxd, Role::Launcher, "run, probe"),
-    wire(EdgeId::EgressVault, Role::Egress, Role::Vault, "lease"),
-    wire(EdgeId::EgressDialer, Role::Egress, Role::Dialer, "connect -> fd"),
-    wire(EdgeId::GatewayVault, Role::Gateway, Role::Vault, "verify client"),
-    wire(EdgeId::GatewaySandboxd, Role::Gateway, Role::Sandboxd, "exec, describe, close"),
-    wire(EdgeId::GatewayEgress, Role::Gateway, Role::Egress, "http"),
-];
+topology! {
+    BrokerAuditd: Broker asks Auditd "append" over ToAuditd;
+    VaultAuditd: Vault asks Auditd "append" over ToAuditd;
+    SandboxdAuditd: Sandboxd asks Auditd "append" over ToAuditd;
+    SandboxdLauncher: Sandboxd asks Launcher "run, probe" over SandboxdLauncher;
+    EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
+    EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;
+    GatewayVault: Gateway asks Vault "verify client, verify code" over GatewayVault;
+    GatewaySandboxd: Gateway asks Sandboxd "exec, describe, close" over GatewaySandboxd;
+    GatewayEgress: Gateway asks Egress "http" over GatewayEgress;
+}
 
 /// Which end of an edge a descriptor is.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]

@@ -15,20 +15,6 @@ pub enum VaultRequest {
         /// The token it sent, if it sent one.
         token: Option<Secret>,
     },
-    /// The same, by the password.
-    VerifyPassword {
-        /// Address of the peer without its port, from the kernel.
-        address: BoundedStr<64>,
-        /// The password it sent, if it sent one.
-        password: Option<Secret>,
-    },
-    /// Is this an approved device? Recorded durably before it is answered.
-    VerifyDevice {
-        /// Address of the peer without its port, from the kernel.
-        address: BoundedStr<64>,
-        /// What it signed.
-        device: DeviceProof,
-    },
     /// Is this the HMAC-SHA256 of the message under the secret? For webhooks; the secret's policy must say `verb verify`.
     VerifyMac {
         /// Name of the secret.
@@ -38,54 +24,12 @@ pub enum VaultRequest {
         /// The code that came with it.
         mac: [u8; 32],
     },
-    /// May this sender talk to the agent?
-    AuthorizeSender(Sender),
-    /// A code that the sender shows to the operator, who may approve it.
-    RequestPairing(Sender),
-}
-
-/// Somebody on a channel, as the channel says.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Sender {
-    /// The channel, as `telegram`.
-    pub channel: BoundedStr<32>,
-    /// The channel's id of them; never their name, which they choose.
-    pub id: BoundedStr<128>,
-}
-
-/// What a device signed, part by part: the vault puts the text together itself, in its version 3 and then in its version 2.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct DeviceProof {
-    /// SHA-256 of the key, hexadecimal, as the client says.
-    pub id: BoundedStr<64>,
-    /// Ed25519 public key (RFC 8032).
-    pub key: [u8; 32],
-    /// The signature.
-    pub signature: BoundedBytes<64>,
-    /// `client.id` of its `connect`.
-    pub client_id: BoundedStr<64>,
-    /// `client.mode`.
-    pub client_mode: BoundedStr<64>,
-    /// `role`.
-    pub role: BoundedStr<32>,
-    /// `scopes`, in the order that was signed.
-    pub scopes: BoundedVec<BoundedStr<64>, 16>,
-    /// When it signed, in milliseconds since 1970, as it says.
-    pub signed_at_ms: u64,
-    /// The token that is part of what was signed; empty where there was none.
-    pub token: Secret,
-    /// The nonce that gateway sent on this connection.
-    pub nonce: BoundedStr<64>,
-    /// `client.platform`, signed by version 3.
-    pub platform: BoundedStr<64>,
-    /// `client.deviceFamily`, signed by version 3.
-    pub family: BoundedStr<64>,
 }
 
 /// Answer to a [`VaultRequest`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum VaultReply {
-    /// The client is let in; the code is right; the sender is allowed.
+    /// The client is let in; the code is right.
     Accepted,
     /// The client is kept out.
     Rejected {
@@ -94,10 +38,8 @@ pub enum VaultReply {
         /// Seconds until the address may try again; 0 where it may at once.
         retry_after_s: u32,
     },
-    /// The code is wrong, or the sender is not allowed.
+    /// The code is wrong.
     Denied,
-    /// The code to show; the same one while it lives.
-    PairingCode(BoundedStr<8>),
 }
 
 /// Names a lease: 128 random bits.
@@ -228,23 +170,7 @@ pub enum VaultVerb {
     /// A new term of the key ring.
     RotateKeys,
     /// Forgets every lockout.
-    Unlock,
-    /// Sets the gateway's password; nothing but a verifier is kept.
-    SetPassword {
-        /// The password.
-        password: Secret,
-    },
-    /// Requests that wait, and who was approved.
-    ListPairings,
-    /// Approves whoever was given this code.
-    ApprovePairing {
-        /// The channel, or `device`.
-        channel: BoundedStr<32>,
-        /// The code.
-        code: BoundedStr<8>,
-    },
-    /// Takes an approval back.
-    RevokePairing(Sender),
+    ForgetLockouts,
 }
 
 impl VaultVerb {
@@ -262,11 +188,7 @@ impl VaultVerb {
             Self::ApproveUse { .. } => "secrets.approve",
             Self::RevokeLeases => "secrets.revoke",
             Self::RotateKeys => "vault.rotate",
-            Self::Unlock => "vault.unlock",
-            Self::SetPassword { .. } => "vault.password",
-            Self::ListPairings => "pairing.list",
-            Self::ApprovePairing { .. } => "pairing.approve",
-            Self::RevokePairing(_) => "pairing.revoke",
+            Self::ForgetLockouts => "auth.unlock",
         }
     }
 }
@@ -292,17 +214,6 @@ pub struct SecretRow {
     pub budget: Option<u64>,
 }
 
-/// Somebody who asked to be let in, or was.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct PairingRow {
-    /// Who.
-    pub sender: Sender,
-    /// Seconds that the request still lives; 0 where it was approved.
-    pub expires_s: u32,
-    /// True where it was approved.
-    pub approved: bool,
-}
-
 /// Answer to a [`VaultVerb`].
 #[derive(Deserialize, Serialize)]
 pub enum VaultAnswer {
@@ -314,8 +225,4 @@ pub enum VaultAnswer {
     Revealed(Secret),
     /// The text.
     Policy(BoundedStr<4096>),
-    /// Requests, then approvals.
-    Pairings(BoundedVec<PairingRow, 128>),
-    /// Who was approved.
-    Paired(Sender),
 }

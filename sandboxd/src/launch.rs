@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long a probe's sandbox may take.
 const PROBE: Duration = Duration::from_secs(5);
+/// Packets of the edge in one round, so that it keeps neither broker nor an ended run waiting.
+const TURN: usize = 16;
 
 struct Run {
     id: RequestId,
@@ -50,7 +52,7 @@ pub fn serve(_walls: &Sealed, control: &Control, jailer: &Jailer, workspaces: &O
             return Ok(exit);
         }
         launcher.on_edge()?;
-        launcher.reap();
+        launcher.reap()?;
         launcher.wait()?;
     }
 }
@@ -103,11 +105,17 @@ impl Launcher<'_> {
     }
 
     fn on_edge(&mut self) -> Result<(), StartError> {
-        loop {
+        for _ in 0..TURN {
             let Some(edge) = &self.edge else { return Ok(()) };
             let (max, fds) = (SandboxdLauncher::MAX_REQUEST, SandboxdLauncher::REQUEST_FDS);
             match edge.recv(max, fds).and_then(decode_incoming::<SandboxdLauncher>) {
-                Ok(Incoming::Request { id, request, fds, .. }) => self.on_request(id, &request, fds),
+                Ok(Incoming::Request { id, .. }) if self.runs.iter().any(|run| run.id == id) => {
+                    return self.lose_edge(&ChannelError::Violation("an id that is in flight"));
+                }
+                Ok(Incoming::Request { .. }) if self.runs.len() >= SandboxdLauncher::WINDOW => {
+                    return self.lose_edge(&ChannelError::Violation("more requests than the window"));
+                }
+                Ok(Incoming::Request { id, request, fds, .. }) => self.on_request(id, &request, fds)?,
                 Ok(Incoming::Cancel { id }) => {
                     for run in self.runs.iter_mut().filter(|run| run.id == id) {
                         run.aborted = true;
@@ -121,6 +129,7 @@ impl Launcher<'_> {
                 Err(error) => return self.lose_edge(&error),
             }
         }
+        Ok(())
     }
 
     fn lose_edge(&mut self, error: &ChannelError) -> Result<(), StartError> {
@@ -133,19 +142,22 @@ impl Launcher<'_> {
         Ok(())
     }
 
-    fn answer(&mut self, id: RequestId, answer: Result<LaunchReply, Refusal>) {
+    fn answer(&mut self, id: RequestId, answer: Result<LaunchReply, Refusal>) -> Result<(), StartError> {
         let packet = match &answer {
             Ok(reply) => reply_frame::<SandboxdLauncher>(id, reply),
             Err(refusal) => refusal_frame::<SandboxdLauncher>(id, refusal),
         };
-        if let (Ok(packet), Some(edge)) = (packet, &self.edge)
-            && edge.send(&packet, &[]).is_err()
-        {
-            self.edge = None;
+        let (Ok(packet), Some(edge)) = (packet, &self.edge) else { return Ok(()) };
+        match edge.send(&packet, &[]) {
+            Ok(()) => Ok(()),
+            Err(ChannelError::WouldBlock) => {
+                self.lose_edge(&ChannelError::Violation("a peer that does not read its answers"))
+            }
+            Err(error) => self.lose_edge(&error),
         }
     }
 
-    fn on_request(&mut self, id: RequestId, request: &LaunchRequest, fds: Vec<OwnedFd>) {
+    fn on_request(&mut self, id: RequestId, request: &LaunchRequest, fds: Vec<OwnedFd>) -> Result<(), StartError> {
         let outcome = match request {
             LaunchRequest::Probe => {
                 let (tier, detail) = self.tier();
@@ -162,7 +174,7 @@ impl Launcher<'_> {
         };
         match outcome {
             Ok(Some(reply)) => self.answer(id, Ok(reply)),
-            Ok(None) => {}
+            Ok(None) => Ok(()),
             Err(refusal) => self.answer(id, Err(refusal)),
         }
     }
@@ -202,7 +214,7 @@ impl Launcher<'_> {
         openat(self.workspaces, name.0.as_str(), OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
     }
 
-    fn reap(&mut self) {
+    fn reap(&mut self) -> Result<(), StartError> {
         let now = Instant::now();
         let mut ended = Vec::new();
         self.runs.retain_mut(|run| {
@@ -219,8 +231,9 @@ impl Launcher<'_> {
             }
         });
         for (id, answer) in ended {
-            self.answer(id, answer);
+            self.answer(id, answer)?;
         }
+        Ok(())
     }
 
     fn tier(&mut self) -> (Option<Tier>, String) {

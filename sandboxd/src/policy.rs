@@ -1,45 +1,62 @@
 //! The walls of sandboxd and of the launcher.
 
-use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Rule, TOKIO};
+use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Ports, Rule, STREAMS, TOKIO};
 use confine::sys;
 use proto::ids::Role;
+
+const DOCKER_ONLY: &str = "only where an engine serves; tests/docker.rs makes it";
 
 const ENGINE: &[Rule] = &[
     Rule::with(
         sys::SYS_socket,
-        &[Arg::eq(0, sys::AF_UNIX as u64)],
+        &[
+            Arg::eq(0, sys::AF_UNIX as u64, "domain = AF_UNIX"),
+            Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64, "type = SOCK_STREAM"),
+            Arg::eq(2, 0, "protocol = 0"),
+        ],
         "the engine's socket, the only one there is a path to",
-    ),
-    Rule::new(sys::SYS_connect, "the engine's socket"),
-    Rule::new(sys::SYS_getsockopt, "whether the connection came about"),
-    Rule::new(sys::SYS_getpeername, "tokio asks who the other end is"),
-    Rule::new(sys::SYS_getsockname, "tokio asks who this end is"),
-    Rule::new(sys::SYS_shutdown, "end of a connection to the engine"),
-    Rule::new(sys::SYS_pipe2, "a command's output"),
-    Rule::new(sys::SYS_newfstatat, "tokio checks that a pipe is one"),
-    Rule::new(sys::SYS_fstat, "tokio checks that a pipe is one"),
-    Rule::new(sys::SYS_statx, "the client looks whether the engine's socket is there"),
+    )
+    .kept(DOCKER_ONLY),
+    Rule::new(sys::SYS_connect, "the engine's socket").kept(DOCKER_ONLY),
+    Rule::with(
+        sys::SYS_getsockopt,
+        &[
+            Arg::eq(1, sys::SOL_SOCKET as u64, "level = SOL_SOCKET"),
+            Arg::eq(2, sys::SO_ERROR as u64, "optname = SO_ERROR"),
+        ],
+        "whether the connection came about",
+    )
+    .kept(DOCKER_ONLY),
+    Rule::with(sys::SYS_statx, &[Arg::eq(2, 0, "flags = 0")], "the client looks whether the engine's socket is there")
+        .kept(DOCKER_ONLY),
+    Rule::with(sys::SYS_pipe2, &[Arg::eq(1, sys::O_CLOEXEC as u64, "flags = O_CLOEXEC")], "a command's output"),
 ];
 
+/// As for the others, but the engine's client must see whether the socket is there.
 const SOFT_SANDBOXD: &[Rule] = &[
-    Rule::new(sys::SYS_open, "library probes"),
     Rule::new(sys::SYS_openat, "library probes"),
+    Rule::new(sys::SYS_open, "library probes"),
     Rule::new(sys::SYS_stat, "library probes"),
+    Rule::new(sys::SYS_lstat, "library probes"),
+    Rule::new(sys::SYS_newfstatat, "library probes"),
     Rule::new(sys::SYS_access, "library probes"),
     Rule::new(sys::SYS_readlink, "library probes"),
+    Rule::new(sys::SYS_readlinkat, "library probes"),
     Rule::new(sys::SYS_getcwd, "back traces"),
 ];
 
 /// sandboxd: the engine's socket, and no program, file or network.
 pub static SANDBOXD: Policy = Policy {
     role: Role::Sandboxd,
-    rules: &[BASE, TOKIO, ENGINE],
+    rules: &[BASE, TOKIO, STREAMS, ENGINE],
     soft: SOFT_SANDBOXD,
-    limits: &[Limit {
-        resource: LimitKind::RLIMIT_NOFILE,
-        value: 1_024,
-        why: "pipes and engine connections of 16 runs",
-    }],
+    limits: &[
+        Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "pipes and engine connections of 16 runs" },
+        Limit { resource: LimitKind::RLIMIT_FSIZE, value: 0, why: "no file of its own, so none that grows" },
+        Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" },
+    ],
+    grants: &[],
+    ports: Ports::None,
     default_allow: false,
     landlock_files: true,
 };
@@ -51,13 +68,47 @@ const NEVER: &[Rule] = &[
     Rule::new(sys::SYS_ioperm, "no ports"),
 ];
 
+/// Answered `EACCES` and not by death: sandboxed programs inherit this, and some try these on their own. Their own filter
+/// denies the same calls, so what they see does not change.
+const SOFT_LAUNCHER: &[Rule] = &[
+    Rule::new(sys::SYS_io_uring_setup, "no calls past the filters"),
+    Rule::new(sys::SYS_io_uring_enter, "no calls past the filters"),
+    Rule::new(sys::SYS_io_uring_register, "no calls past the filters"),
+    Rule::new(sys::SYS_perf_event_open, "no counters"),
+    Rule::new(sys::SYS_keyctl, "no keyrings"),
+    Rule::new(sys::SYS_add_key, "no keyrings"),
+    Rule::new(sys::SYS_request_key, "no keyrings"),
+    Rule::new(sys::SYS_ptrace, "no tracing"),
+    Rule::new(sys::SYS_kcmp, "no comparing of processes"),
+    Rule::new(sys::SYS_process_madvise, "no advice on other processes' memory"),
+    Rule::new(sys::SYS_move_pages, "no moving of other processes' memory"),
+    Rule::new(sys::SYS_migrate_pages, "no moving of other processes' memory"),
+    Rule::new(sys::SYS_memfd_secret, "no memory that nobody can look into"),
+    Rule::new(sys::SYS_name_to_handle_at, "no way around paths"),
+    Rule::new(sys::SYS_fanotify_init, "no watching of file systems"),
+    Rule::new(sys::SYS_quotactl, "no quota"),
+    Rule::new(sys::SYS_modify_ldt, "no segments"),
+    Rule::new(sys::SYS_syslog, "no kernel log"),
+    Rule::new(sys::SYS_settimeofday, "no clock"),
+    Rule::new(sys::SYS_clock_settime, "no clock"),
+    Rule::new(sys::SYS_swapoff, "no swap"),
+    Rule::with(sys::SYS_ioctl, &[TYPES], "no typing into a terminal"),
+    Rule::with(sys::SYS_ioctl, &[MENU], "no typing into a terminal"),
+];
+
+/// The kernel reads an int.
+const TYPES: Arg = Arg::mask_eq(1, 0xffff_ffff, sys::TIOCSTI, "op = TIOCSTI");
+const MENU: Arg = Arg::mask_eq(1, 0xffff_ffff, sys::TIOCLINUX, "op = TIOCLINUX");
+
 /// launcher: its filter is inherited by every sandboxed program, which then gets a stricter one of its own. Landlock keeps
 /// signals, abstract sockets and TCP in; it cannot rule files here, since a process in such a domain may not mount.
 pub static LAUNCHER: Policy = Policy {
     role: Role::Launcher,
     rules: &[NEVER],
-    soft: &[],
+    soft: SOFT_LAUNCHER,
     limits: &[Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "32 runs, four descriptors each" }],
+    grants: &[],
+    ports: Ports::None,
     default_allow: true,
     landlock_files: false,
 };

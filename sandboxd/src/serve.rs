@@ -6,14 +6,14 @@ use crate::state::{Choice, Engine, Settings, choose};
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
 use proto::bounded::{BoundedBytes, BoundedStr};
-use proto::channel::{Channel, ChannelError};
+use proto::channel::{CallError, Channel, ChannelError};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, ToAuditd};
 use proto::exit::Exit;
 use proto::ids::{RunId, SessionKey};
 use proto::port::{AsyncControl, Port, Request, Responder, Server};
 use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
-use proto::topology::{EdgeId, Side};
+use proto::topology::{EdgeId, Side, role};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ use tokio::time::timeout;
 
 /// How long auditd may take for a record.
 const AUDIT: Duration = Duration::from_secs(1);
+/// How long it may take for the outcome of a command that ran: long enough for a hung auditd to be found and replaced.
+const OUTCOME: Duration = Duration::from_secs(15);
 /// Wall clock that a command gets.
 const RUN: Duration = Duration::from_secs(120);
 /// Output of one run that is passed on, in bytes; the rest is counted.
@@ -66,8 +68,8 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
         let (words, mut outgoing) = mpsc::channel(64);
         let sandboxd = Arc::new(Sandboxd {
             settings,
-            audit: Port::default(),
-            launcher: Port::default(),
+            audit: Port::new(role::Sandboxd),
+            launcher: Port::new(role::Sandboxd),
             words,
             serving: Mutex::new(None),
             wanted: AtomicBool::new(false),
@@ -185,7 +187,16 @@ impl Sandboxd {
     fn on_grant(self: &Arc<Self>, edge: EdgeId, side: Side, end: Channel) -> Result<(), StartError> {
         match (edge, side) {
             (EdgeId::SandboxdAuditd, Side::Client) => self.audit.attach(end).map_err(StartError::internal),
-            (EdgeId::SandboxdLauncher, Side::Client) => self.launcher.attach(end).map_err(StartError::internal),
+            (EdgeId::SandboxdLauncher, Side::Client) => {
+                self.launcher.attach(end).map_err(StartError::internal)?;
+                // A new launcher may serve where the last one did not; where a look is under way, it is the new one's.
+                if let Ok(mut slot) = self.serving.try_lock()
+                    && slot.as_ref().is_some_and(|(_, serving)| matches!(serving.as_ref(), Serving::Nowhere(_)))
+                {
+                    *slot = None;
+                }
+                Ok(())
+            }
             (EdgeId::GatewaySandboxd, Side::Server) => {
                 tokio::spawn(serve_gateway(Arc::clone(self), end));
                 Ok(())
@@ -259,8 +270,12 @@ impl Sandboxd {
         }
     }
 
+    async fn append(&self, record: CommandRecord, wait: Duration) -> Result<(), CallError> {
+        self.audit.call(&AuditRequest::Append(Record::Command(record)), wait).await.map(drop)
+    }
+
     async fn record(&self, record: CommandRecord) -> Result<(), Refusal> {
-        self.audit.call(&AuditRequest::Append(Record::Command(record)), AUDIT).await.map(|_| ()).map_err(|error| {
+        self.append(record, AUDIT).await.map_err(|error| {
             Refusal::new("audit.unwritable", &format!("the command could not be recorded, so it did not run: {error}"))
         })
     }
@@ -336,8 +351,11 @@ impl Sandboxd {
         let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let record = CommandRecord::Outcome { run: run.clone(), session: session.clone(), end, duration_ms };
-        if let Err(refusal) = self.record(record).await {
-            eprintln!("the outcome of {} could not be recorded: {}", run.0, refusal.message);
+        // Nobody is told of an end that is not in the log. Not asked again: a record whose receipt was lost would be doubled.
+        if let Err(error) = self.append(record, OUTCOME).await {
+            let how = format!("the command ran ({end:?}), but that could not be recorded as {}: {error}", run.0);
+            eprintln!("{how}");
+            return Err(Refusal::new("audit.unwritable", &how));
         }
         outcome.map(|end| SandboxReply::Ended { run, end, duration_ms, dropped: dropped.load(Ordering::Relaxed) })
     }
@@ -370,7 +388,7 @@ async fn pass_on(
         passed.fetch_add(length, Ordering::Relaxed);
         let Ok(piece) = BoundedBytes::new(piece.to_vec()) else { continue };
         let chunk = if is_error { OutputChunk::Stderr(piece) } else { OutputChunk::Stdout(piece) };
-        if responder.chunk(&chunk, chunk.len()).await.is_err() {
+        if responder.chunk(&chunk).await.is_err() {
             dropped.fetch_add(length, Ordering::Relaxed);
         }
     }

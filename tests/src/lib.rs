@@ -2,7 +2,11 @@
 //!
 //! Everything a test starts it ends, by pid. What a test needs and does not find it skips loudly; with
 //! `MOLTBOT_TEST_REQUIRE=all`, as CI sets it, that is a failure.
+pub mod bench;
+pub mod chaos;
 pub mod client;
+pub mod misbehaviour;
+pub mod play_broker;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -103,6 +107,19 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// The parent of a process, while it is there.
+#[must_use]
+pub fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+/// The machine's load, for whoever reads a figure.
+#[must_use]
+pub fn load_average() -> String {
+    std::fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
 /// A running Moltbot.

@@ -159,6 +159,11 @@ impl Table {
         self.entries.remove(&party).is_some()
     }
 
+    /// Forgets everybody. Returns how many there were.
+    pub fn clear(&mut self) -> usize {
+        std::mem::take(&mut self.entries).len()
+    }
+
     fn make_room(&mut self, now: u64) {
         if self.entries.len() < CAPACITY {
             return;

@@ -2,7 +2,6 @@
 //! the key and the store are opened before the walls go up; behind them it can replace its store and open nothing else.
 #![forbid(unsafe_code)]
 
-use confine::policy::{Access, Grant};
 use confine::secret_memory::{self, Heap};
 use confine::startup::{Start, StartError};
 use proto::control::{Resource, RoleConfig};
@@ -31,8 +30,7 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     let store = start.take(Resource::VaultDir)?;
     let state = State::open(&keys, store.try_clone().map_err(StartError::internal)?)?;
     drop(keys);
-    let grant = Grant { dir: store.as_fd(), access: Access::ReadWrite, why: "vault.db is replaced whole" };
-    let (sealed, control) = start.seal(&policy::POLICY, &[grant])?;
+    let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::VaultDir, store.as_fd())])?;
     drop(store);
     serve::serve(&sealed, &control, state)
 }

@@ -234,8 +234,8 @@ pub fn is_plain_path(path: &str) -> bool {
     path.starts_with('/')
         && path.bytes().all(|byte| (b'!'..0x7f).contains(&byte) && byte != b'\\')
         && !path.contains("//")
-        && !["%2f", "%5c", "%2e", "%00"].iter().any(|bad| lower.contains(bad))
-        && path.split('/').all(|segment| segment != "." && segment != "..")
+        && !["%2f", "%5c", "%2e", "%00", "%25", "%3b"].iter().any(|bad| lower.contains(bad))
+        && path.split('/').all(|segment| !matches!(segment.split(';').next(), Some("." | "..")))
 }
 
 fn quoted(value: &str) -> Option<String> {

@@ -179,7 +179,9 @@ impl State {
         if !self.contents.records.contains_key(name) {
             return Err(ChangeError::NoSuchSecret);
         }
-        self.exchange(name, None)
+        let before = self.contents.budgets.clone();
+        self.contents.budgets.forget(name);
+        self.exchange(name, None).inspect_err(|_| self.contents.budgets = before)
     }
 
     fn exchange(&mut self, name: &str, record: Option<Record>) -> Result<(), ChangeError> {
@@ -239,6 +241,20 @@ impl State {
     #[must_use]
     pub const fn contents(&self) -> &Contents {
         &self.contents
+    }
+
+    /// Forgets every failure, durably. Returns how many addresses were remembered.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing is forgotten.
+    pub fn unlock(&mut self) -> Result<usize, StoreError> {
+        let before = self.contents.lockouts.clone();
+        let forgotten = self.contents.lockouts.clear();
+        if let Err(error) = self.persist() {
+            self.contents.lockouts = before;
+            return Err(error);
+        }
+        Ok(forgotten)
     }
 
     /// The failures that count.

@@ -146,7 +146,7 @@ fn scan_under_load(instants: usize) {
             while !over.load(Ordering::Relaxed) {
                 turn += 1;
                 // A failure writes the store, the success after it again.
-                login(&mut gateway, if turn % 3 == 0 { b"wrong" } else { &token }).unwrap();
+                login(&mut gateway, if turn.is_multiple_of(3) { b"wrong" } else { &token }).unwrap();
             }
         });
         let mut hidden_bytes = 0;

@@ -1,6 +1,11 @@
 //! `cargo xtask`: what a checkout can do with itself. Development only; nothing of it is shipped.
 #![forbid(unsafe_code)]
 
+mod bench;
+mod chaos;
+mod matrix;
+mod report;
+mod rules_hit;
 mod torture;
 
 use proto::topology::TOPOLOGY;
@@ -13,9 +18,15 @@ cargo xtask COMMAND
 
   up [--state-dir DIR] [--port N]   build a release and run it in the foreground
   test [ARGS for cargo test]        build everything and run every test
+  chaos [--minutes N] [--seed N]    kill, crash and stop processes of a release under load; nothing may be lost
+        [--as root|user]
+  bench [NAME ...] [--full]         measure against controls in the same run; writes target/bench.json
+  matrix [--bless]                  every attack on every role's wall, against tests/matrix.tsv
   torture [ROLE]                    tests that take minutes
   check                             dependency budgets, and documents drawn from the code
-  docs                              draw those documents anew
+  docs [--check]                    draw those documents anew, or compare them
+  confine-report [--json]           print every role's wall as it is designed
+  rules-hit                         run the tests under strace; no rule may be unused without a reason
   ci                                what .ci/run runs, without its installing
 ";
 
@@ -27,6 +38,16 @@ const FORBIDDEN: [(&str, &[&str]); 3] = [
     ("vault", &["hyper", "bollard", "rustls", "tungstenite", "tokio"]),
     ("auditd", &["hyper", "bollard", "rustls", "tungstenite", "tokio"]),
     ("broker", &["hyper", "bollard", "rustls", "tungstenite", "tokio"]),
+];
+/// As whom each crate may ask (`proto::topology::role`); the types do the rest.
+const OWNERS: [(&str, &[&str]); 7] = [
+    ("broker", &["Broker"]),
+    ("auditd", &["Auditd"]),
+    ("vault", &["Vault"]),
+    ("egress", &["Egress", "Dialer"]),
+    ("sandboxd", &["Sandboxd", "Launcher"]),
+    ("gateway", &["Gateway"]),
+    ("cli", &["Operator"]),
 ];
 const BROKER_LINES: usize = 1_650;
 const OPEN: &str = "<!-- topology -->\n";
@@ -40,9 +61,14 @@ fn main() -> ExitCode {
     let outcome = match words.first().map(String::as_str) {
         Some("up") => up(rest),
         Some("test") => test(rest),
+        Some("chaos") => chaos::chaos(rest),
+        Some("bench") => bench::bench(rest),
+        Some("matrix") => matrix::matrix(rest),
         Some("torture") => torture::torture(rest),
         Some("check") => check(),
-        Some("docs") => docs(true),
+        Some("docs") => docs(!rest.iter().any(|arg| arg == "--check")),
+        Some("rules-hit") => rules_hit::rules_hit(),
+        Some("confine-report") => report::print(rest),
         Some("ci") => ci(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
@@ -96,13 +122,18 @@ fn up(args: &[String]) -> Outcome {
 }
 
 fn test(args: &[String]) -> Outcome {
+    matrix::build()?;
     run(cargo().arg("build"))?;
-    run(cargo().args(["test", "--workspace"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug")))
+    run(cargo().args(["test", "--workspace"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug")))?;
+    // Words after `test` choose among the tests above.
+    if args.is_empty() { matrix::test(false) } else { Ok(()) }
 }
 
 fn ci() -> Outcome {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let probes = ["clippy", "-p", "confine", "-p", "tests", "--features", "tests/probes", "--all-targets"];
+    run(cargo().args(probes).args(["--", "-D", "warnings"]))?;
     check()?;
     test(&[])
 }
@@ -121,6 +152,11 @@ fn check() -> Outcome {
             return Err(format!("{package} must not depend on {found}"));
         }
     }
+    for (package, owners) in OWNERS {
+        if let Some(foreign) = foreign_role(&root().join(package).join("src"), owners)? {
+            return Err(format!("{package} speaks as another role: {foreign}"));
+        }
+    }
     let lines = broker_lines()?;
     println!("broker: {lines} of {BROKER_LINES} lines");
     if lines > BROKER_LINES {
@@ -133,6 +169,29 @@ fn tree(package: &str) -> Result<BTreeSet<String>, String> {
     let text = output(cargo().args(["tree", "--package", package, "--edges", "normal", "--prefix", "none"]))?;
     let names = text.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| *name != package);
     Ok(names.map(str::to_owned).collect())
+}
+
+/// The first line beneath `dir` that names a role as which its crate must not ask.
+fn foreign_role(dir: &Path, owners: &[&str]) -> Result<Option<String>, String> {
+    for entry in std::fs::read_dir(dir).map_err(|error| error.to_string())? {
+        let path = entry.map_err(|error| error.to_string())?.path();
+        if path.is_dir() {
+            if let Some(found) = foreign_role(&path, owners)? {
+                return Ok(Some(found));
+            }
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        // egress has a module of that name.
+        for line in text.lines().filter(|line| !line.contains("crate::role::")) {
+            let names = line.split("role::").skip(1).filter(|rest| rest.starts_with(|c: char| c.is_uppercase()));
+            let foreign = |rest: &str| !owners.iter().any(|owner| rest.starts_with(owner));
+            if line.contains("role::*") || line.contains("role::{") || names.into_iter().any(foreign) {
+                return Ok(Some(format!("{}: {}", path.display(), line.trim())));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Lines of broker's code: neither blank nor comment, tests apart.
@@ -163,12 +222,14 @@ fn docs(write: bool) -> Outcome {
     let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
     let (before, rest) = text.split_once(OPEN).ok_or("docs/ARCHITECTURE.md has lost its topology mark")?;
     let (_, after) = rest.split_once(CLOSE).ok_or("docs/ARCHITECTURE.md has lost its topology mark")?;
-    let drawn = format!("{before}{OPEN}{}{CLOSE}{after}", diagram());
-    if write {
-        std::fs::write(&path, drawn).map_err(|error| error.to_string())
-    } else if drawn == text {
-        Ok(())
-    } else {
-        Err("docs/ARCHITECTURE.md does not show the topology as it is; run `cargo xtask docs`".to_owned())
+    let mut documents = vec![(path, format!("{before}{OPEN}{}{CLOSE}{after}", diagram()))];
+    documents.extend(report::documents()?);
+    for (path, drawn) in documents {
+        if write {
+            std::fs::write(&path, drawn).map_err(|error| error.to_string())?;
+        } else if std::fs::read_to_string(&path).unwrap_or_default() != drawn {
+            return Err(format!("{} does not show the code as it is; run `cargo xtask docs`", path.display()));
+        }
     }
+    Ok(())
 }

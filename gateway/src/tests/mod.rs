@@ -103,20 +103,20 @@ async fn sandbox(server: Server<GatewaySandboxd>) {
                     for chunk in
                         [out(b"caf\xc3"), OutputChunk::Stderr(BoundedBytes::new(&b"!"[..]).unwrap()), out(b"\xa9\n")]
                     {
-                        responder.chunk(&chunk, chunk.len()).await.unwrap();
+                        responder.chunk(&chunk).await.unwrap();
                     }
                     RunEnd::Exited(3)
                 }
                 "flood" => {
                     for _ in 0..64 {
                         let chunk = out(&[b'x'; 16_384]);
-                        responder.chunk(&chunk, chunk.len()).await.unwrap();
+                        responder.chunk(&chunk).await.unwrap();
                     }
                     RunEnd::Exited(0)
                 }
                 "hang" => {
                     let chunk = out(b"waiting");
-                    responder.chunk(&chunk, chunk.len()).await.unwrap();
+                    responder.chunk(&chunk).await.unwrap();
                     responder.cancelled().await;
                     RunEnd::Aborted
                 }

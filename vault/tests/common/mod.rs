@@ -10,12 +10,12 @@
 use proto::audit::{AuditRequest, Receipt, Record};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
-use proto::control::{AdminReply, AdminRequest, FromRole, MAX_CONTROL, Resource, RoleConfig, ToRole};
-use proto::edge::{Edge, GatewayVault, Refusal, ToAuditd};
+use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd};
 use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
 use proto::secret::Secret;
-use proto::topology::{EdgeId, Side};
-use proto::vault::{VaultReply, VaultRequest};
+use proto::topology::{EdgeId, Side, role};
+use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
 use proto::wire::{self, Header, Kind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -47,7 +47,10 @@ impl Broker {
             OwnedFd::from(std::fs::File::open(path).unwrap())
         });
         let resources = BoundedVec::new(vec![Resource::KeyDir, Resource::VaultDir]).unwrap();
-        broker.say(&ToRole::Configure { config: RoleConfig::Vault, resources }, &[fds[0].as_fd(), fds[1].as_fd()]);
+        broker.say(
+            &ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources },
+            &[fds[0].as_fd(), fds[1].as_fd()],
+        );
         broker
     }
 
@@ -91,12 +94,29 @@ impl Broker {
         wire::decode(wire::split(&packet.bytes, MAX_CONTROL).unwrap().1).unwrap()
     }
 
-    pub fn client<E: Edge>(&self, edge: EdgeId) -> Client<E> {
+    pub fn client(&self, edge: EdgeId) -> Client<GatewayVault> {
+        self.attached(edge, Client::new(role::Gateway))
+    }
+
+    pub fn egress(&self) -> Client<EgressVault> {
+        self.attached(EdgeId::EgressVault, Client::new(role::Egress))
+    }
+
+    fn attached<E: Edge>(&self, edge: EdgeId, mut client: Client<E>) -> Client<E> {
         let (ours, theirs) = Channel::pair().unwrap();
         self.grant(edge, Side::Server, &theirs);
-        let mut client = Client::default();
         client.attach(ours);
         client
+    }
+
+    /// A verb of the operator of uid 1000.
+    pub fn verb(&self, verb: VaultVerb) -> Result<VaultAnswer, Refusal> {
+        self.say(&ToRole::Admin(5, AdminRequest::Vault { uid: 1000, verb: Box::new(verb) }), &[]);
+        match self.hear() {
+            FromRole::Admin(5, Ok(AdminReply::Vault(answer))) => Ok(answer),
+            FromRole::Admin(5, Err(refusal)) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn reveal(&self) -> Result<Vec<u8>, Refusal> {

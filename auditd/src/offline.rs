@@ -1,0 +1,300 @@
+//! The check of a stream's files by somebody who has nothing but them: `moltbot logs verify`.
+//!
+//! Every input is hostile. What is found wrong is named by file, line and class; a file that cannot be read is another
+//! matter than one that is wrong.
+
+use crate::chain::{Broken, Class, Head};
+use crate::note::{PublicKey, SignedNote};
+use crate::notes::{self, Entry, Feed, Notes};
+use crate::scan::{Tail, VerifyError, scan};
+use crate::segment::Segment;
+use crate::tree::Hash;
+use crate::verify::{EpochKey, Position, Verifier};
+use proto::audit::{Receipt, Stream};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// Longest file of checkpoints that is read, in bytes.
+const MAX_NOTES: u64 = 256 << 20;
+
+/// What the reader knows of the log from elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// The first key.
+    pub first_key: Option<Hash>,
+    /// Receipts of records.
+    pub receipts: Vec<Receipt>,
+    /// Checkpoints, in the form of a file of checkpoints.
+    pub checkpoints: Vec<Entry>,
+}
+
+/// One file of a stream, with its checkpoints.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogPath {
+    /// The lines.
+    pub log: PathBuf,
+    /// The checkpoints; none where the lines are all there is.
+    pub checkpoints: Option<PathBuf>,
+}
+
+/// What an honest log looks like.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// Which stream.
+    pub stream: Stream,
+    /// Files that were read.
+    pub files: usize,
+    /// Position of the first line that was read; more than 0 where older files are gone.
+    pub first_line: u64,
+    /// The end of the chain, a torn line not counted.
+    pub head: Head,
+    /// The tree's root there.
+    pub root: Hash,
+    /// The first key that was seen.
+    pub first_key: Option<EpochKey>,
+    /// The key in force.
+    pub key: Option<EpochKey>,
+    /// Lines that a good checkpoint covers.
+    pub signed: u64,
+    /// Checkpoints beside the lines.
+    pub checkpoints: usize,
+    /// True where the end is torn: what the next start accounts for.
+    pub torn: bool,
+}
+
+/// The first thing that is wrong.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{file}: {broken}")]
+pub struct Fault {
+    /// Name of the file.
+    pub file: String,
+    /// Line and class.
+    pub broken: Broken,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The log is not what was written.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// It could not be read.
+    #[error("{file}: {source}")]
+    Read {
+        /// Name of the file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is nothing to check.
+    #[error("there is no log of {0} there")]
+    Nothing(&'static str),
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> OfflineError {
+    let file = path.display().to_string();
+    move |source| OfflineError::Read { file, source }
+}
+
+/// The files of a stream beneath a directory, oldest first; or the one file that `path` names.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn find(path: &Path, stream: Stream) -> Result<Vec<LogPath>, OfflineError> {
+    if path.is_file() {
+        let beside = path.with_extension("checkpoints");
+        return Ok(vec![LogPath { log: path.to_owned(), checkpoints: beside.is_file().then_some(beside) }]);
+    }
+    let entries = std::fs::read_dir(path).map_err(unreadable(path))?;
+    let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let found = Segment::all(stream, names.iter().map(String::as_str));
+    if found.is_empty() {
+        return Err(OfflineError::Nothing(stream.name()));
+    }
+    let pair = |segment: &Segment| LogPath {
+        log: path.join(segment.log()),
+        checkpoints: Some(path.join(segment.checkpoints())),
+    };
+    Ok(found.iter().map(pair).collect())
+}
+
+/// The stream that a file's first line says it is of.
+#[must_use]
+pub fn stream_of(path: &Path) -> Option<Stream> {
+    let mut start = Vec::new();
+    File::open(path).ok()?.take(4096).read_to_end(&mut start).ok()?;
+    let text = String::from_utf8_lossy(&start);
+    Stream::ALL.into_iter().find(|stream| text.contains(&format!("\"stream\":\"{}\"", stream.name())))
+}
+
+/// Checks files that follow one another. `each` is called behind every line that stands for itself, with the leaf's
+/// position and hash, and with the bytes read so far.
+///
+/// # Errors
+/// [`OfflineError`] with the first thing that is wrong.
+pub fn verify(
+    files: &[LogPath],
+    stream: Stream,
+    expected: &Expected,
+    mut each: impl FnMut(Head, u64),
+) -> Result<Report, OfflineError> {
+    let outcome = attempt(files, stream, expected, false, &mut each);
+    match &outcome {
+        // A torn checkpoint may look like a bad one, or like one of lines that are gone. Few logs have any, so the lines
+        // are asked for them only where something is wrong.
+        Err(OfflineError::Fault(_)) if files.iter().any(|pair| pair.checkpoints.is_some()) => {
+            attempt(files, stream, expected, true, &mut each)
+        }
+        _ => outcome,
+    }
+}
+
+fn attempt(
+    files: &[LogPath],
+    stream: Stream,
+    expected: &Expected,
+    asks: bool,
+    each: &mut dyn FnMut(Head, u64),
+) -> Result<Report, OfflineError> {
+    let mut verifier = Verifier::new(stream, Position::default(), expected.first_key);
+    let mut kept = Feed::new(&expected.checkpoints);
+    let (mut done, mut checkpoints, mut torn, mut first_line) = (0u64, 0usize, false, None);
+    for (at, pair) in files.iter().enumerate() {
+        let fault = |broken| OfflineError::Fault(Fault { file: name(&pair.log), broken });
+        let last_line = |verifier: &Verifier, class| verifier.rewritten(class);
+        if torn || at > 0 && !verifier.position().closed {
+            return Err(fault(Broken { line: 1, class: Class::MissingFile }));
+        }
+        if at > 0 {
+            verifier.next_file();
+        }
+        let asks = asks.then(|| verifier.position());
+        let known = read_notes(pair, stream, asks, expected)?;
+        checkpoints = checkpoints.saturating_add(known.entries.len());
+        let mut feed = Feed::new(&known.entries);
+        let reader = File::open(&pair.log).map_err(unreadable(&pair.log))?;
+        let found = scan(BufReader::with_capacity(1 << 18, reader), &mut verifier, |verifier, bytes| {
+            let head = verifier.position().head;
+            if bytes > 0 {
+                first_line.get_or_insert(head.size.saturating_sub(1));
+                each(head, done.saturating_add(bytes));
+                let seq = head.size.saturating_sub(1);
+                if expected.receipts.iter().any(|receipt| receipt.seq.0 == seq && receipt.leaf != head.leaf) {
+                    return Err(last_line(verifier, Class::Edited).into());
+                }
+            }
+            feed.feed(verifier)?;
+            kept.feed(verifier)
+        });
+        let found = found.map_err(|error| match error {
+            VerifyError::Broken(broken) => fault(broken),
+            VerifyError::Notes(broken) => OfflineError::Fault(Fault { file: notes_name(pair), broken }),
+            VerifyError::Read(source) => OfflineError::Read { file: pair.log.display().to_string(), source },
+        })?;
+        // An unfinished record was never acknowledged: the check goes back to before it.
+        let size = found.sound.head.size;
+        if feed.left().is_some_and(|left| left.point.size > size) {
+            return Err(fault(last_line(&verifier, Class::Truncated)));
+        }
+        torn = found.tail != Tail::Clean || known.rest.is_some();
+        done = done.saturating_add(found.bytes);
+        if at.saturating_add(1) == files.len() {
+            let receipt = expected.receipts.iter().any(|receipt| receipt.seq.0 >= size);
+            if receipt || kept.left().is_some_and(|left| left.point.size > size) {
+                return Err(fault(last_line(&verifier, Class::RolledBack)));
+            }
+            if expected.first_key.is_some() && found.sound.key.is_none() {
+                return Err(fault(last_line(&verifier, Class::Unsigned)));
+            }
+            let at = found.sound;
+            return Ok(Report {
+                stream,
+                files: files.len(),
+                first_line: first_line.unwrap_or(0),
+                head: at.head,
+                root: at.tree.root(),
+                first_key: at.first,
+                key: at.key,
+                signed: at.signed,
+                checkpoints,
+                torn,
+            });
+        }
+    }
+    Err(OfflineError::Nothing(stream.name()))
+}
+
+fn notes_name(pair: &LogPath) -> String {
+    pair.checkpoints.as_deref().map_or_else(|| "checkpoints".to_owned(), name)
+}
+
+/// The checkpoints beside a file; with the position that the file begins at, its lines are asked what is torn in them.
+fn read_notes(
+    pair: &LogPath,
+    stream: Stream,
+    asks: Option<&Position>,
+    expected: &Expected,
+) -> Result<Notes, OfflineError> {
+    let Some(path) = &pair.checkpoints else { return Ok(Notes::default()) };
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(MAX_NOTES).read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let broken = Broken { line: 1, class: Class::MissingFile };
+            return Err(Fault { file: name(path), broken }.into());
+        }
+        Err(error) => return Err(unreadable(path)(error)),
+    }
+    let fault = |broken| OfflineError::Fault(Fault { file: name(path), broken });
+    let Some(at) = asks else { return notes::parse(&bytes, &[]).map_err(fault) };
+    let mut verifier = Verifier::new(stream, at.clone(), expected.first_key);
+    let reader = File::open(&pair.log).map_err(unreadable(&pair.log))?;
+    // A fault in the lines is found, and named, by the check itself.
+    let _ = scan(BufReader::with_capacity(1 << 18, reader), &mut verifier, |_, _| Ok(()));
+    notes::parse(&bytes, verifier.torn_notes()).map_err(fault)
+}
+
+/// Reads checkpoints kept elsewhere: one note, or several as in a file of checkpoints.
+///
+/// # Errors
+/// [`Broken`].
+pub fn parse_kept(text: &str) -> Result<Vec<Entry>, Broken> {
+    let text = if text.ends_with("\n\n") { text.to_owned() } else { format!("{}\n\n", text.trim_end_matches('\n')) };
+    let notes = notes::parse(text.as_bytes(), &[])?;
+    match notes.rest {
+        Some(_) => Err(Broken { line: 1, class: Class::NotARecord }),
+        None => Ok(notes.entries),
+    }
+}
+
+/// Reads a key: a verifier key, or its 64 hexadecimal digits.
+///
+/// # Errors
+/// A line for a person.
+pub fn parse_key(text: &str) -> Result<Hash, String> {
+    let key = crate::chain::unhex(text).or_else(|| PublicKey::parse(text).ok().map(|key| key.bytes()));
+    key.ok_or_else(|| "neither a key line (name+id+base64) nor 64 hexadecimal digits".to_owned())
+}
+
+/// The newest checkpoint among a stream's files.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn newest_checkpoint(files: &[LogPath]) -> Result<Option<SignedNote>, OfflineError> {
+    for pair in files.iter().rev() {
+        let Some(path) = pair.checkpoints.as_deref().filter(|path| path.is_file()) else { continue };
+        let bytes = std::fs::read(path).map_err(unreadable(path))?;
+        if let Some(entry) = notes::parse(&bytes, &[]).ok().and_then(|notes| notes.entries.into_iter().next_back()) {
+            return Ok(Some(entry.note));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! One stream: its chain and tree, its files, and its way back after a failure.
+//!
+//! Memory advances only after a batch is durable. After a failure the end of the file is read again from the last place
+//! that is known, whatever half line is found is committed to by a `torn` record, and a `resumed` record must be durable
+//! before anything else is acknowledged. What a failed fdatasync may have lost of *unacknowledged* lines before that
+//! record cannot be repaired by appending; the chain then shows it at the next start.
+
+use crate::chain::Class;
+use crate::clock::{self, Instant};
+use crate::file::{AppendError, LogFile};
+use crate::keys::Ring;
+use crate::notes::NotesFile;
+use crate::record::Source;
+use crate::scan::{Scan, Tail, VerifyError, scan};
+use crate::segment::Segment;
+use crate::state::{Health, Limits};
+use crate::verify::{Position, Verifier};
+use crate::writer::Writer;
+use proto::audit::{LogHead, Receipt, Record, Stream};
+use proto::ids::Seq;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+mod open;
+mod sign;
+
+/// What every stream needs to write.
+#[derive(Debug)]
+pub struct Pen<'p> {
+    /// What lines say of their origin.
+    pub writer: &'p Writer,
+    /// The keys.
+    pub ring: &'p Ring,
+    /// When to do what.
+    pub limits: &'p Limits,
+    /// Now.
+    pub now: Instant,
+}
+
+/// A file that is closed for good.
+#[derive(Debug)]
+struct Closed {
+    name: String,
+    bytes: u64,
+}
+
+/// One stream, open.
+#[derive(Debug)]
+pub struct LogStream {
+    stream: Stream,
+    directory: Arc<OwnedFd>,
+    limit: Option<u64>,
+    closed: Vec<Closed>,
+    file: LogFile,
+    notes: NotesFile,
+    /// Made for the next file, which then could not be made.
+    next_notes: Option<NotesFile>,
+    /// Behind the last durable record.
+    at: Position,
+    health: Health,
+    /// Lines that the last checkpoint in a record covers.
+    recorded: u64,
+    /// True where the file has not got its `open` record yet.
+    fresh: bool,
+    /// When the file was begun, by the wall clock.
+    begun: Option<Duration>,
+    /// The latest time that a line has.
+    latest: Option<Duration>,
+    /// When the last checkpoint was written, by the monotonic clock.
+    noted_ns: u64,
+}
+
+/// Lines that are not in the file yet, and where they lead.
+struct Draft {
+    at: Position,
+    recorded: u64,
+    text: Vec<u8>,
+}
+
+impl Draft {
+    fn push(&mut self, line: &[u8]) {
+        self.at.push(crate::chain::leaf(line).0);
+        self.text.extend_from_slice(line);
+        self.text.push(b'\n');
+    }
+}
+
+impl LogStream {
+    /// Where the stream stands, durably.
+    #[must_use]
+    pub const fn head(&self) -> LogHead {
+        LogHead { stream: self.stream, size: self.at.head.size, leaf: self.at.head.leaf }
+    }
+
+    /// What is known at its end.
+    #[must_use]
+    pub const fn position(&self) -> &Position {
+        &self.at
+    }
+
+    /// Name of the file that is appended to.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        self.file.name()
+    }
+
+    /// At most `cap` durable bytes from `offset` on, the stream's files taken as one; empty at the end and past it. What
+    /// is not durable yet is not shown, so that a reader only ever sees a log that verifies.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn read(&self, offset: u64, cap: usize) -> Result<Vec<u8>, Errno> {
+        let mut offset = offset;
+        for closed in &self.closed {
+            if let Some(beyond) = offset.checked_sub(closed.bytes) {
+                offset = beyond;
+                continue;
+            }
+            let file = crate::file::reader(self.directory.as_fd(), &closed.name)?;
+            return crate::file::read_at(file.as_fd(), offset, closed.bytes, cap);
+        }
+        self.file.read(offset, cap)
+    }
+
+    fn draft(&self) -> Draft {
+        Draft { at: self.at.clone(), recorded: self.recorded, text: Vec::new() }
+    }
+
+    /// Appends all of `batch` and makes it durable; a receipt each, in order.
+    ///
+    /// # Errors
+    /// [`AppendError`]: none of the batch may be acknowledged.
+    pub fn append(&mut self, pen: &Pen<'_>, batch: &[(Source, &Record)]) -> Result<Vec<Receipt>, AppendError> {
+        let outcome = self.try_append(pen, batch);
+        if let Err(error) = &outcome {
+            self.fail(pen, error, batch.len());
+        }
+        outcome
+    }
+
+    fn try_append(&mut self, pen: &Pen<'_>, batch: &[(Source, &Record)]) -> Result<Vec<Receipt>, AppendError> {
+        self.make_ready(pen)?;
+        let mut draft = self.draft();
+        draft.text.reserve(batch.len().saturating_mul(512));
+        if draft.at.head.size.saturating_sub(draft.recorded) >= pen.limits.checkpoint_every {
+            self.checkpoint(pen, &mut draft)?;
+        }
+        let ahead = self.latest.filter(|latest| latest.saturating_sub(pen.now.wall) > clock::TOLERANCE);
+        if let Some(before) = ahead.map(clock::rfc3339_micros) {
+            draft.push(&pen.writer.clock(self.stream, draft.at.head, &before, pen.now));
+        }
+        let mut receipts = Vec::with_capacity(batch.len());
+        for (source, record) in batch {
+            let seq = Seq(draft.at.head.size);
+            draft.push(&pen.writer.line(draft.at.head, *source, record, pen.now, pen.ring.redactor()));
+            receipts.push(Receipt { seq, leaf: draft.at.head.leaf });
+        }
+        self.commit(draft)?;
+        self.latest = if ahead.is_some() { Some(pen.now.wall) } else { self.latest.max(Some(pen.now.wall)) };
+        Ok(receipts)
+    }
+
+    /// Writes a draft and makes it durable.
+    fn commit(&mut self, draft: Draft) -> Result<(), AppendError> {
+        self.file.reserve(draft.text.len())?;
+        if let Err(error) = self.file.write(&draft.text) {
+            // Whatever of it is in the file must be looked at before another line.
+            self.health = std::mem::take(&mut self.health).failed(&error.to_string(), 0);
+            return Err(error);
+        }
+        (self.at, self.recorded) = (draft.at, draft.recorded);
+        Ok(())
+    }
+
+    /// A batch failed. Where it failed for want of room before anything was written, the room kept back takes the reason.
+    fn fail(&mut self, pen: &Pen<'_>, error: &AppendError, records: usize) {
+        let cause = error.to_string();
+        let room = matches!(error, AppendError::Unwritable { step: "reserve", .. });
+        if room && self.health == Health::Sound && !self.fresh && !self.at.closed && self.at.key.is_some() {
+            let mut draft = self.draft();
+            draft.push(&pen.writer.full(self.stream, draft.at.head, &cause, pen.now));
+            let signed = self.checkpoint(pen, &mut draft);
+            if signed.and_then(|()| self.file.write(&draft.text)).is_ok() {
+                (self.at, self.recorded) = (draft.at, draft.recorded);
+            }
+        }
+        let records = u64::try_from(records).unwrap_or(u64::MAX);
+        self.health = std::mem::take(&mut self.health).failed(&cause, records);
+    }
+
+    /// Brings the stream to a state that can be appended to, by appending.
+    ///
+    /// # Errors
+    /// [`AppendError`]; another attempt is made before the next append.
+    pub fn make_ready(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        if self.health != Health::Sound {
+            self.mend(pen)?;
+        }
+        if self.at.key.is_none() {
+            self.begin(pen)?;
+        }
+        if self.fresh || self.at.closed || self.is_due(pen) {
+            self.rotate(pen)?;
+        }
+        if let Health::Doubtful { cause, refused } = &self.health {
+            let mut draft = self.draft();
+            draft.push(&pen.writer.resumed(self.stream, draft.at.head, cause, *refused, pen.now));
+            self.commit(draft)?;
+        }
+        self.health = Health::Sound;
+        Ok(())
+    }
+
+    /// Reads the end again and accounts for what is torn.
+    fn mend(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+        let found = self.rescan()?;
+        if let Tail::Torn { newline, fragment } = &found.tail {
+            let mut text = Vec::new();
+            if *newline {
+                text.push(b'\n');
+            }
+            text.extend_from_slice(&pen.writer.torn(self.stream, found.head, fragment, pen.now));
+            text.push(b'\n');
+            self.file.reserve(text.len().saturating_add(usize::try_from(found.bytes).unwrap_or(0)))?;
+            self.file.write(&text)?;
+            // What the fragment was, a record for all that, or junk, is for the check to say.
+            self.file.settle(self.file.bytes().saturating_sub(u64::try_from(text.len()).unwrap_or(0)));
+            let again = self.rescan()?;
+            self.settle(again);
+            return Ok(());
+        }
+        self.settle(found);
+        Ok(())
+    }
+
+    fn settle(&mut self, found: Scan) {
+        self.file.settle(self.file.bytes().saturating_add(found.sound_bytes));
+        let signed = self.at.signed;
+        self.at = Position { signed: found.sound.signed.max(signed), ..found.sound };
+        self.fresh = self.fresh && self.at.closed;
+    }
+
+    /// Checks the file from the last durable record on.
+    fn rescan(&self) -> Result<Scan, AppendError> {
+        let end = self.file.end()?;
+        let mut verifier = Verifier::within(self.stream, self.at.clone(), self.first(), None);
+        scan(self.file.section(self.file.bytes(), end), &mut verifier, |_, _| Ok(()))
+            .map_err(|error| failed(self.file.name(), error))
+    }
+
+    fn first(&self) -> u64 {
+        Segment::parse(self.stream, self.file.name()).map_or(0, |segment| segment.first)
+    }
+}
+
+fn failed(file: &str, error: VerifyError) -> AppendError {
+    let file = file.to_owned();
+    match error {
+        VerifyError::Broken(broken) => AppendError::Broken { file, broken },
+        VerifyError::Notes(broken) if broken.class == Class::Truncated => AppendError::Broken { file, broken },
+        VerifyError::Notes(broken) => AppendError::Broken { file: file.replace(".jsonl", ".checkpoints"), broken },
+        VerifyError::Read(error) => AppendError::Unwritable {
+            step: "pread",
+            errno: error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error),
+        },
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,243 @@
+//! `moltbot logs verify | checkpoint | prove | check-proof | export`: the log checked and proved from its files alone. Nothing of a
+//! running Moltbot is asked, so that a fallen one cannot answer for itself.
+
+use crate::CliError;
+use crate::args::{Args, LogsCommand};
+use crate::paint::{Paint, harmless};
+use auditd::chain::hex;
+use auditd::note::{Checkpoint, PublicKey};
+use auditd::offline::{self, Expected, LogPath, OfflineError, Report};
+use auditd::proof::{self, Proof};
+use proto::audit::Stream;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes from which on a person wants to see that it goes on.
+const LARGE: u64 = 64 << 20;
+/// Bytes between two signs of life.
+const STEP: u64 = 8 << 20;
+
+/// Does what was asked.
+///
+/// # Errors
+/// [`CliError`]: failed where the log is not what was written, unchecked where it could not be read.
+pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliError> {
+    let logs = |path: &Option<PathBuf>| path.clone().unwrap_or_else(|| dir.join("logs"));
+    match command {
+        LogsCommand::Verify { path, from_key, checkpoint, stream } => {
+            let mut expected = Expected { first_key: *from_key, ..Expected::default() };
+            for file in checkpoint {
+                let text = std::fs::read_to_string(file).map_err(|error| unchecked(file.display(), error))?;
+                let kept = offline::parse_kept(&text).map_err(|error| unchecked(file.display(), error))?;
+                expected.checkpoints.extend(kept);
+            }
+            verify(&logs(path), stream.map(Stream::from), &expected, args)
+        }
+        LogsCommand::Checkpoint { path } => checkpoints(&logs(path)),
+        LogsCommand::Prove { seq, stream, path } => {
+            let files = offline::find(&logs(path), (*stream).into()).map_err(unreadable)?;
+            let proof = proof::prove(&files, *seq).map_err(CliError::failed)?;
+            Ok(write!(std::io::stdout().lock(), "{proof}")?)
+        }
+        LogsCommand::CheckProof { file, key } => check_proof(&dir.join("logs"), file, *key, args),
+        LogsCommand::Export { stream, to, path } => {
+            let files = offline::find(&logs(path), (*stream).into()).map_err(unreadable)?;
+            let lines = auditd::tiles::export(&files, to).map_err(CliError::failed)?;
+            if args.json {
+                println!("{}", json!({ "ok": true, "lines": lines, "to": to }));
+            } else {
+                println!("{lines} lines as tiles in {}", to.display());
+            }
+            Ok(())
+        }
+    }
+}
+
+fn unchecked(what: impl std::fmt::Display, error: impl std::fmt::Display) -> CliError {
+    CliError::Unchecked(format!("{what}: {error}"))
+}
+
+fn unreadable(error: OfflineError) -> CliError {
+    CliError::Unchecked(error.to_string())
+}
+
+fn verify(path: &Path, only: Option<Stream>, expected: &Expected, args: &Args) -> Result<(), CliError> {
+    let found = if path.is_file() { offline::stream_of(path) } else { None };
+    let streams: Vec<Stream> = match only.or(found) {
+        Some(stream) => vec![stream],
+        None if path.is_file() => return Err(unchecked(path.display(), "is not the log of any stream")),
+        None => Stream::ALL.to_vec(),
+    };
+    let paint = Paint::new(args);
+    let (mut wrong, mut results, mut keys) = (0usize, Vec::new(), BTreeSet::new());
+    for stream in &streams {
+        let expected = of_stream(expected, *stream);
+        let outcome = offline::find(path, *stream).and_then(|files| {
+            let mut progress = Progress::new(&files, *stream);
+            let outcome = offline::verify(&files, *stream, &expected, |_, bytes| progress.at(bytes));
+            progress.end();
+            outcome
+        });
+        match outcome {
+            Ok(report) if args.json => results.push(as_json(&report)),
+            Ok(report) => {
+                println!("{}", as_text(&report, paint));
+                keys.extend(report.first_key.map(|first| hex(&first.key.bytes())));
+            }
+            Err(OfflineError::Fault(fault)) => {
+                wrong = wrong.saturating_add(1);
+                let (line, class) = (fault.broken.line, fault.broken.class);
+                results.push(json!({
+                    "stream": stream.name(), "ok": false, "file": fault.file, "line": line, "class": class.name(),
+                    "detail": fault.to_string(),
+                }));
+                if !args.json {
+                    println!("{} {:<14} {}: {fault}", paint.bad("WRONG"), stream.name(), class.name());
+                }
+            }
+            Err(other) => return Err(unreadable(other)),
+        }
+    }
+    if args.json {
+        println!("{}", Value::Array(results));
+    } else if expected.first_key.is_none() {
+        // Nothing vouches for it but the log itself: the operator's own note does.
+        keys.iter().for_each(|key| println!("first key {key}; once noted elsewhere, say --from-key"));
+    }
+    match wrong {
+        0 => Ok(()),
+        _ => Err(CliError::Failed(format!("{wrong} of {} streams are not what was written", streams.len()))),
+    }
+}
+
+fn checkpoints(path: &Path) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    for stream in Stream::ALL {
+        let files = offline::find(path, stream).map_err(unreadable)?;
+        if let Some(note) = offline::newest_checkpoint(&files).map_err(unreadable)? {
+            writeln!(out, "{note}")?;
+        }
+    }
+    Ok(())
+}
+
+/// What is known from elsewhere of one stream: checkpoints name theirs.
+fn of_stream(expected: &Expected, stream: Stream) -> Expected {
+    let mut expected = expected.clone();
+    expected.checkpoints.retain(|kept| kept.point.origin.ends_with(&format!("/{}", stream.name())));
+    expected
+}
+
+fn as_json(report: &Report) -> Value {
+    let key = |key: &Option<auditd::verify::EpochKey>| {
+        key.as_ref().map(|key| json!({ "epoch": key.epoch, "key": key.key.to_string() }))
+    };
+    json!({
+        "stream": report.stream.name(),
+        "ok": true,
+        "files": report.files,
+        "firstSeq": report.first_line,
+        "size": report.head.size,
+        "head": hex(&report.head.leaf.0),
+        "root": hex(&report.root),
+        "signed": report.signed,
+        "checkpoints": report.checkpoints,
+        "firstKey": key(&report.first_key),
+        "key": key(&report.key),
+        "torn": report.torn,
+    })
+}
+
+fn as_text(report: &Report, paint: Paint) -> String {
+    let mut text = format!(
+        "{} {:<14} {} records in {} file(s), signed up to {}, root {}",
+        paint.good("ok   "),
+        report.stream.name(),
+        report.head.size.saturating_sub(report.first_line),
+        report.files,
+        report.signed,
+        hex(&report.root)
+    );
+    if report.first_line > 0 {
+        text.push_str(&format!("\n      {}", paint.warn(&format!("begins at record {}", report.first_line))));
+    }
+    if report.torn {
+        text.push_str(&format!("\n      {}", paint.warn("ends in a torn line, which the next start accounts for")));
+    }
+    if report.first_key.is_none() {
+        text.push_str(&format!("\n      {}", paint.warn("names no key: chained, not signed")));
+    }
+    text
+}
+
+/// Signs of life on standard error, where a person looks on and the log is large.
+struct Progress {
+    stream: Stream,
+    total: u64,
+    next: u64,
+    shown: bool,
+}
+
+impl Progress {
+    fn new(files: &[LogPath], stream: Stream) -> Self {
+        let total = files.iter().filter_map(|pair| std::fs::metadata(&pair.log).ok()).map(|meta| meta.len()).sum();
+        let next = if total >= LARGE && std::io::stderr().is_terminal() { STEP } else { u64::MAX };
+        Self { stream, total, next, shown: false }
+    }
+
+    fn at(&mut self, bytes: u64) {
+        if bytes >= self.next {
+            self.next = bytes.saturating_add(STEP);
+            self.shown = true;
+            let percent = bytes.saturating_mul(100).checked_div(self.total).unwrap_or(100);
+            eprint!("\r{}: {percent:>3} % of {} MiB", self.stream.name(), self.total >> 20);
+        }
+    }
+
+    fn end(&self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+fn check_proof(logs: &Path, file: &Path, key: Option<[u8; 32]>, args: &Args) -> Result<(), CliError> {
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))
+    };
+    read.map_err(|error| unchecked(file.display(), error))?;
+    let proof = Proof::parse(&text).map_err(CliError::failed)?;
+    let point = Checkpoint::parse(proof.checkpoint.text()).map_err(CliError::failed)?;
+    let key = match key {
+        Some(key) => PublicKey::new(&point.origin, &key).map_err(CliError::failed)?,
+        None => key_of(logs, &point)?,
+    };
+    proof.check(&key).map_err(CliError::failed)?;
+    let record = String::from_utf8_lossy(&proof.record);
+    if args.json {
+        let record: Value = serde_json::from_str(&record).unwrap_or(Value::String(record.into_owned()));
+        println!(
+            "{}",
+            json!({ "ok": true, "index": proof.index, "size": point.size, "origin": point.origin, "record": record })
+        );
+    } else {
+        eprintln!("record {} of {} is in the tree of {} records", proof.index, point.origin, point.size);
+        println!("{}", harmless(&record));
+    }
+    Ok(())
+}
+
+/// The key in force of the log here, once that log is checked.
+fn key_of(logs: &Path, point: &Checkpoint) -> Result<PublicKey, CliError> {
+    let stream = Stream::ALL.into_iter().find(|stream| point.origin.ends_with(&format!("/{}", stream.name())));
+    let stream = stream.ok_or_else(|| CliError::failed("the proof is of no stream of ours; say --key"))?;
+    let files = offline::find(logs, stream).map_err(unreadable)?;
+    let report = offline::verify(&files, stream, &Expected::default(), |_, _| {}).map_err(CliError::failed)?;
+    let key = report.key.filter(|key| key.key.name() == point.origin).map(|key| key.key);
+    key.ok_or_else(|| CliError::failed("the proof is of another log than the one here; say --key"))
+}

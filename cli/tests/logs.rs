@@ -1,0 +1,125 @@
+//! `moltbot logs` over the files of a log, with no Moltbot running: what it prints and what it exits with.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+
+use auditd::journal::Journal;
+use auditd::record::Source;
+use auditd::state::Limits;
+use auditd::writer::Writer;
+use proto::audit::{AuthMethod, AuthOutcome, AuthReason, Record, Stream};
+use proto::bounded::BoundedStr;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A state directory with a log of six logins, the last of them refused.
+fn state() -> tempfile::TempDir {
+    let state = tempfile::tempdir().unwrap();
+    std::fs::create_dir(state.path().join("logs")).unwrap();
+    log_in(state.path(), 5, AuthOutcome::Accepted);
+    log_in(state.path(), 1, AuthOutcome::Rejected(AuthReason::TokenMismatch));
+    state
+}
+
+fn log_in(state: &Path, times: usize, outcome: AuthOutcome) {
+    let writer = Writer::new("00000000-0000-0000-0000-000000000000".into(), "single-uid".into());
+    let directory = std::fs::File::open(state.join("logs")).unwrap().into();
+    let mut journal = Journal::open(directory, writer, Limits::default()).unwrap();
+    let client = BoundedStr::truncated("192.0.2.1\u{1b}[31m");
+    let record = Record::Auth { client, method: AuthMethod::Token, outcome };
+    for _ in 0..times {
+        journal.append(Stream::Auth, &[(Source::OWN, &record)]).unwrap();
+    }
+    journal.close().unwrap();
+}
+
+fn moltbot(state: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_moltbot")).arg("--state-dir").arg(state).arg("logs").args(args).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn edit(state: &Path, from: &str, to: &str) {
+    let path = state.join("logs/auth-audit.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from));
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn verify_exits_with_what_it_found() {
+    let state = state();
+    let good = moltbot(state.path(), &["verify"]);
+    assert_eq!((good.status.code(), out(&good).matches("ok ").count()), (Some(0), 4));
+    let key = out(&good).lines().last().unwrap().split_whitespace().nth(2).unwrap().trim_end_matches(';').to_owned();
+    assert_eq!(moltbot(state.path(), &["verify", "--from-key", &key]).status.code(), Some(0));
+    let other = key.replace(['0', '1', '2', '3'], "4");
+    let wrong = moltbot(state.path(), &["verify", "--stream", "auth", "--from-key", &other, "--json"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    edit(state.path(), "token_mismatch", "token_missing");
+    let edited = moltbot(state.path(), &["verify", "--json"]);
+    assert_eq!(edited.status.code(), Some(1));
+    let verdicts: serde_json::Value = serde_json::from_str(out(&edited).lines().next().unwrap()).unwrap();
+    assert_eq!((&verdicts[0]["ok"], &verdicts[0]["line"]), (&false.into(), &8.into()));
+    assert_eq!((&verdicts[0]["file"], &verdicts[1]["ok"]), (&"auth-audit.jsonl".into(), &true.into()));
+    assert_eq!(moltbot(state.path(), &["verify", "/nowhere"]).status.code(), Some(4));
+    let lone = moltbot(state.path(), &["verify", state.path().join("logs/secret-audit.jsonl").to_str().unwrap()]);
+    assert!(out(&lone).contains("secret-audit") && lone.status.success());
+}
+
+#[test]
+fn checkpoint_kept_elsewhere_finds_the_rollback_that_nothing_else_does() {
+    let state = state();
+    let old: Vec<_> = ["auth-audit.jsonl", "auth-audit.checkpoints"]
+        .map(|name| (name, std::fs::read(state.path().join("logs").join(name)).unwrap()))
+        .into();
+    log_in(state.path(), 3, AuthOutcome::Accepted);
+    let kept = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(kept.path(), moltbot(state.path(), &["checkpoint"]).stdout).unwrap();
+    let verify = ["verify", "--checkpoint", kept.path().to_str().unwrap()];
+    assert_eq!(moltbot(state.path(), &verify).status.code(), Some(0));
+    for (name, content) in old {
+        std::fs::write(state.path().join("logs").join(name), content).unwrap();
+    }
+    assert_eq!(moltbot(state.path(), &["verify"]).status.code(), Some(0));
+    let found = moltbot(state.path(), &verify);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(out(&found).contains("rolled-back: auth-audit.jsonl: line 8 "), "{}", out(&found));
+}
+
+#[test]
+fn proof_convinces_without_the_log_and_not_once_it_is_changed() {
+    let state = state();
+    let proof = tempfile::NamedTempFile::new().unwrap();
+    let made = moltbot(state.path(), &["prove", "7", "--stream", "auth"]);
+    assert!(out(&made).starts_with("c2sp.org/tlog-proof@v1\nextra "));
+    std::fs::write(proof.path(), &made.stdout).unwrap();
+    let path = proof.path().to_str().unwrap();
+    let checked = moltbot(state.path(), &["check-proof", path]);
+    assert!(checked.status.success() && out(&checked).contains("token_mismatch"));
+    let key = out(&moltbot(state.path(), &["verify", "--json"]));
+    let key: serde_json::Value = serde_json::from_str(&key).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let with_key = ["check-proof", path, "--key", key[0]["key"]["key"].as_str().unwrap()];
+    assert!(moltbot(elsewhere.path(), &with_key).status.success());
+    std::fs::write(proof.path(), out(&made).replace("index 7", "index 6")).unwrap();
+    assert_eq!(moltbot(elsewhere.path(), &with_key).status.code(), Some(1));
+    assert_eq!(moltbot(state.path(), &["prove", "99", "--stream", "auth"]).status.code(), Some(1));
+}
+
+#[test]
+fn records_are_shown_and_filtered_from_the_files_and_steer_no_terminal() {
+    let state = state();
+    let all = out(&moltbot(state.path(), &["auth", "--type", "auth"]));
+    assert_eq!(all.lines().count(), 6);
+    assert!(!all.contains('\u{1b}'), "{all}");
+    let json = out(&moltbot(state.path(), &["auth", "--json", "--grep", "\"success\":false"]));
+    assert_eq!(json.lines().count(), 1);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["reason"], "token_mismatch");
+    assert_eq!(out(&moltbot(state.path(), &["auth", "-n", "2"])).lines().count(), 2);
+    assert_eq!(out(&moltbot(state.path(), &["auth", "--since", "1h", "--actor", "vault"])).lines().count(), 0);
+    assert_eq!(out(&moltbot(state.path(), &["auth", "--until", "1h"])).lines().count(), 0);
+    let coloured = out(&moltbot(state.path(), &["auth", "--color", "always", "-n", "1"]));
+    assert!(coloured.contains("\u{1b}[31mauth") && !coloured.contains("\u{1b}[31m "), "{coloured:?}");
+    assert_eq!(moltbot(state.path(), &["auth", "-f"]).status.code(), Some(3));
+}

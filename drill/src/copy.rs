@@ -1,0 +1,77 @@
+//! A role's wall and what the role holds behind it, for a process that is not that role.
+
+use confine::policy::Policy;
+use confine::startup::{StartError, raise};
+use confine::walls::Opened;
+use egress::allowlist::Allowlist;
+use proto::audit::Stream;
+use proto::control::{Layout, Resource, RoleConfig};
+use proto::ids::Role;
+use proto::probe::DrillOrder;
+use rustix::fs::{Mode, OFlags, openat};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Everything that a child needs to be confined as the role is.
+#[derive(Debug)]
+pub struct Copy {
+    policy: &'static Policy,
+    layout: Layout,
+    granted: Vec<(Resource, OwnedFd)>,
+    ports: Vec<u16>,
+    _held: Vec<OwnedFd>,
+}
+
+impl Copy {
+    /// The copy of the ordered role's wall.
+    ///
+    /// # Errors
+    /// [`StartError`] where broker sent less than the role holds, or ordered what has no such wall.
+    pub fn of(order: &DrillOrder, descriptors: Vec<OwnedFd>) -> Result<Self, StartError> {
+        let policy = match order.role {
+            Role::Auditd => &auditd::policy::POLICY,
+            Role::Vault => &vault::policy::POLICY,
+            Role::Gateway => &gateway::policy::POLICY,
+            Role::Launcher => &sandboxd::policy::LAUNCHER,
+            Role::Sandboxd => &sandboxd::policy::SANDBOXD,
+            Role::Egress => &egress::policy::EGRESS,
+            Role::Dialer => &egress::policy::DIALER,
+            Role::Broker => return Err(StartError::internal("broker's wall is the others' floor and is not drilled")),
+        };
+        let sent = order.resources.iter().copied().zip(descriptors);
+        let is_granted = |kind: Resource| policy.grants.iter().any(|grant| grant.resource == kind);
+        let (granted, others): (Vec<_>, Vec<_>) = sent.partition(|(kind, _)| is_granted(*kind));
+        let mut held: Vec<OwnedFd> = others.into_iter().map(|(_, fd)| fd).collect();
+        if let Some((_, logs)) = granted.iter().find(|(kind, _)| *kind == Resource::LogDir) {
+            held.extend(streams(logs)?);
+        }
+        Ok(Self { policy, layout: order.layout, granted, ports: ports(&order.config), _held: held })
+    }
+
+    /// Raises the wall on this process.
+    ///
+    /// # Errors
+    /// [`StartError`]; also where broker sent less than the policy grants.
+    pub fn seal(&self) -> Result<(), StartError> {
+        let opened: Vec<Opened<'_>> = self.granted.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect();
+        raise(self.policy, &opened, &self.ports, self.layout).map(|_| ())
+    }
+}
+
+/// The log's files, open as auditd has them.
+fn streams(directory: &OwnedFd) -> Result<Vec<OwnedFd>, StartError> {
+    let open = |stream: Stream, access: OFlags| {
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        openat(directory, format!("{}.jsonl", stream.name()), flags, Mode::empty()).map_err(StartError::internal)
+    };
+    let both = |stream| [open(stream, OFlags::WRONLY | OFlags::APPEND), open(stream, OFlags::RDONLY)];
+    Stream::ALL.into_iter().flat_map(both).collect()
+}
+
+fn ports(config: &RoleConfig) -> Vec<u16> {
+    match config {
+        RoleConfig::Dialer { allow } => {
+            Allowlist::new(allow.iter().map(|entry| entry.to_string()).collect(), "").ports()
+        }
+        _ => Vec::new(),
+    }
+}

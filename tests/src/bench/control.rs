@@ -1,0 +1,103 @@
+//! The controls that are processes: this program again, doing the least that the thing it stands beside must do.
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use proto::channel::Channel;
+use proto::wire::MAX_FRAME;
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// A control at work; ends with this value.
+pub struct Control {
+    child: Child,
+    /// Where it listens, if it does.
+    pub port: u16,
+}
+
+impl Control {
+    /// `http` or `echo`, on loopback.
+    pub fn listening(kind: &str) -> Self {
+        let mut child = Self::command(kind).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, port: line.trim().parse().unwrap() }
+    }
+
+    /// An echo of packets, and our end of it.
+    pub fn packets() -> (Self, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs: OwnedFd = theirs.into_fd();
+        let child = Self::command("packets").stdin(Stdio::from(theirs)).spawn().unwrap();
+        (Self { child, port: 0 }, ours)
+    }
+
+    fn command(kind: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["control", kind]).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Serves as a control until it is ended.
+pub fn serve(kind: &str) {
+    if kind == "packets" {
+        return packets();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let is_http = kind == "http";
+    runtime.block_on(async move {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        println!("{}", listener.local_addr().unwrap().port());
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            if is_http {
+                let service = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(service.serve_connection(TokioIo::new(stream), service_fn(health)));
+            } else {
+                tokio::spawn(echo(stream));
+            }
+        }
+    });
+}
+
+async fn health(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut answer = Response::new(Full::new(Bytes::from_static(b"{\"ok\":true,\"status\":\"live\"}")));
+    let headers = answer.headers_mut();
+    headers.insert("content-type", "application/json".parse().unwrap());
+    headers.insert("cache-control", "no-store".parse().unwrap());
+    headers.insert("x-content-type-options", "nosniff".parse().unwrap());
+    Ok(answer)
+}
+
+async fn echo(mut stream: tokio::net::TcpStream) {
+    let mut bytes = vec![0u8; 65_536];
+    while let Ok(count @ 1..) = stream.read(&mut bytes).await {
+        if stream.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn packets() {
+    let channel = Channel::from_fd(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    while let Ok(packet) = channel.recv_by(MAX_FRAME, 0, Instant::now() + Duration::from_secs(600)) {
+        channel.send(&packet.bytes, &[]).unwrap();
+    }
+}

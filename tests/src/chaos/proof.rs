@@ -1,0 +1,150 @@
+//! What must hold after chaos: nothing of a process left over, and nothing of a record missing.
+
+use crate::{PATIENCE, programs};
+use auditd::offline::{self, Expected};
+use proto::audit::Stream;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Instant;
+
+/// Descriptors that a role may hold more than before: one visitor of broker's, one connection that is just closing.
+const SLACK: u64 = 1;
+
+/// Sends a signal to a process of the set, which may have ended meanwhile.
+pub fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(i32::try_from(pid).unwrap()) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The processes of a set and their open descriptors.
+#[derive(Debug)]
+pub struct Processes(BTreeMap<String, (u32, u64)>);
+
+impl Processes {
+    /// As the rows of a status name them.
+    pub fn of(rows: &[Value]) -> Self {
+        let process = |row: &Value| {
+            let pid = u32::try_from(row["pid"].as_u64()?).ok().filter(|pid| *pid != 0)?;
+            let descriptors = confine::attest::observe(pid).ok()?.descriptors;
+            Some((row["role"].as_str()?.to_owned(), (pid, descriptors)))
+        };
+        Self(rows.iter().filter_map(process).collect())
+    }
+
+    /// Their pids.
+    pub fn pids(&self) -> Vec<u32> {
+        self.0.values().map(|(pid, _)| *pid).collect()
+    }
+
+    /// Waits until no role holds more than here; says who does.
+    pub fn wait_flat(&self, now: impl Fn() -> Self) -> Option<String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = now();
+            let grown = self.0.iter().find_map(|(role, (_, before))| match now.0.get(role) {
+                Some((_, after)) if *after <= before + SLACK => None,
+                Some((_, after)) => Some(format!("{role} holds {after} descriptors, before the load {before}")),
+                None => Some(format!("{role} is not there")),
+            });
+            if grown.is_none() || Instant::now() >= until {
+                return grown;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+/// Waits until a process has ended.
+pub fn gone(pid: u32) -> bool {
+    let until = Instant::now() + PATIENCE;
+    while crate::is_alive(pid) {
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    true
+}
+
+/// Processes left over: a broker of this state directory, a role without a broker, one of this run's commands.
+pub fn orphans(state: &Path, marker: &str) -> Vec<String> {
+    let prefix = programs().join("moltbot-").to_string_lossy().into_owned();
+    let ours = |pid: u32| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().starts_with(&prefix))
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let is_broker = line.contains("moltbot-broker");
+        let left = if is_broker {
+            ours(pid) && line.contains(&*state.to_string_lossy())
+        } else {
+            line.contains(marker) || (ours(pid) && !crate::parent(pid).is_some_and(ours))
+        };
+        if left && crate::is_alive(pid) {
+            found.push(format!("{pid} {line}"));
+        }
+    }
+    found
+}
+
+/// Every stream's chain, by the log's own verifier; says what is broken.
+pub fn verify(logs: &Path) -> Vec<String> {
+    let mut broken = Vec::new();
+    for stream in Stream::ALL {
+        let found = offline::find(logs, stream)
+            .and_then(|files| offline::verify(&files, stream, &Expected::default(), |_, _| {}));
+        if let Err(error) = found {
+            broken.push(format!("{}: {error}", stream.name()));
+        }
+    }
+    broken
+}
+
+/// Records of a stream. A fragment that a death tore off is none; the verifier looks after it.
+pub fn records(logs: &Path, stream: Stream) -> Vec<Value> {
+    let files = offline::find(logs, stream).unwrap();
+    let text: Vec<u8> = files.iter().flat_map(|file| std::fs::read(&file.log).unwrap()).collect();
+    String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Commands that were acknowledged and have no intent, no good outcome, or two of one.
+pub fn missing_commands(records: &[Value], acknowledged: &[String]) -> Vec<String> {
+    let mut outcomes: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    let mut intents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for record in records {
+        let run = record["runId"].as_str().unwrap_or_default();
+        match (record["type"].as_str(), record["command"].as_str()) {
+            (Some("intent"), Some(command)) => intents.entry(command).or_default().push(run),
+            (Some("outcome"), _) => outcomes.entry(run).or_default().push(&record["exitCode"]),
+            _ => {}
+        }
+    }
+    let mut broken = Vec::new();
+    for command in acknowledged {
+        let runs = intents.get(command.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let ended: Vec<_> = runs.iter().flat_map(|run| outcomes.get(run).into_iter().flatten()).collect();
+        if runs.len() != 1 || ended.len() != 1 || *ended[0] != 0 {
+            broken.push(format!("{command:?} was acknowledged and has {} intents, outcomes {ended:?}", runs.len()));
+        }
+    }
+    broken
+}
+
+/// Accusations among the records of supervision, and how many deaths they hold.
+pub fn supervision(records: &[Value]) -> (Vec<String>, usize) {
+    let event = |record: &Value| record["event"].as_str().unwrap_or_default().to_owned();
+    let accusations: BTreeSet<&str> = ["violation", "drift", "refused", "attestation-failed", "spawn-failed"].into();
+    let accused = records.iter().filter(|record| accusations.contains(event(record).as_str()));
+    let accused = accused.map(|record| format!("supervision recorded {record}")).collect();
+    // Ends that the operator wanted are recorded as deaths as well: by exit, not by signal.
+    let died = |record: &&Value| {
+        matches!(event(record).as_str(), "died" | "incident") && record.to_string().contains("Signalled")
+    };
+    (accused, records.iter().filter(died).count())
+}
