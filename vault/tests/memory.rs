@@ -4,8 +4,13 @@
 
 mod common;
 
-use common::{Broker, login};
+use common::{Broker, PATIENCE, login};
+use proto::bounded::BoundedStr;
+use proto::channel::Client;
+use proto::edge::EgressVault;
+use proto::secret::Secret;
 use proto::topology::EdgeId;
+use proto::vault::{Destination, LeaseReply, LeaseRequest, VaultVerb};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -126,6 +131,28 @@ fn is_root() -> bool {
     root
 }
 
+/// A secret of 40 random bytes that egress may have.
+fn put(broker: &Broker, name: &str) {
+    let mut value = vec![0; 40];
+    vault::entropy::fill(&mut value).unwrap();
+    let (name, value) = (BoundedStr::truncated(name), Secret::new(value).unwrap());
+    let text = "verb inject\nrole egress\nheader authorization\nhost api.example.org\nmethod GET\npath /\n";
+    broker.verb(VaultVerb::PutSecret { name: name.clone(), value, rotate: false }).map(drop).unwrap();
+    broker.verb(VaultVerb::SetPolicy { name, text: BoundedStr::truncated(text) }).map(drop).unwrap();
+}
+
+/// Leases the secret and has it given out.
+fn use_once(egress: &mut Client<EgressVault>, name: &str) {
+    let to = Destination { host: BoundedStr::truncated("api.example.org"), port: 443 };
+    let (credential, method) = (BoundedStr::truncated(name), BoundedStr::truncated("GET"));
+    let path = BoundedStr::truncated("/");
+    let lease = LeaseRequest::Lease { credential, to: to.clone(), method, path, digest: [1; 32] };
+    let (reply, _) = egress.call(&lease, &[], PATIENCE).unwrap();
+    let LeaseReply::Leased { lease, .. } = reply else { panic!("not leased") };
+    let (reply, _) = egress.call(&LeaseRequest::Redeem { lease, to, digest: [1; 32] }, &[], PATIENCE).unwrap();
+    assert!(matches!(reply, LeaseReply::Redeemed(value) if value.expose().len() == 40));
+}
+
 /// Scans a vault at work at `instants`.
 fn scan_under_load(instants: usize) {
     if !is_root() {
@@ -135,10 +162,11 @@ fn scan_under_load(instants: usize) {
     let (broker, records) = Broker::ready(state.path(), true);
     std::thread::spawn(move || records.iter().count());
     let token = broker.reveal().unwrap();
+    put(&broker, "model");
     let hidden = secrets(state.path());
     let needles = Needles::new(&hidden);
     let pid = broker.child.id();
-    let mut gateway = broker.client(EdgeId::GatewayVault);
+    let (mut gateway, mut egress) = (broker.client(EdgeId::GatewayVault), broker.egress());
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -147,6 +175,7 @@ fn scan_under_load(instants: usize) {
                 turn += 1;
                 // A failure writes the store, the success after it again.
                 login(&mut gateway, if turn.is_multiple_of(3) { b"wrong" } else { &token }).unwrap();
+                use_once(&mut egress, "model");
             }
         });
         let mut hidden_bytes = 0;
