@@ -202,7 +202,11 @@ pub enum SecretsCommand {
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum VaultCommand {
     /// Draw a new wrapping key and seal every secret anew under it
-    Rotate,
+    Rotate {
+        /// Replace keys/secrets.key as well; the vault starts anew. Backups of the old one open old stores only
+        #[arg(long)]
+        master: bool,
+    },
 }
 
 /// `moltbot drill ...`

@@ -79,7 +79,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Gateway { command } => gateway(&dir, command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
-        Command::Vault { command: VaultCommand::Rotate } => secrets::rotate_keys(&dir, args),
+        Command::Vault { command: VaultCommand::Rotate { master } } => secrets::rotate_keys(&dir, *master, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
         Command::Completion { shell } => {

@@ -11,6 +11,7 @@ use crate::paint::harmless;
 use auditd::clock::{parse_rfc3339, rfc3339_micros};
 use proto::audit::Stream;
 use proto::bounded::BoundedStr;
+use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
 use proto::secret::Secret;
 use proto::vault::{SecretRow, VaultAnswer, VaultVerb};
@@ -84,8 +85,14 @@ pub fn run(dir: &Path, command: &SecretsCommand, args: &Args) -> Result<(), CliE
 ///
 /// # Errors
 /// [`CliError`].
-pub fn rotate_keys(dir: &Path, args: &Args) -> Result<(), CliError> {
-    let term = done(&mut Door::open(dir)?, VaultVerb::RotateKeys)?;
+pub fn rotate_keys(dir: &Path, master: bool, args: &Args) -> Result<(), CliError> {
+    let mut door = Door::open(dir)?;
+    if master {
+        done(&mut door, VaultVerb::RenewMaster)?;
+        door.ask(&OperatorRequest::Restart(Role::Vault))?;
+        return say(args, &json!({ "ok": true, "role": "vault" }), "vault restarts, and draws a new master key");
+    }
+    let term = done(&mut door, VaultVerb::RotateKeys)?;
     say(args, &json!({ "ok": true, "term": term }), &format!("every secret is sealed under a key of term {term}"))
 }
 

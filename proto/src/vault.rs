@@ -169,6 +169,8 @@ pub enum VaultVerb {
     RevokeLeases,
     /// A new term of the key ring.
     RotateKeys,
+    /// A new master key at the vault's next start, which broker is asked for by itself.
+    RenewMaster,
     /// Forgets every lockout.
     ForgetLockouts,
 }
@@ -188,6 +190,7 @@ impl VaultVerb {
             Self::ApproveUse { .. } => "secrets.approve",
             Self::RevokeLeases => "secrets.revoke",
             Self::RotateKeys => "vault.rotate",
+            Self::RenewMaster => "vault.renew",
             Self::ForgetLockouts => "auth.unlock",
         }
     }

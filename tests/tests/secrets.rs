@@ -88,6 +88,24 @@ in_both_layouts! {
         assert_eq!(Client::connect(system.port()).log_in(4, 4, &token)["ok"], true);
     }
 
+    fn master_key_is_renewed_while_everything_runs(system: System) {
+        does(&system, &["secrets", "set", "model.key"], VALUE);
+        does(&system, &["secrets", "policy", "model.key", "--file", "-"], "reveal yes\n");
+        let (key, token) = (system.state().join("keys/secrets.key"), system.token());
+        let old = std::fs::read(&key).unwrap();
+        let epoch = system.role("vault")["epoch"].as_u64().unwrap();
+        does(&system, &["vault", "rotate", "--master"], "");
+        system.wait_epoch("vault", epoch + 1);
+        assert_ne!(std::fs::read(&key).unwrap(), old);
+        assert_eq!(std::fs::read_dir(system.state().join("keys")).unwrap().count(), 1);
+        assert_eq!(does(&system, &["secrets", "reveal", "model.key"], ""), format!("{VALUE}\n"));
+        assert_eq!(system.token(), token);
+        let verbs = system.records("secret-audit");
+        for verb in ["vault.renew", "vault.renewed"] {
+            assert!(verbs.iter().any(|record| record["verb"] == verb), "{verb}");
+        }
+    }
+
     fn revocation_says_how_many_leases_it_ended(system: System) {
         assert_eq!(system.says(&["secrets", "revoke"]), "0 leases ended\n");
     }

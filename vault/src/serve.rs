@@ -137,11 +137,16 @@ impl Vault {
         Ok(())
     }
 
-    /// The token was made before there was a log; its record comes first of all. Where that fails, the next log gets it.
+    /// The token was made, or the master key renewed, before there was a log; its record comes first of all. Where that
+    /// fails, the next log gets it.
     fn record_making(&mut self) {
         if self.state.newly_made {
             let record = secret_record(GATEWAY_TOKEN, "create", "vault", true, "");
             self.state.newly_made = self.auditor.append(record).is_err();
+        }
+        if self.state.renewed {
+            let record = secret_record("", "vault.renewed", "vault", true, "a new master key is in force");
+            self.state.renewed = self.auditor.append(record).is_err();
         }
     }
 

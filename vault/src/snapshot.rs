@@ -70,6 +70,8 @@ pub struct Contents {
     pub lockouts: Table,
     /// Uses that count.
     pub budgets: Budgets,
+    /// The next start draws a new master key.
+    pub renew: bool,
 }
 
 /// A snapshot among those of its vault.
@@ -176,6 +178,7 @@ pub fn unseal(master: &Master, file: &[u8]) -> Result<(Place, Contents), Snapsho
 /// Parts of the state beside keys and secrets, each behind a number and its length.
 const LOCKOUTS: u8 = 1;
 const BUDGETS: u8 = 2;
+const RENEW: u8 = 3;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
     let records: Vec<_> = contents.records.values().map(Record::encode).collect();
@@ -183,6 +186,9 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
     for (number, write) in [
         (LOCKOUTS, (&|into: &mut Writer| contents.lockouts.encode(into)) as &dyn Fn(&mut Writer)),
         (BUDGETS, &|into: &mut Writer| contents.budgets.encode(into)),
+        (RENEW, &|into: &mut Writer| {
+            into.byte(u8::from(contents.renew));
+        }),
     ] {
         let mut section = Writer::new(4096);
         write(&mut section);
@@ -209,7 +215,8 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
     let previous = from.array().ok_or(SnapshotError::Inside("no root of the snapshot before"))?;
     let ring = Keyring::decode(&mut from, master, vault).ok_or(SnapshotError::Inside("the key ring does not open"))?;
     let records = decode_records(&mut from).ok_or(SnapshotError::Inside("the records are not in order"))?;
-    let mut contents = Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default() };
+    let mut contents =
+        Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default(), renew: false };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
     if !from.is_done() {
         return Err(SnapshotError::Inside("bytes follow the state"));
@@ -239,6 +246,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
         match number {
             LOCKOUTS => contents.lockouts = Table::decode(&mut section)?,
             BUDGETS => contents.budgets = Budgets::decode(&mut section)?,
+            RENEW => contents.renew = section.byte().filter(|byte| *byte <= 1)? == 1,
             _ => return None,
         }
         if !section.is_done() {

@@ -25,6 +25,8 @@ pub struct State {
     contents: Contents,
     /// True until the record of the token's making is durable.
     pub newly_made: bool,
+    /// True until the record of the master key's renewal is durable.
+    pub renewed: bool,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -74,7 +76,7 @@ impl State {
     pub fn open(keys: &OwnedFd, directory: OwnedFd) -> Result<Self, StartError> {
         store::sweep(directory.as_fd()).map_err(|error| store_failed(&error))?;
         match keys::read(keys.as_fd(), keys::NAME) {
-            Ok(master) => return Self::open_store(directory, master),
+            Ok(master) => return Self::open_named(keys, directory, master),
             Err(KeyError::Missing(_)) => {}
             Err(error) => return Err(key_failed(&error)),
         }
@@ -105,7 +107,47 @@ impl State {
 
     fn open_store(directory: OwnedFd, master: Master) -> Result<Self, StartError> {
         let (place, contents) = store::read(directory.as_fd(), &master).map_err(|error| store_failed(&error))?;
-        Ok(Self { directory, master, place, contents, newly_made: false })
+        Ok(Self { directory, master, place, contents, newly_made: false, renewed: false })
+    }
+
+    /// Opens the store of a key that has its name. One that followed it, and whose store is there already, takes its place;
+    /// any other pending key sealed nothing.
+    fn open_named(keys: &OwnedFd, directory: OwnedFd, master: Master) -> Result<Self, StartError> {
+        let foreign = match store::read(directory.as_fd(), &master) {
+            Ok((place, contents)) => {
+                keys::discard_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
+                let mut state = Self { directory, master, place, contents, newly_made: false, renewed: false };
+                if state.contents.renew {
+                    state.renew_master(keys)?;
+                }
+                return Ok(state);
+            }
+            Err(error @ StoreError::Snapshot(SnapshotError::Foreign)) => store_failed(&error),
+            Err(error) => return Err(store_failed(&error)),
+        };
+        let Ok(next) = keys::read(keys.as_fd(), keys::PENDING) else { return Err(foreign) };
+        let Ok((place, contents)) = store::read(directory.as_fd(), &next) else { return Err(foreign) };
+        keys::succeed(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        Ok(Self { directory, master: next, place, contents, newly_made: false, renewed: true })
+    }
+
+    /// A new master key, and everything sealed anew under it: the key first, under its pending name; then the store; then
+    /// the key's name. Whatever of this a crash leaves, the next start goes on from.
+    fn renew_master(&mut self, keys: &OwnedFd) -> Result<(), StartError> {
+        let sealed = |error: ChangeError| match error {
+            ChangeError::Store(error) => store_failed(&error),
+            other => StartError::internal(format!("vault/vault.db: {other}")),
+        };
+        let next = keys::make_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        let old = std::mem::replace(&mut self.master, next);
+        self.contents.renew = false;
+        if let Err(error) = self.rotate_keys(unix_now()) {
+            self.master = old;
+            return Err(sealed(error));
+        }
+        keys::succeed(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        self.renewed = true;
+        Ok(())
     }
 
     fn make(keys: &OwnedFd, directory: OwnedFd) -> Result<Self, StartError> {
@@ -120,9 +162,10 @@ impl State {
         let value = token::draw().map_err(random)?;
         let record = Record::seal(&mut ring, GATEWAY_TOKEN, 1, unix_now(), &policy, &value).map_err(sealed)?;
         let records = BTreeMap::from([(GATEWAY_TOKEN.to_owned(), record)]);
-        let contents = Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default() };
+        let contents =
+            Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default(), renew: false };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
-        let mut state = Self { directory, master, place, contents, newly_made: true };
+        let mut state = Self { directory, master, place, contents, newly_made: true, renewed: false };
         state.persist().map_err(|error| store_failed(&error))?;
         keys::settle(keys.as_fd()).map_err(|error| key_failed(&error))?;
         Ok(state)
@@ -218,6 +261,15 @@ impl State {
         Err(error.into())
     }
 
+    /// Has the next start draw a new master key: behind the walls no key can be written.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is not so.
+    pub fn want_new_master(&mut self) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut self.contents.renew, true);
+        self.persist().inspect_err(|_| self.contents.renew = before)
+    }
+
     /// Every secret, sealed.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.contents.records.values()
@@ -281,137 +333,4 @@ impl State {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use std::fs::File;
-
-    pub(crate) struct Dirs {
-        pub(crate) dir: tempfile::TempDir,
-    }
-
-    impl Dirs {
-        pub(crate) fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            std::fs::create_dir(dir.path().join("keys")).unwrap();
-            std::fs::create_dir(dir.path().join("vault")).unwrap();
-            Self { dir }
-        }
-
-        pub(crate) fn open(&self) -> Result<State, StartError> {
-            let fd = |name| OwnedFd::from(File::open(self.dir.path().join(name)).unwrap());
-            State::open(&fd("keys"), fd("vault"))
-        }
-
-        fn remove(&self, name: &str) {
-            std::fs::remove_file(self.dir.path().join(name)).unwrap();
-        }
-
-        fn rename(&self, from: &str, to: &str) {
-            std::fs::rename(self.dir.path().join(from), self.dir.path().join(to)).unwrap();
-        }
-    }
-
-    fn token(state: &State) -> Vec<u8> {
-        state.gateway_token().unwrap().expose().to_vec()
-    }
-
-    #[test]
-    fn first_start_makes_a_token_that_the_next_start_finds() {
-        let dirs = Dirs::new();
-        let first = dirs.open().unwrap();
-        assert!(first.newly_made && token(&first).len() == 43);
-        let second = dirs.open().unwrap();
-        assert!(!second.newly_made);
-        assert_eq!(token(&second), token(&first));
-        assert_ne!(token(&Dirs::new().open().unwrap()), token(&first));
-    }
-
-    #[test]
-    fn lost_key_and_lost_store_are_refused_and_nothing_is_made_in_their_place() {
-        for name in ["keys/secrets.key", "vault/vault.db"] {
-            let dirs = Dirs::new();
-            dirs.open().unwrap();
-            dirs.remove(name);
-            assert!(dirs.open().is_err());
-            assert!(!dirs.dir.path().join(name).exists());
-        }
-    }
-
-    #[test]
-    fn key_of_another_vault_is_refused() {
-        let (dirs, other) = (Dirs::new(), Dirs::new());
-        dirs.open().unwrap();
-        other.open().unwrap();
-        std::fs::rename(other.dir.path().join("keys/secrets.key"), dirs.dir.path().join("keys/secrets.key")).unwrap();
-        assert!(dirs.open().is_err_and(|error| error.to_string().contains("not the store of this key")));
-    }
-
-    fn secret(text: &str) -> Secret {
-        Secret::new(text.as_bytes().to_vec()).unwrap()
-    }
-
-    #[test]
-    fn secret_that_was_put_rotated_rebound_and_removed_survives_a_start_each_time() {
-        let dirs = Dirs::new();
-        let mut state = dirs.open().unwrap();
-        let permit = Policy::parse(crate::permit::tests::TELEGRAM).unwrap();
-        assert_eq!(state.put("bot", &secret("one"), None, 1).unwrap(), 1);
-        assert_eq!(state.set_policy("bot", &permit, 2).unwrap(), 2);
-        assert_eq!(state.put("bot", &secret("two"), None, 3).unwrap(), 3);
-        let mut state = dirs.open().unwrap();
-        assert_eq!(state.open_secret("bot").unwrap().expose(), b"two");
-        assert_eq!(state.record("bot").unwrap().policy(), permit);
-        state.remove("bot").unwrap();
-        assert!(matches!(state.remove("bot"), Err(ChangeError::NoSuchSecret)));
-        assert!(matches!(dirs.open().unwrap().open_secret("bot"), Err(ChangeError::NoSuchSecret)));
-    }
-
-    #[test]
-    fn rotated_ring_has_one_new_term_and_opens_everything() {
-        let dirs = Dirs::new();
-        let mut state = dirs.open().unwrap();
-        state.put("bot", &secret("one"), None, 1).unwrap();
-        let (kek, generation) = (*state.contents().ring.expose().next().unwrap(), state.generation());
-        assert_eq!(state.rotate_keys(9).unwrap(), 2);
-        let state = dirs.open().unwrap();
-        assert_eq!(state.generation(), generation + 1, "one snapshot");
-        assert!(state.records().all(|record| record.term() == 2));
-        assert_eq!(state.open_secret("bot").unwrap().expose(), b"one");
-        assert!(state.contents().ring.expose().all(|key| *key != kek));
-    }
-
-    #[test]
-    fn change_that_cannot_be_written_is_undone_in_memory() {
-        let dirs = Dirs::new();
-        let mut state = dirs.open().unwrap();
-        state.put("bot", &secret("one"), None, 1).unwrap();
-        // A leftover that nobody swept: the next store cannot be made.
-        let block = dirs.dir.path().join("vault/vault.db.new");
-        std::fs::write(&block, b"").unwrap();
-        let unwritable = |error| matches!(error, ChangeError::Store(StoreError::Unwritable(_)));
-        assert!(unwritable(state.put("bot", &secret("two"), None, 2).unwrap_err()));
-        assert!(unwritable(state.put("new", &secret("x"), None, 2).unwrap_err()));
-        assert!(unwritable(state.remove("bot").unwrap_err()));
-        assert!(unwritable(state.rotate_keys(2).unwrap_err()));
-        assert_eq!(state.open_secret("bot").unwrap().expose(), b"one");
-        assert!(state.record("new").is_none());
-        std::fs::remove_file(&block).unwrap();
-        assert_eq!(state.put("bot", &secret("two"), None, 2).unwrap(), 2);
-    }
-
-    #[test]
-    fn interrupted_first_start_is_finished_by_the_next() {
-        let dirs = Dirs::new();
-        let made = token(&dirs.open().unwrap());
-        dirs.rename("keys/secrets.key", "keys/secrets.key.new");
-        let finished = dirs.open().unwrap();
-        assert!(finished.newly_made);
-        assert_eq!(token(&finished), made);
-        dirs.rename("keys/secrets.key", "keys/secrets.key.new");
-        dirs.remove("vault/vault.db");
-        let afresh = dirs.open().unwrap();
-        assert_ne!(token(&afresh), made);
-        std::fs::write(dirs.dir.path().join("vault/vault.db.new"), b"half").unwrap();
-        assert_eq!(token(&dirs.open().unwrap()), token(&afresh));
-    }
-}
+pub(crate) mod tests;

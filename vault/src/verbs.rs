@@ -47,9 +47,11 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::ReadPolicy { name }
         | VaultVerb::SetPolicy { name, .. }
         | VaultVerb::ApproveUse { name } => name.as_str(),
-        VaultVerb::ListSecrets { .. } | VaultVerb::RevokeLeases | VaultVerb::RotateKeys | VaultVerb::ForgetLockouts => {
-            ""
-        }
+        VaultVerb::ListSecrets { .. }
+        | VaultVerb::RevokeLeases
+        | VaultVerb::RotateKeys
+        | VaultVerb::RenewMaster
+        | VaultVerb::ForgetLockouts => "",
     }
 }
 
@@ -112,6 +114,7 @@ impl<L: Log> Desk<'_, L> {
             VaultVerb::ListSecrets { .. }
             | VaultVerb::RevokeLeases
             | VaultVerb::RotateKeys
+            | VaultVerb::RenewMaster
             | VaultVerb::ForgetLockouts => Ok(String::new()),
             _ if record.is_none() => Err(changed(ChangeError::NoSuchSecret)),
             VaultVerb::RemoveSecret { .. } | VaultVerb::SetPolicy { .. } if name == GATEWAY_TOKEN => {
@@ -184,6 +187,10 @@ impl<L: Log> Desk<'_, L> {
             VaultVerb::RevokeLeases => self.end_leases("operator").map(VaultAnswer::Done),
             VaultVerb::RotateKeys => {
                 self.state.rotate_keys(now).map(|term| VaultAnswer::Done(u64::from(term))).map_err(changed)
+            }
+            VaultVerb::RenewMaster => {
+                self.state.want_new_master().map_err(|error| changed(ChangeError::Store(error)))?;
+                Ok(VaultAnswer::Done(self.state.generation()))
             }
             VaultVerb::ForgetLockouts => {
                 let forgotten = self.state.unlock().map_err(|error| changed(ChangeError::Store(error)))?;

@@ -15,7 +15,7 @@ use vault::permit::Policy;
 use vault::state::State;
 
 const CHANGE: &str = "MOLTBOT_TEST_CHANGE";
-const CHANGES: [&str; 6] = ["make", "put", "rotate", "policy", "remove", "keys"];
+const CHANGES: [&str; 7] = ["make", "put", "rotate", "policy", "remove", "keys", "master"];
 /// Calls that fail one after the other, of which every change makes some.
 const FAIL: [&str; 7] = ["openat", "read", "write", "fsync", "renameat", "unlinkat", "getrandom"];
 
@@ -49,7 +49,8 @@ fn change(what: &str, dir: &Path) {
     let Ok(mut state) = open(dir) else { std::process::exit(2) };
     let value = Secret::new(b"next".to_vec()).unwrap();
     let changed = match what {
-        "make" => Ok(()),
+        // Both are made by the opening itself.
+        "make" | "master" => Ok(()),
         "put" => state.put("other", &value, None, 2).map(drop),
         "rotate" => state.put("bot", &value, None, 2).map(drop),
         "policy" => state.set_policy("bot", &Policy::parse("reveal yes").unwrap(), 2).map(drop),
@@ -73,16 +74,21 @@ fn carelessly(dir: &Path) {
 }
 
 /// A fresh pair of directories, with a store of two secrets unless the change is to make one.
-fn prepared(what: &str) -> tempfile::TempDir {
+fn prepared(what: &str) -> (tempfile::TempDir, Shape) {
     let dir = tempfile::tempdir().unwrap();
     for name in ["keys", "vault"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
     }
+    let mut before = Shape::new();
     if what != "make" {
         let mut state = open(dir.path()).unwrap();
         state.put("bot", &Secret::new(b"first".to_vec()).unwrap(), None, 1).unwrap();
+        before = shape(&state);
+        if what == "master" {
+            state.want_new_master().unwrap();
+        }
     }
-    dir
+    (dir, before)
 }
 
 fn child(what: &str, dir: &Path, strace: &[&str]) -> (bool, String) {
@@ -95,7 +101,7 @@ fn child(what: &str, dir: &Path, strace: &[&str]) -> (bool, String) {
 
 /// Names of the calls that an undisturbed change makes, in their order, and the place of its beginning.
 fn calls(what: &str) -> (Vec<String>, usize) {
-    let (dir, trace) = (prepared(what), tempfile::NamedTempFile::new().unwrap());
+    let ((dir, _), trace) = (prepared(what), tempfile::NamedTempFile::new().unwrap());
     let (acknowledged, said) = child(what, dir.path(), &["-o", trace.path().to_str().unwrap()]);
     assert!(acknowledged, "{what} by itself: {said}");
     let text = std::fs::read_to_string(trace.path()).unwrap();
@@ -104,10 +110,10 @@ fn calls(what: &str) -> (Vec<String>, usize) {
     (text.lines().filter_map(name).collect(), begin)
 }
 
-fn check(what: &str, injection: &str, before: &Shape, after: &Shape) -> bool {
-    let dir = prepared(what);
+fn check(what: &str, injection: &str, after: &Shape) -> bool {
+    let (dir, before) = prepared(what);
     // The gateway's token is drawn anew by every preparation.
-    let known = if what == "make" { None } else { Some(shape(&open(dir.path()).unwrap())["gateway.token"].3.clone()) };
+    let known = before.get("gateway.token").map(|shape| shape.3.clone());
     let (acknowledged, _) = child(what, dir.path(), &["-o", "/dev/null", "-e", injection]);
     let state = open(dir.path()).unwrap_or_else(|error| panic!("{what}, {injection}: {error}"));
     let mut found = shape(&state);
@@ -123,15 +129,14 @@ fn check(what: &str, injection: &str, before: &Shape, after: &Shape) -> bool {
     if acknowledged {
         assert_eq!(found, strip(after), "{what}, {injection}: acknowledged and lost");
     } else {
-        assert!(found == strip(before) || found == strip(after), "{what}, {injection}: {found:?}");
+        assert!(found == strip(&before) || found == strip(after), "{what}, {injection}: {found:?}");
     }
     assert_eq!(std::fs::read_dir(dir.path().join("vault")).unwrap().count(), 1, "{what}, {injection}: a leftover");
     acknowledged
 }
 
 fn torment(what: &str, errors: &[&str]) -> (usize, usize) {
-    let dir = prepared(what);
-    let before = if what == "make" { Shape::new() } else { shape(&open(dir.path()).unwrap()) };
+    let (dir, _) = prepared(what);
     let (calls, begin) = calls(what);
     let (_, said) = child(what, dir.path(), &["-o", "/dev/null"]);
     assert!(said.contains("acknowledged"));
@@ -141,13 +146,13 @@ fn torment(what: &str, errors: &[&str]) -> (usize, usize) {
         let name = &calls[at];
         // Each name is counted by itself, from the first call of the process on.
         let nth = calls[..=at].iter().filter(|call| *call == name).count();
-        if check(what, &format!("inject={name}:signal=KILL:when={nth}"), &before, &after) {
+        if check(what, &format!("inject={name}:signal=KILL:when={nth}"), &after) {
             survived += 1;
         } else {
             killed += 1;
         }
         for error in errors.iter().filter(|_| FAIL.contains(&name.as_str())) {
-            check(what, &format!("inject={name}:error={error}:when={nth}"), &before, &after);
+            check(what, &format!("inject={name}:error={error}:when={nth}"), &after);
             failed += 1;
         }
     }
@@ -160,7 +165,7 @@ fn lost(what: &str) -> usize {
     let (calls, begin) = calls(what);
     let lost = |at: &usize| {
         let nth = calls[..=*at].iter().filter(|call| **call == calls[*at]).count();
-        let dir = prepared(what);
+        let (dir, _) = prepared(what);
         child(what, dir.path(), &["-o", "/dev/null", "-e", &format!("inject={}:signal=KILL:when={nth}", calls[*at])]);
         open(dir.path()).is_err()
     };
