@@ -7,18 +7,17 @@
 //! anywhere else, or put under a laxer policy, neither opens. Records are hostile until their store's trailer was checked,
 //! and this code does not rely on that check. `docs/FORMATS.md` has the bytes.
 
+use crate::cipher::Key;
 use crate::codec::{Reader, Writer};
 use crate::entropy;
 use crate::keys::Master;
 use crate::permit::{self, Policy};
-use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
-use aes_gcm::{Aes256Gcm, Nonce};
 use hkdf::Hkdf;
 use proto::secret::Secret;
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Longest name, in bytes.
 pub const MAX_NAME: usize = 64;
@@ -60,57 +59,6 @@ pub enum EnvelopeError {
     /// The kernel gives no random bytes.
     #[error("getrandom: {0}")]
     Random(#[from] Errno),
-}
-
-/// 256 bits that encrypt. No `Debug`, no `Clone`.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct Key([u8; 32]);
-
-impl Key {
-    /// Of these bytes, of which the caller wipes its own copy.
-    #[must_use]
-    pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// A key at random.
-    ///
-    /// # Errors
-    /// What `getrandom(2)` says.
-    pub fn draw() -> Result<Self, Errno> {
-        let mut key = Self([0; 32]);
-        entropy::fill(&mut key.0)?;
-        Ok(key)
-    }
-
-    /// HKDF-SHA256 (RFC 5869) of the master key.
-    #[must_use]
-    pub fn derive(master: &Master, salt: &[u8], info: &[u8]) -> Self {
-        let mut key = Self([0; 32]);
-        // 32 bytes are one block of the hash; only more than 255 of them are refused.
-        let _ = Hkdf::<Sha256>::new(Some(salt), master.expose()).expand(info, &mut key.0);
-        key
-    }
-
-    /// The bytes, for as long as the borrow lasts.
-    #[must_use]
-    pub const fn expose(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// AES-256-GCM.
-    #[must_use]
-    pub fn seal(&self, nonce: [u8; 12], aad: &[u8], msg: &[u8]) -> Option<Vec<u8>> {
-        let cipher = Aes256Gcm::new_from_slice(&self.0).ok()?;
-        cipher.encrypt(&Nonce::from(nonce), Payload { msg, aad }).ok()
-    }
-
-    /// The reverse of [`Key::seal`].
-    #[must_use]
-    pub fn open(&self, nonce: [u8; 12], aad: &[u8], msg: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let cipher = Aes256Gcm::new_from_slice(&self.0).ok()?;
-        cipher.decrypt(&Nonce::from(nonce), Payload { msg, aad }).ok().map(Zeroizing::new)
-    }
 }
 
 /// Length-prefixed (u64, little endian), so that no two lists of fields read the same.
@@ -219,7 +167,7 @@ impl Keyring {
             let (term, created, wraps, nonce) = (from.number32()?, from.number()?, from.number32()?, from.array()?);
             let wrapped = from.array::<{ Kek::WRAPPED }>()?.to_vec();
             let opened = wrapping.open(nonce, &Kek::aad(&vault, term, created), &wrapped)?;
-            let key = Key(*opened.first_chunk()?);
+            let key = Key::new(*opened.first_chunk()?);
             // Terms rise, so no term stands twice.
             if keks.last().is_some_and(|before| before.term >= term) {
                 return None;
@@ -256,11 +204,11 @@ fn expand(dek: &Key, salt: &[u8; 16]) -> (Key, [u8; 32]) {
     let mut both = Zeroizing::new([0u8; 64]);
     // 64 bytes are two blocks of the hash; only more than 255 of them are refused.
     let _ = Hkdf::<Sha256>::new(Some(salt), dek.expose()).expand(b"moltbot/secret/v1", both.as_mut_slice());
-    let (mut key, mut commit) = (Key([0; 32]), [0; 32]);
-    for (to, from) in key.0.iter_mut().chain(&mut commit).zip(both.iter()) {
+    let (mut key, mut commit) = (Zeroizing::new([0; 32]), [0; 32]);
+    for (to, from) in key.iter_mut().chain(&mut commit).zip(both.iter()) {
         *to = *from;
     }
-    (key, commit)
+    (Key::new(*key), commit)
 }
 
 fn pad(value: &[u8]) -> Zeroizing<Vec<u8>> {
@@ -342,7 +290,7 @@ impl Record {
         let kek = ring.keks.iter().find(|kek| kek.term == self.term).ok_or(EnvelopeError::Term(self.term))?;
         let aad = self.aad(&ring.vault, b"dek");
         let opened = kek.key.open(self.nonce, &aad, &self.wrapped).ok_or(EnvelopeError::Wrap)?;
-        opened.first_chunk().map(|key| Key(*key)).ok_or(EnvelopeError::Wrap)
+        opened.first_chunk().map(|key| Key::new(*key)).ok_or(EnvelopeError::Wrap)
     }
 
     fn aad(&self, vault: &VaultId, label: &[u8]) -> Vec<u8> {

@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod auth;
 pub mod budget;
+pub mod cipher;
 pub mod codec;
 pub mod entropy;
 pub mod envelope;

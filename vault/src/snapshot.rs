@@ -6,9 +6,10 @@
 //! whole older file was put back.
 
 use crate::budget::Budgets;
+use crate::cipher::Key;
 use crate::codec::{Reader, Writer};
 use crate::entropy;
-use crate::envelope::{Key, Keyring, Record, VaultId};
+use crate::envelope::{Keyring, Record, VaultId};
 use crate::keys::Master;
 use crate::lockout::Table;
 use crate::merkle::{self, Hash};

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use vault::envelope::Key;
+use vault::cipher::Key;
 use vault::keys::Master;
 use vault::state::{GATEWAY_TOKEN, State};
 

