@@ -135,6 +135,16 @@ impl Journal {
         Ok(())
     }
 
+    /// Signs a checkpoint of every stream now, whether one is due or not.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn checkpoint(&mut self) -> Result<(), AppendError> {
+        let now = Instant::now();
+        let pen = Pen { writer: &self.writer, ring: &self.ring, limits: &self.limits, now };
+        self.streams.iter_mut().try_for_each(|stream| stream.note(&pen))
+    }
+
     /// How long [`Journal::tick`] may wait; none where nothing will be due.
     #[must_use]
     pub fn due_in(&self) -> Option<Duration> {

@@ -3,7 +3,7 @@
 //! shorten or replace what it wrote. What it can still do is write over its own signing key, which is how a key is
 //! destroyed.
 
-use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule, SOFT_NO_OPEN};
+use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule};
 use confine::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -21,6 +21,7 @@ const PRIVATE: u64 = 0o600;
 /// `FALLOC_FL_KEEP_SIZE` alone: it neither cuts nor changes a byte.
 const KEEP_SIZE: u64 = 1;
 
+const NEW_KEY: &str = "a signing key is replaced in the first second after it is an hour old";
 const ROTATION: &str = "a stream goes on in a new file after 10 MiB, or in the first second after 30 days";
 
 const OWN: &[Rule] = &[
@@ -47,7 +48,8 @@ const OWN: &[Rule] = &[
         "room for the last record of a full disk",
     ),
     Rule::new(sys::SYS_pread64, "operators read the log; its end is read again after a failed write"),
-    Rule::new(sys::SYS_pwrite64, "an old signing key is overwritten; on files open for appending it appends"),
+    Rule::new(sys::SYS_pwrite64, "an old signing key is overwritten; on files open for appending it appends")
+        .kept(NEW_KEY),
     Rule::new(sys::SYS_fstat, "where the file ends, after a failed write; kind and mode of a new one"),
 ];
 
@@ -55,7 +57,7 @@ const OWN: &[Rule] = &[
 pub static POLICY: Policy = Policy {
     role: Role::Auditd,
     rules: &[BASE, OWN],
-    soft: SOFT_NO_OPEN,
+    soft: &[],
     limits: &[
         Limit { resource: LimitKind::RLIMIT_NOFILE, value: 64, why: "four streams, a writer for each role" },
         Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" },

@@ -141,6 +141,7 @@ pub const fn kind(record: &Record) -> &'static str {
         Record::Secret { .. } => "secret",
         Record::Role { .. } => "role",
         Record::Operator { .. } => "operator",
+        Record::Incident { .. } => "incident",
         Record::Lifecycle { .. } => "lifecycle",
     }
 }
@@ -176,8 +177,19 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
                 .text("event", event)
                 .text("detail", &redactor.clean(detail));
         }
-        Record::Operator { uid, pid, verb } => {
+        Record::Operator { uid, pid, verb, detail } => {
             line.number("uid", u64::from(*uid)).number("pid", u64::from(*pid)).text("verb", verb);
+            if !detail.is_empty() {
+                line.text("detail", detail);
+            }
+        }
+        Record::Incident { incident, severity, step, outcome, took_ms, detail } => {
+            line.text("incident", incident)
+                .text("severity", severity.name())
+                .text("step", step)
+                .text("outcome", outcome)
+                .number("tookMs", *took_ms)
+                .text("detail", &redactor.clean(detail));
         }
         // Its layout is the envelope's: both are broker's configuration, and a key stands once in an object.
         Record::Lifecycle { event, layout: _ } => {

@@ -39,7 +39,7 @@ pub fn serve(_walls: &Sealed, control: &Control, mut journal: Journal) -> Result
             edges.wait(control, journal.due_in()).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         let stop = loop {
             match control.recv() {
-                Ok((message, fds)) => match on_control(message, fds, &mut edges, &journal)? {
+                Ok((message, fds)) => match on_control(message, fds, &mut edges, &mut journal)? {
                     Next::Answer(answer) => control.send(&answer).map_err(gone)?,
                     Next::Nothing => {}
                     Next::Stop => break true,
@@ -71,7 +71,12 @@ enum Next {
     Stop,
 }
 
-fn on_control(message: ToRole, fds: Vec<OwnedFd>, edges: &mut Edges, journal: &Journal) -> Result<Next, StartError> {
+fn on_control(
+    message: ToRole,
+    fds: Vec<OwnedFd>,
+    edges: &mut Edges,
+    journal: &mut Journal,
+) -> Result<Next, StartError> {
     Ok(match message {
         ToRole::Grant { edge, side: Side::Server, peer } => match (writer(edge), <[OwnedFd; 1]>::try_from(fds)) {
             (Some(role), Ok([fd])) => {
@@ -82,9 +87,15 @@ fn on_control(message: ToRole, fds: Vec<OwnedFd>, edges: &mut Edges, journal: &J
         },
         ToRole::Ping(number) => Next::Answer(FromRole::Pong(number)),
         ToRole::Admin(number, request) => Next::Answer(FromRole::Admin(number, on_admin(&request, journal))),
+        // The log goes on: an incident is when it is wanted.
+        ToRole::Freeze { .. } => Next::Answer(FromRole::Frozen {
+            sessions: BoundedVec::default(),
+            detail: BoundedStr::truncated("the log goes on"),
+        }),
+        ToRole::Thaw => Next::Nothing,
         ToRole::Drain => Next::Answer(FromRole::Drained),
         ToRole::Stop => Next::Stop,
-        ToRole::Configure { .. } | ToRole::Attested | ToRole::Grant { .. } => {
+        ToRole::Configure { .. } | ToRole::Attested | ToRole::Grant { .. } | ToRole::Quarantine(_) => {
             return Err(StartError::internal("a word of broker that is out of order"));
         }
     })
@@ -95,9 +106,14 @@ fn writer(edge: EdgeId) -> Option<Role> {
     edge.wire().filter(|wire| wire.server == Role::Auditd).map(|wire| wire.client)
 }
 
-fn on_admin(request: &AdminRequest, journal: &Journal) -> Result<AdminReply, Refusal> {
+fn on_admin(request: &AdminRequest, journal: &mut Journal) -> Result<AdminReply, Refusal> {
     match request {
         AdminRequest::LogHeads => Ok(AdminReply::LogHeads(BoundedVec::new(journal.heads()).unwrap_or_default())),
+        AdminRequest::Checkpoint => {
+            let signed = journal.checkpoint();
+            signed.map_err(|error| Refusal::new("audit.unwritable", &error.to_string()))?;
+            Ok(AdminReply::LogHeads(BoundedVec::new(journal.heads()).unwrap_or_default()))
+        }
         AdminRequest::ReadLog { stream, offset } => {
             let bytes = journal
                 .read(*stream, *offset, READ)

@@ -123,7 +123,10 @@ mod tests {
             (intent("true"), Role::Sandboxd),
             (Record::Command(command), Role::Sandboxd),
             (role, Role::Broker),
-            (Record::Operator { uid: 0, pid: 1, verb: BoundedStr::truncated("down") }, Role::Broker),
+            (
+                Record::Operator { uid: 0, pid: 1, verb: BoundedStr::truncated("down"), detail: BoundedStr::default() },
+                Role::Broker,
+            ),
             (Record::Lifecycle { event: text("started"), layout: text("single-uid") }, Role::Broker),
         ];
         for (record, owner) in types {

@@ -1,14 +1,14 @@
 //! One child: its program, its control channel, its log, what the kernel says of it.
 
+use crate::log::{self, Lines, Priority};
 use crate::words::Setup;
 use confine::attest::{Expected, Observed, observe};
 use confine::spawn::{Identity, Spawned, spawn};
-use confine::startup::StartError;
 use proto::bounded::BoundedVec;
 use proto::channel::{Channel, ChannelError};
 use proto::control::{FromRole, MAX_CONTROL, Resource, ToRole, Walls};
 use proto::ids::{Epoch, Role};
-use rustix::fs::{Mode, OFlags, fstat, open};
+use proto::topology::TOPOLOGY;
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,53 +16,12 @@ use std::time::{Duration, Instant};
 
 /// How long broker lets a child's control socket stay full before it gives the message up.
 const SEND: Duration = Duration::from_millis(500);
-/// Bytes of a child's log that are printed in one go; longer lines are cut.
+/// Bytes of a child's log that are read in one go.
 const LOG_CHUNK: usize = 4096;
 /// Reads of a child's log in one turn.
 const LOG_TURNS: usize = 8;
 /// Filters that broker itself installed and a child inherits.
 const INHERITED_FILTERS: u32 = 2;
-
-/// The roles' programs, opened once: what was checked is what runs.
-#[derive(Debug)]
-pub struct Programs(Vec<(Role, OwnedFd)>);
-
-impl Programs {
-    /// Opens the programs that lie beside broker's own.
-    ///
-    /// # Errors
-    /// [`StartError`] where one is missing or can be changed by others.
-    pub fn open() -> Result<Self, StartError> {
-        let programs = crate::state::CHILDREN.into_iter().map(|role| Ok((role, open_program(role.name())?)));
-        programs.collect::<Result<_, _>>().map(Self)
-    }
-
-    fn program(&self, role: Role) -> io::Result<BorrowedFd<'_>> {
-        self.0
-            .iter()
-            .find(|(of, _)| *of == role)
-            .map(|(_, fd)| fd.as_fd())
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-/// Opens the program of that name which lies beside broker's own.
-///
-/// # Errors
-/// [`StartError`] where it is missing or can be changed by others.
-pub fn open_program(name: &str) -> Result<OwnedFd, StartError> {
-    let own = std::env::current_exe().map_err(StartError::permanent)?;
-    let path = own.with_file_name(format!("moltbot-{name}"));
-    let bad = |what: &dyn std::fmt::Display| StartError::permanent(format!("{}: {what}", path.display()));
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let program = open(&path, flags, Mode::empty()).map_err(|errno| bad(&errno))?;
-    let stat = fstat(&program).map_err(|errno| bad(&errno))?;
-    let me = rustix::process::getuid().as_raw();
-    if stat.st_mode & 0o022 != 0 || (stat.st_uid != 0 && stat.st_uid != me) {
-        return Err(bad(&"others can change it; it must be yours or root's and not writable by group or others"));
-    }
-    Ok(program)
-}
 
 /// A running child.
 #[derive(Debug)]
@@ -75,13 +34,15 @@ pub struct Child {
     pub process: Spawned,
     control: Channel,
     log: OwnedFd,
+    lines: Lines,
     identity: Identity,
     said_hello: bool,
     /// What it says of its walls, once it has said so.
     pub walls: Option<Walls>,
     /// What the kernel said at the last look.
     pub observed: Observed,
-    descriptors: u64,
+    /// When that was, and all was as it must be.
+    pub attested: Option<Instant>,
 }
 
 impl Child {
@@ -89,23 +50,24 @@ impl Child {
     ///
     /// # Errors
     /// What the spawn recipe says.
-    pub fn start(programs: &Programs, setup: &Setup, role: Role, epoch: Epoch) -> io::Result<Self> {
+    pub fn start(program: BorrowedFd<'_>, setup: &Setup, role: Role, epoch: Epoch) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair_fds()?;
         let (log, log_end) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&log, true)?;
         let identity = setup.identity(role);
-        let process = spawn(programs.program(role)?, &format!("moltbot-{role}"), theirs.as_fd(), log_end, identity)?;
+        let process = spawn(program, &format!("moltbot-{role}"), theirs.as_fd(), log_end, identity)?;
         Ok(Self {
             role,
             epoch,
             process,
             control: Channel::from_fd(ours),
             log,
+            lines: Lines::default(),
             identity,
             said_hello: false,
             walls: None,
             observed: Observed::default(),
-            descriptors: 0,
+            attested: None,
         })
     }
 
@@ -156,29 +118,34 @@ impl Child {
     }
 
     /// Compares what the kernel says of the child with what it must be. At its first confinement the number of its
-    /// descriptors is compared as well: later it holds edges and connections.
+    /// descriptors is exact; later it holds edges and connections as well.
     #[must_use]
     pub fn attest(&mut self, first: bool) -> Vec<String> {
         self.observed = match observe(self.process.pid) {
             Ok(observed) => observed,
             Err(error) => return vec![format!("/proc cannot be read: {error}")],
         };
-        if first {
-            self.descriptors = self.observed.descriptors;
-        }
         let (uid, gid) = match self.identity {
             Identity::Own { uid, gid } | Identity::Same { uid, gid } => (uid, gid),
         };
         let own = matches!(self.identity, Identity::Own { .. });
-        self.observed.drift(&Expected {
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        let at_start = descriptors_at_start(self.role);
+        let drift = self.observed.drift(&Expected {
+            name: format!("moltbot-{}", self.role),
             parent: std::process::id(),
             uid,
             gid,
-            no_groups: own,
+            groups: if own { Vec::new() } else { groups.into_iter().map(rustix::fs::Gid::as_raw).collect() },
             empty_bounding: own,
             filters: INHERITED_FILTERS + 2,
-            descriptors: first.then(|| expected_descriptors(self.role)),
-        })
+            childless: self.role != Role::Launcher,
+            descriptors: if first { at_start..=at_start } else { 1..=most_descriptors(self.role) },
+        });
+        if drift.is_empty() {
+            self.attested = Some(Instant::now());
+        }
+        drift
     }
 
     /// What the child says is weaker than designed, and what broker sees itself.
@@ -198,23 +165,32 @@ impl Child {
         let _ = rustix::process::pidfd_send_signal(&self.process.pidfd, rustix::process::Signal::KILL);
     }
 
-    /// Prints what the child has logged, one line at a time, its control characters made harmless.
-    pub fn drain_log(&self) {
+    /// Prints what the child has logged.
+    pub fn drain_log(&mut self) {
         let mut bytes = [0u8; LOG_CHUNK];
         // A child that floods its log gets its turns like everybody, and fills its own pipe.
         for _ in 0..LOG_TURNS {
             let Ok(count @ 1..) = rustix::io::read(&self.log, &mut bytes) else { return };
-            let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default());
-            for line in text.lines() {
-                let clean: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-                eprintln!("{}[{}]: {clean}", self.role, self.process.pid);
-            }
+            let whole = self.lines.push(bytes.get(..count).unwrap_or_default());
+            whole.iter().for_each(|line| self.print(line));
         }
+    }
+
+    /// Prints the rest of what it has logged: it is dead.
+    pub fn end_log(&mut self) {
+        self.drain_log();
+        if let Some(rest) = self.lines.rest() {
+            self.print(&rest);
+        }
+    }
+
+    fn print(&self, line: &str) {
+        log::line(Priority::Info, &format!("{}[{}]", self.role, self.process.pid), line);
     }
 }
 
 /// Descriptors of a role that has just raised its walls: 0 to 3, and what it holds by then.
-const fn expected_descriptors(role: Role) -> u64 {
+const fn descriptors_at_start(role: Role) -> u64 {
     4 + match role {
         // Of each of the four streams the lines and the checkpoints, for appending and for reading; the signing key; the
         // directory of them all.
@@ -226,5 +202,18 @@ const fn expected_descriptors(role: Role) -> u64 {
         // The directory of workspaces, and what sandboxes read as their input.
         Role::Launcher => 2,
         Role::Sandboxd | Role::Dialer | Role::Egress | Role::Broker => 0,
+    }
+}
+
+/// Descriptors that a role may ever have. Where what it serves decides, its own limit does.
+fn most_descriptors(role: Role) -> u64 {
+    let edges = TOPOLOGY.iter().filter(|wire| wire.client == role || wire.server == role).count();
+    let fixed = descriptors_at_start(role).saturating_add(u64::try_from(edges).unwrap_or(u64::MAX));
+    match role {
+        // Files that it reads or begins while it serves, and ends of edges that are about to be replaced.
+        Role::Auditd | Role::Vault => fixed.saturating_add(12),
+        // A connection each for 32 requests, twice while it is handed over.
+        Role::Egress | Role::Dialer => fixed.saturating_add(72),
+        Role::Gateway | Role::Sandboxd | Role::Launcher | Role::Broker => 1_024,
     }
 }

@@ -9,7 +9,7 @@ use proto::ids::Role;
 use rustix::fs::{AtFlags, fstat, unlinkat};
 use rustix::io::Errno;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// First uid and gid of the roles where broker starts as root; each role adds its index. The range 60578 to 61183 is the
@@ -32,6 +32,7 @@ const DIRECTORIES: [(&str, Role, Resource); 5] = [
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    root: OwnedFd,
     run: OwnedFd,
     directories: Vec<(Resource, OwnedFd)>,
     lock: Lock,
@@ -70,7 +71,8 @@ impl StateDir {
         };
         let directories = DIRECTORIES.into_iter().map(open).collect::<Result<_, StartError>>()?;
         private_file(root.as_fd(), CONFIG, owner(Role::Broker)).map_err(failed(CONFIG))?;
-        Ok(Self { path: path.to_owned(), run, directories, lock })
+        private_file(root.as_fd(), "lockdown.json", owner(Role::Broker)).map_err(failed("lockdown.json"))?;
+        Ok(Self { path: path.to_owned(), root, run, directories, lock })
     }
 
     /// Where it is.
@@ -83,6 +85,12 @@ impl StateDir {
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
         self.path.join(CONFIG)
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// The directory of sockets and the lock.

@@ -2,6 +2,7 @@
 //! root nor the owner of the set is turned away before a byte of theirs is read.
 
 use crate::layout::StateDir;
+use crate::log::{self, Priority};
 use confine::attest::observe;
 use confine::startup::StartError;
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
@@ -66,18 +67,20 @@ impl Door {
         let peer = sockopt::socket_peercred(&fd).ok()?;
         let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get().unsigned_abs());
         if uid != 0 && uid != owner {
-            eprintln!(
-                "broker: uid {uid} (pid {pid}) was turned away from the operator socket: it is for uid {owner} and root"
-            );
+            turned_away(&format!("uid {uid} (pid {pid})"), &format!("it is for uid {owner} and root"));
             return None;
         }
         // With one uid for all a fallen sandboxd has the operator's, and below Landlock ABI 9 the socket's path is no wall.
         if observe(pid).is_ok_and(|seen| seen.parent == std::process::id()) {
-            eprintln!("broker: pid {pid}, a child of this broker, was turned away from the operator socket");
+            turned_away(&format!("pid {pid}"), "it is a child of this broker");
             return None;
         }
         Some(Visitor { number, channel: Channel::from_fd(fd), uid, pid })
     }
+}
+
+fn turned_away(who: &str, why: &str) {
+    log::broker(Priority::Warning, &format!("{who} was turned away from the operator socket: {why}"));
 }
 
 impl AsFd for Door {

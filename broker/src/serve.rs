@@ -1,40 +1,41 @@
-//! The loop: wait on every child, every visitor, the signals and the clock; turn what happened into events of the table;
-//! carry its actions out. One thread, and nothing in it waits for longer than half a second.
+//! The loop: wait on every child, every visitor, the log, the signals and the clock; turn what happened into events of the
+//! tables; carry their actions out. One thread, and nothing in it waits for longer than half a second.
 
-use crate::children::{Child, Programs};
+use crate::children::Child;
+use crate::desk::{Asked, Desk};
 use crate::drill::Drills;
+use crate::ledger::Ledger;
+use crate::log::{self, Priority};
+use crate::notify::Notify;
 use crate::operator::{Door, Visitor};
-use crate::state::{Action, CHILDREN, Death, Event, Supervisor};
+use crate::programs::Programs;
+use crate::reaction::React;
 use crate::words::Setup;
-use confine::attest::Observed;
 use confine::startup::StartError;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use proto::audit::{AuditRequest, LogHead, Record};
-use proto::bounded::{BoundedStr, BoundedVec};
-use proto::channel::{Channel, ChannelError, Client};
-use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
-use proto::edge::{Refusal, ToAuditd};
-use proto::ids::{Epoch, RequestId, Role};
-use proto::operator::{OperatorReply, OperatorRequest, RoleState, RoleStatus, Status};
-use proto::probe::DrillReport;
-use proto::sandbox::Backend;
-use proto::topology::{EdgeId, Side, role};
+use proto::audit::Record;
+use proto::bounded::BoundedStr;
+use proto::channel::{Channel, ChannelError};
+use proto::control::{FromRole, ToRole};
+use proto::edge::Refusal;
+use proto::ids::{Epoch, Role};
+use proto::operator::RoleState;
+use proto::topology::{EdgeId, Side};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
+use supervise::incident::Input;
+use supervise::state::{Action, CHILDREN, Cause, Death, Event, Supervisor};
 
-/// How long auditd may take for a record of broker's.
-const AUDIT: Duration = Duration::from_secs(1);
-/// How long a role may take for an operator's verb.
-const ADMIN: Duration = Duration::from_secs(5);
-/// How often the kernel is asked whether a ready role is still what it was.
+/// How often the kernel is asked whether a role is still what it was.
 const ATTEST_EVERY: Duration = Duration::from_secs(5);
-/// Records kept while auditd is away; the oldest would be lost first, and then the loss is recorded.
-const MAX_HELD: usize = 1024;
+/// How long a role's first start waits for the record of its program: less than it may take to start.
+const PROGRAM: Duration = Duration::from_secs(8);
+/// Longest wait of the loop, in milliseconds.
+const LOOK_MS: u64 = 1_000;
 
 /// SIGTERM and SIGINT as a descriptor; SIGHUP is blocked, so that a closed terminal ends nothing.
 #[derive(Debug)]
@@ -57,40 +58,31 @@ impl Signals {
     }
 }
 
-/// Where an answer of a role goes.
-enum Awaited {
-    /// To a visitor, as it is.
-    Visitor { visitor: u64, request: RequestId, stream: Option<OwnedFd> },
-    /// Into the status that is being gathered under this number.
-    Status(u32),
+/// What waits for a record to be durable.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// An operator's verb.
+    Verb(Box<Asked>),
+    /// The first start of a program.
+    Spawn(Role, Epoch),
 }
 
-/// A status while auditd and sandboxd are asked.
-struct Gathering {
-    visitor: u64,
-    request: RequestId,
-    until: Instant,
-    missing: u8,
-    heads: BoundedVec<LogHead, 8>,
-    sandbox: (Backend, BoundedStr<512>),
-}
-
-/// Broker at work.
+/// Broker at work. What the operator is told is in `desk`, what is done about an attack in `reaction`.
 pub struct Broker {
-    setup: Setup,
-    programs: Programs,
-    drills: Drills,
+    pub(crate) setup: Setup,
+    pub(crate) programs: Programs,
+    pub(crate) drills: Drills,
     door: Door,
     signals: Signals,
+    notify: Notify,
     born: Instant,
-    table: Supervisor,
-    children: BTreeMap<Role, Child>,
-    visitors: Vec<Visitor>,
+    pub(crate) table: Supervisor,
+    pub(crate) children: BTreeMap<Role, Child>,
+    pub(crate) visitors: Vec<Visitor>,
     next: u32,
-    awaited: BTreeMap<u32, (Instant, Role, Awaited)>,
-    gathering: BTreeMap<u32, Gathering>,
-    audit: Client<ToAuditd>,
-    held: VecDeque<Record>,
+    pub(crate) desk: Desk,
+    pub(crate) react: React,
+    pub(crate) ledger: Ledger<Then>,
     attested: Instant,
     announced: bool,
     exit: Option<i32>,
@@ -98,36 +90,29 @@ pub struct Broker {
 
 impl Broker {
     /// Puts it together; nothing is started.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub fn new(
-        setup: Setup,
-        programs: Programs,
-        drills: Drills,
-        door: Door,
-        signals: Signals,
-    ) -> Result<Self, StartError> {
+    #[must_use]
+    pub fn new(setup: Setup, programs: Programs, door: Door, signals: Signals, notify: Notify) -> Self {
         let now = Instant::now();
-        Ok(Self {
+        let react = React::new(&setup.state_dir);
+        Self {
             setup,
             programs,
-            drills,
+            drills: Drills::default(),
             door,
             signals,
+            notify,
             born: now,
             table: Supervisor::default(),
             children: BTreeMap::new(),
             visitors: Vec::new(),
             next: 0,
-            awaited: BTreeMap::new(),
-            gathering: BTreeMap::new(),
-            audit: Client::new(role::Broker),
-            held: VecDeque::new(),
+            desk: Desk::default(),
+            react,
+            ledger: Ledger::default(),
             attested: now,
             announced: false,
             exit: None,
-        })
+        }
     }
 
     /// Runs the set until it is down; returns the status to exit with.
@@ -144,12 +129,29 @@ impl Broker {
         Ok(self.exit.unwrap_or_default())
     }
 
-    fn now(&self) -> u64 {
+    /// A number that was not used before.
+    pub(crate) fn number(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    /// Milliseconds since broker began.
+    pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// How long nothing needs to be done, in milliseconds, if nothing happens.
+    fn idle(&self) -> u64 {
+        let now = self.now();
+        let tables = [self.table.next_due(), self.react.next_due()].into_iter().flatten();
+        let tables = tables.map(|due| due.saturating_sub(now));
+        let ledger = self.ledger.due().map(|due| due.saturating_duration_since(Instant::now()).as_millis());
+        let ledger = ledger.map(|due| u64::try_from(due).unwrap_or(u64::MAX).saturating_add(1));
+        tables.chain(ledger).min().unwrap_or(LOOK_MS).min(LOOK_MS)
+    }
+
     fn turn(&mut self) -> Result<(), StartError> {
-        let due = self.table.next_due().map(|due| due.saturating_sub(self.now())).unwrap_or(1_000).min(1_000);
+        let due = self.idle();
         let timeout = Timespec {
             tv_sec: i64::try_from(due / 1000).unwrap_or(1),
             tv_nsec: i64::try_from(due % 1000).unwrap_or(0) * 1_000_000,
@@ -160,6 +162,8 @@ impl Broker {
             fds.extend([child.control(), child.log(), child.process.pidfd.as_fd()]);
         }
         fds.extend(self.visitors.iter().map(AsFd::as_fd));
+        // Its receipts are collected in every turn: here it need only end the wait.
+        fds.extend(self.ledger.fd());
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         match poll(&mut polled, Some(&timeout)) {
@@ -179,7 +183,7 @@ impl Broker {
         for (at, role) in roles.iter().enumerate() {
             let base = 2 + at * 3;
             if is(base + 1)
-                && let Some(child) = self.children.get(role)
+                && let Some(child) = self.children.get_mut(role)
             {
                 child.drain_log();
             }
@@ -194,19 +198,35 @@ impl Broker {
             self.stop();
         }
         if knocked {
-            self.next = self.next.wrapping_add(1);
-            let visitor = self.door.admit(self.setup.identities.owner(), self.visitors.len(), u64::from(self.next));
+            let number = u64::from(self.number());
+            let visitor = self.door.admit(self.setup.identities.owner(), self.visitors.len(), number);
             self.visitors.extend(visitor);
         }
         for number in visitors {
             self.serve_visitor(number);
         }
         self.look_at_clock();
+        self.settle();
         Ok(())
     }
 
+    /// Goes on with what waited for the log.
+    fn settle(&mut self) {
+        let (settled, violated) = self.ledger.settle();
+        for (then, outcome) in settled {
+            match then {
+                Then::Verb(asked) => self.on_recorded(*asked, outcome),
+                Then::Spawn(role, epoch) => self.on_program_recorded(role, epoch, outcome),
+            }
+        }
+        if let Some(violation) = violated {
+            let epoch = self.table.facts(Role::Auditd).0;
+            self.condemn(Role::Auditd, epoch, Cause::Violation, &violation.to_string());
+        }
+    }
+
     /// Feeds the table and carries out what it says, until it has no more to say.
-    fn happen(&mut self, event: Event) {
+    pub(crate) fn happen(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let jitter = u64::from(self.born.elapsed().subsec_nanos());
@@ -216,30 +236,22 @@ impl Broker {
         }
         if self.table.is_ready() && !self.announced {
             self.announced = true;
-            eprintln!("broker: ready on {} ({})", self.listen_address(), self.setup.identities.layout().name());
+            let ready = format!("ready on {} ({})", self.listen_address(), self.setup.identities.layout().name());
+            log::broker(Priority::Info, &ready);
+            self.notify.ready();
         }
     }
 
     fn act(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Spawn(role, epoch) => match Child::start(&self.programs, &self.setup, role, epoch) {
-                Ok(child) => {
-                    self.children.insert(role, child);
-                    None
-                }
-                Err(error) => {
-                    eprintln!("broker: {role} cannot be started: {error}");
-                    self.role_event(role, epoch, "spawn-failed", &error.to_string());
-                    Some(Event::SpawnFailed(role, epoch))
-                }
-            },
+            Action::Spawn(role, epoch) => self.spawn(role, epoch),
             Action::Wire(edge) => {
                 self.wire(edge);
                 None
             }
             Action::Ping(role) => {
-                self.next = self.next.wrapping_add(1);
-                self.say(role, &ToRole::Ping(self.next), &[]);
+                let number = self.number();
+                self.say(role, &ToRole::Ping(number), &[]);
                 None
             }
             Action::Drain(role) => {
@@ -259,6 +271,10 @@ impl Broker {
                 }
                 None
             }
+            Action::Alarm(role, _, cause) => {
+                self.alarm(role, cause);
+                None
+            }
             Action::Exit(code) => {
                 self.exit = Some(code);
                 None
@@ -266,27 +282,72 @@ impl Broker {
         }
     }
 
+    /// Starts a role; a program that was never recorded is recorded first. auditd's is recorded by itself, as its first word.
+    fn spawn(&mut self, role: Role, epoch: Epoch) -> Option<Event> {
+        if let Some(sha256) = self.programs.unrecorded(role).map(str::to_owned) {
+            let record = self.role_record(role, epoch, "executable", &format!("sha256:{sha256}"));
+            if role != Role::Auditd {
+                self.ledger.ask(record, Then::Spawn(role, epoch), PROGRAM);
+                return None;
+            }
+            self.ledger.keep(record);
+            self.programs.set_recorded(role, &self.setup.state_dir);
+        }
+        self.start(role, epoch)
+    }
+
+    fn on_program_recorded(&mut self, role: Role, epoch: Epoch, outcome: Result<(), Refusal>) {
+        if self.table.facts(role).0 != epoch || self.table.state(role) != RoleState::Starting {
+            return;
+        }
+        let failed = match outcome {
+            Ok(()) => {
+                self.programs.set_recorded(role, &self.setup.state_dir);
+                self.start(role, epoch)
+            }
+            Err(refusal) => {
+                log::broker(Priority::Warning, &format!("{role} was not started: {refusal}"));
+                Some(Event::SpawnFailed(role, epoch))
+            }
+        };
+        failed.into_iter().for_each(|event| self.happen(event));
+    }
+
+    fn start(&mut self, role: Role, epoch: Epoch) -> Option<Event> {
+        let started = self.programs.program(role).and_then(|program| Child::start(program, &self.setup, role, epoch));
+        match started {
+            Ok(child) => {
+                self.children.insert(role, child);
+                None
+            }
+            Err(error) => {
+                log::broker(Priority::Warning, &format!("{role} cannot be started: {error}"));
+                self.role_event(role, epoch, "spawn-failed", &error.to_string());
+                Some(Event::SpawnFailed(role, epoch))
+            }
+        }
+    }
+
     /// A full or closed control channel is the peer's trouble: its death or its silence is noticed elsewhere.
-    fn say(&self, role: Role, message: &ToRole, fds: &[BorrowedFd<'_>]) {
+    pub(crate) fn say(&self, role: Role, message: &ToRole, fds: &[BorrowedFd<'_>]) {
         if let Some(child) = self.children.get(&role)
             && let Err(error) = child.send(message, fds)
         {
-            eprintln!("broker: {role} cannot be told: {error}");
+            log::broker(Priority::Warning, &format!("{role} cannot be told: {error}"));
         }
     }
 
     fn wire(&mut self, edge: EdgeId) {
         let Some(wire) = edge.wire() else { return };
         let Ok((client, server)) = Channel::pair_fds() else {
-            eprintln!("broker: no descriptors left for {edge:?}");
+            log::broker(Priority::Warning, &format!("no descriptors left for {edge:?}"));
             return;
         };
         let epoch = |role| self.table.facts(role).0;
         let grant = |side, peer| ToRole::Grant { edge, side, peer };
         self.say(wire.server, &grant(Side::Server, epoch(wire.client)), &[server.as_fd()]);
         if wire.client == Role::Broker {
-            self.audit.attach(Channel::from_fd(client));
-            self.flush_records();
+            self.ledger.attach(Channel::from_fd(client));
         } else {
             self.say(wire.client, &grant(Side::Client, epoch(wire.server)), &[client.as_fd()]);
         }
@@ -300,7 +361,7 @@ impl Broker {
                 Ok(message) => self.on_word(role, epoch, message),
                 // Its death comes by the pidfd; until then its control channel stays readable, which is a short spin.
                 Err(ChannelError::WouldBlock | ChannelError::Closed) => return,
-                Err(error) => return self.condemn(role, epoch, "violation", &error.to_string()),
+                Err(error) => return self.condemn(role, epoch, Cause::Violation, &error.to_string()),
             }
         }
     }
@@ -311,7 +372,7 @@ impl Broker {
                 let setup = &self.setup;
                 let answered = self.children.get_mut(&role).map(|child| child.on_hello(setup, claimed, schema));
                 if let Some(Err(error)) = answered {
-                    self.condemn(role, epoch, "refused", &error);
+                    self.condemn(role, epoch, Cause::Unattested, &error);
                 }
             }
             FromRole::Confined(walls) => {
@@ -320,10 +381,12 @@ impl Broker {
                 let drift = child.attest(true);
                 if drift.is_empty() {
                     self.say(role, &ToRole::Attested, &[]);
+                    // Before the role has an edge, so that there is no moment in which it serves.
+                    self.tell_of_lockdown(role);
                     self.role_event(role, epoch, "attested", &format!("pid {}", self.pid(role)));
                     self.happen(Event::Attested(role, epoch));
                 } else {
-                    self.condemn(role, epoch, "attestation-failed", &drift.join(", "));
+                    self.condemn(role, epoch, Cause::Unattested, &drift.join(", "));
                 }
             }
             FromRole::Ready => {
@@ -331,9 +394,12 @@ impl Broker {
                 self.happen(Event::Ready(role, epoch));
             }
             FromRole::Pong(_) => self.happen(Event::Pong(role, epoch)),
+            FromRole::Frozen { sessions, detail } => self.on_frozen(role, &sessions, &detail),
             FromRole::Drained => self.happen(Event::Drained(role, epoch)),
             FromRole::LauncherWanted if role == Role::Sandboxd => self.happen(Event::LauncherWanted),
-            FromRole::LauncherWanted => self.condemn(role, epoch, "violation", "only sandboxd may want the launcher"),
+            FromRole::LauncherWanted => {
+                self.condemn(role, epoch, Cause::Violation, "only sandboxd may want the launcher");
+            }
             FromRole::Admin(number, answer) => self.on_admin(role, number, answer),
             FromRole::Violated { edge, detail } => self.on_violated(role, edge, &detail),
         }
@@ -349,24 +415,30 @@ impl Broker {
         match accused {
             Some(Role::Broker) | None => {
                 let epoch = self.table.facts(accuser).0;
-                self.condemn(accuser, epoch, "violation", "it accused a peer it does not have");
+                self.condemn(accuser, epoch, Cause::Violation, "it accused a peer it does not have");
             }
             Some(role) => {
                 let epoch = self.table.facts(role).0;
-                self.condemn(role, epoch, "violation", &format!("{accuser} on {edge:?}: {detail}"));
+                self.condemn(role, epoch, Cause::Violation, &format!("{accuser} on {edge:?}: {detail}"));
             }
         }
     }
 
-    fn condemn(&mut self, role: Role, epoch: Epoch, event: &str, detail: &str) {
-        eprintln!("broker: {role} (epoch {epoch}): {event}: {detail}");
+    /// The role must not run on; what is done about it follows from the cause.
+    pub(crate) fn condemn(&mut self, role: Role, epoch: Epoch, cause: Cause, detail: &str) {
+        let event = match cause {
+            Cause::Unattested => "attestation-failed",
+            Cause::Drift => "drift",
+            Cause::Violation | Cause::Death(_) | Cause::Operator => "violation",
+        };
+        log::broker(Priority::Alert, &format!("{role} (epoch {epoch}): {event}: {detail}"));
         self.role_event(role, epoch, event, detail);
-        self.happen(Event::Condemned(role, epoch));
+        self.happen(Event::Condemned(role, epoch, cause));
     }
 
     fn bury(&mut self, role: Role) {
-        let Some(child) = self.children.remove(&role) else { return };
-        child.drain_log();
+        let Some(mut child) = self.children.remove(&role) else { return };
+        child.end_log();
         let status = waitid(WaitId::PidFd(child.process.pidfd.as_fd()), WaitIdOptions::EXITED);
         let death = match status {
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
@@ -379,17 +451,24 @@ impl Broker {
         let (epoch, pid) = (child.epoch, child.process.pid);
         drop(child);
         if role == Role::Auditd {
-            self.audit = Client::new(role::Broker);
+            self.ledger.detach();
         }
-        let event = if death.is_suspicious() { "incident" } else { "died" };
-        eprintln!("broker: {role} (pid {pid}, epoch {epoch}) {event}: {death:?}");
+        let event = match death {
+            _ if death.is_suspicious() => "incident",
+            Death::Exited(0) if self.table.is_wanted_end(role) => "ended",
+            Death::Exited(_) | Death::Signalled(_) => "died",
+        };
+        let priority = if event == "ended" { Priority::Info } else { Priority::Warning };
+        log::broker(priority, &format!("{role} (pid {pid}, epoch {epoch}) {event}: {death:?}"));
         self.role_event(role, epoch, event, &format!("pid {pid}: {death:?}"));
         self.fail_awaited(|of, _| of == role);
         self.happen(Event::Died(role, epoch, death));
+        self.advance(Input::Gone(role));
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if !self.table.is_stopping() {
+            self.notify.stopping();
             self.lifecycle("stopping");
         }
         self.happen(Event::Stop);
@@ -397,15 +476,15 @@ impl Broker {
 
     fn look_at_clock(&mut self) {
         self.happen(Event::Tick);
+        self.advance(Input::Tick);
         let now = Instant::now();
         self.fail_awaited(|_, until| until <= now);
-        let late: Vec<u32> = self.gathering.iter().filter(|(_, g)| g.until <= now).map(|(number, _)| *number).collect();
-        for number in late {
-            self.finish_status(number);
-        }
         if now.duration_since(self.attested) >= ATTEST_EVERY {
             self.attested = now;
             self.attest_all();
+        }
+        if self.table.is_answering(self.now()) {
+            self.notify.alive();
         }
     }
 
@@ -416,308 +495,30 @@ impl Broker {
             let drift = child.attest(false);
             // A process that is gone by now cannot be read; its death is on its way.
             if !drift.is_empty() && child.observed.seccomp != 0 {
-                self.condemn(role, epoch, "drift", &drift.join(", "));
+                self.condemn(role, epoch, Cause::Drift, &drift.join(", "));
             }
         }
     }
 
-    fn pid(&self, role: Role) -> u32 {
+    pub(crate) fn pid(&self, role: Role) -> u32 {
         self.children.get(&role).map(|child| child.process.pid).unwrap_or_default()
     }
 
-    fn listen_address(&self) -> String {
+    pub(crate) fn listen_address(&self) -> String {
         self.setup.listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
     }
 
-    // --- records ---------------------------------------------------------------------------------------------------
+    fn role_record(&self, role: Role, epoch: Epoch, event: &str, detail: &str) -> Record {
+        Record::Role { role, epoch, event: BoundedStr::truncated(event), detail: BoundedStr::truncated(detail) }
+    }
 
-    fn role_event(&mut self, role: Role, epoch: Epoch, event: &str, detail: &str) {
-        let (event, detail) = (BoundedStr::truncated(event), BoundedStr::truncated(detail));
-        self.hold(Record::Role { role, epoch, event, detail });
+    /// Has it recorded that something happened to a role.
+    pub(crate) fn role_event(&mut self, role: Role, epoch: Epoch, event: &str, detail: &str) {
+        self.ledger.keep(self.role_record(role, epoch, event, detail));
     }
 
     fn lifecycle(&mut self, event: &str) {
         let layout = BoundedStr::truncated(self.setup.identities.layout().name());
-        self.hold(Record::Lifecycle { event: BoundedStr::truncated(event), layout });
-    }
-
-    /// Supervision cannot wait for the log it supervises: records about it are kept until auditd takes them.
-    fn hold(&mut self, record: Record) {
-        if self.held.len() >= MAX_HELD {
-            self.held.pop_front();
-            eprintln!("broker: a record was lost while auditd was away");
-        }
-        self.held.push_back(record);
-        self.flush_records();
-    }
-
-    fn flush_records(&mut self) {
-        while self.audit.is_attached()
-            && let Some(record) = self.held.front()
-        {
-            match self.audit.call(&AuditRequest::Append(record.clone()), &[], AUDIT) {
-                Ok(_) => {
-                    self.held.pop_front();
-                }
-                Err(error) => {
-                    eprintln!("broker: auditd took no record: {error}");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// An operator's verb is recorded before it is carried out, or it is not carried out.
-    fn record_verb(&mut self, uid: u32, pid: u32, verb: &str) -> Result<(), Refusal> {
-        self.flush_records();
-        let record = Record::Operator { uid, pid, verb: BoundedStr::truncated(verb) };
-        self.audit.call(&AuditRequest::Append(record), &[], AUDIT).map(|_| ()).map_err(|error| {
-            Refusal::new(
-                "audit.unwritable",
-                &format!("the verb could not be recorded, so it was not carried out: {error}"),
-            )
-        })
-    }
-
-    // --- the operator ----------------------------------------------------------------------------------------------
-
-    fn serve_visitor(&mut self, number: u64) {
-        loop {
-            let Some(visitor) = self.visitors.iter().find(|visitor| visitor.number == number) else { return };
-            let (uid, pid) = (visitor.uid, visitor.pid);
-            match visitor.recv() {
-                Ok((request, verb)) => {
-                    if let Err(refusal) = self.on_verb(number, request, uid, pid, verb) {
-                        self.answer(number, request, Err(refusal));
-                    }
-                }
-                Err(ChannelError::WouldBlock) => return,
-                Err(_) => {
-                    self.visitors.retain(|visitor| visitor.number != number);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn answer(&self, visitor: u64, request: RequestId, answer: Result<(OperatorReply, Option<OwnedFd>), Refusal>) {
-        if let Some(visitor) = self.visitors.iter().find(|candidate| candidate.number == visitor) {
-            visitor.answer(request, answer);
-        }
-    }
-
-    fn on_verb(
-        &mut self,
-        visitor: u64,
-        request: RequestId,
-        uid: u32,
-        pid: u32,
-        verb: OperatorRequest,
-    ) -> Result<(), Refusal> {
-        // Looking at the state changes nothing and reveals nothing; following a log would otherwise feed itself.
-        let looks = matches!(
-            verb,
-            OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. } | OperatorRequest::DrillReport(_)
-        );
-        if !looks && let Err(refusal) = self.record_verb(uid, pid, verb.verb()) {
-            // Coming down must work when the log does not: that is when it is wanted.
-            if !matches!(verb, OperatorRequest::Down) {
-                return Err(refusal);
-            }
-            eprintln!("broker: {refusal}; coming down all the same");
-        }
-        let plain = |stream| Awaited::Visitor { visitor, request, stream };
-        match verb {
-            OperatorRequest::Status => self.gather_status(visitor, request),
-            OperatorRequest::Down => {
-                self.answer(visitor, request, Ok((OperatorReply::Started, None)));
-                self.stop();
-            }
-            OperatorRequest::Restart(Role::Broker) => {
-                return Err(Refusal::new("operator.restart", "broker restarts by `moltbot down` and `moltbot up`"));
-            }
-            OperatorRequest::Restart(role) => {
-                self.answer(visitor, request, Ok((OperatorReply::Started, None)));
-                self.happen(Event::Restart(role));
-            }
-            OperatorRequest::DrillStart(role) => {
-                let sibling = CHILDREN.into_iter().find(|other| *other != role).map_or(0, |other| self.pid(other));
-                self.drills.start(&self.setup, role, sibling)?;
-                self.answer(visitor, request, Ok((OperatorReply::Started, None)));
-            }
-            OperatorRequest::DrillReport(role) => {
-                let report = self.drills.report(role)?;
-                if let Some(DrillReport::Done(summary)) = &report {
-                    self.role_event(role, self.table.facts(role).0, "drill", summary);
-                }
-                self.answer(visitor, request, Ok((OperatorReply::Drill(report), None)));
-            }
-            OperatorRequest::RevealGatewayToken => {
-                self.ask(Role::Vault, AdminRequest::RevealGatewayToken { uid }, &[], plain(None))?;
-            }
-            OperatorRequest::Vault(verb) => {
-                self.ask(Role::Vault, AdminRequest::Vault { uid, verb }, &[], plain(None))?;
-            }
-            OperatorRequest::ReadLog { stream, offset } => {
-                self.ask(Role::Auditd, AdminRequest::ReadLog { stream, offset }, &[], plain(None))?;
-            }
-            OperatorRequest::Attach => {
-                let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-                let (ours, theirs) =
-                    pair.map_err(|errno| Refusal::new("broker.resource", &format!("no stream: {errno}")))?;
-                self.ask(Role::Gateway, AdminRequest::AttachOperator, &[theirs.as_fd()], plain(Some(ours)))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn ask(
-        &mut self,
-        role: Role,
-        request: AdminRequest,
-        fds: &[BorrowedFd<'_>],
-        awaited: Awaited,
-    ) -> Result<(), Refusal> {
-        let ready = self.table.state(role) == RoleState::Ready;
-        let gone = || {
-            Refusal::new("broker.not_ready", &format!("{role} does not serve right now; `moltbot status` shows why"))
-        };
-        let Some(child) = self.children.get(&role).filter(|_| ready) else { return Err(gone()) };
-        self.next = self.next.wrapping_add(1);
-        child.send(&ToRole::Admin(self.next, request), fds).map_err(|_| gone())?;
-        self.awaited.insert(self.next, (Instant::now() + ADMIN, role, awaited));
-        Ok(())
-    }
-
-    fn on_admin(&mut self, role: Role, number: u32, answer: Result<AdminReply, Refusal>) {
-        // An answer after its deadline has nobody waiting.
-        let Some((_, asked, awaited)) = self.awaited.remove(&number) else { return };
-        if asked != role {
-            let epoch = self.table.facts(role).0;
-            return self.condemn(role, epoch, "violation", "an answer to another role's question");
-        }
-        match awaited {
-            Awaited::Visitor { visitor, request, stream } => {
-                let answer = answer.and_then(|reply| match (reply, stream) {
-                    (AdminReply::GatewayToken(token), None) => Ok((OperatorReply::GatewayToken(token), None)),
-                    (AdminReply::Vault(answer), None) => Ok((OperatorReply::Vault(answer), None)),
-                    (AdminReply::LogBytes(bytes), None) => Ok((OperatorReply::LogBytes(bytes), None)),
-                    (AdminReply::Attached, Some(stream)) => Ok((OperatorReply::Attached, Some(stream))),
-                    (reply, _) => Err(Refusal::new("broker.answer", &format!("{role} answered with {reply:?}"))),
-                });
-                self.answer(visitor, request, answer);
-            }
-            Awaited::Status(gathering) => {
-                if let Some(status) = self.gathering.get_mut(&gathering) {
-                    match answer {
-                        Ok(AdminReply::LogHeads(heads)) => status.heads = heads,
-                        Ok(AdminReply::Sandbox { backend, detail }) => status.sandbox = (backend, detail),
-                        Ok(_) => {}
-                        Err(refusal) => status.sandbox = (Backend::None, BoundedStr::truncated(&refusal.to_string())),
-                    }
-                    status.missing = status.missing.saturating_sub(1);
-                    if status.missing == 0 {
-                        self.finish_status(gathering);
-                    }
-                }
-            }
-        }
-    }
-
-    fn fail_awaited(&mut self, is_lost: impl Fn(Role, Instant) -> bool) {
-        let lost: Vec<u32> = self
-            .awaited
-            .iter()
-            .filter(|(_, (until, role, _))| is_lost(*role, *until))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in lost {
-            if let Some((_, role, awaited)) = self.awaited.remove(&number) {
-                match awaited {
-                    Awaited::Visitor { visitor, request, .. } => {
-                        let refusal = Refusal::new(
-                            "broker.no_answer",
-                            &format!("{role} did not answer; `moltbot status` shows why"),
-                        );
-                        self.answer(visitor, request, Err(refusal));
-                    }
-                    Awaited::Status(gathering) => self.finish_status(gathering),
-                }
-            }
-        }
-    }
-
-    fn gather_status(&mut self, visitor: u64, request: RequestId) {
-        self.next = self.next.wrapping_add(1);
-        let number = self.next;
-        let mut missing = 0;
-        for (role, question) in
-            [(Role::Auditd, AdminRequest::LogHeads), (Role::Sandboxd, AdminRequest::DescribeSandbox)]
-        {
-            if self.ask(role, question, &[], Awaited::Status(number)).is_ok() {
-                missing += 1;
-            }
-        }
-        let sandbox = (Backend::None, BoundedStr::truncated("sandboxd did not answer"));
-        let until = Instant::now() + ADMIN;
-        self.gathering
-            .insert(number, Gathering { visitor, request, until, missing, heads: BoundedVec::default(), sandbox });
-        if missing == 0 {
-            self.finish_status(number);
-        }
-    }
-
-    fn finish_status(&mut self, number: u32) {
-        let Some(gathered) = self.gathering.remove(&number) else { return };
-        for role in CHILDREN {
-            if let Some(child) = self.children.get_mut(&role) {
-                let _ = child.attest(false);
-            }
-        }
-        let roles = Role::ALL.map(|role| self.row(role)).to_vec();
-        let status = Status {
-            version: BoundedStr::truncated(env!("CARGO_PKG_VERSION")),
-            layout: BoundedStr::truncated(self.setup.identities.layout().name()),
-            listen: BoundedStr::truncated(&self.listen_address()),
-            state_dir: BoundedStr::truncated(&self.setup.state_dir.path().to_string_lossy()),
-            ready: self.table.is_ready(),
-            backend: gathered.sandbox.0,
-            backend_detail: gathered.sandbox.1,
-            roles: BoundedVec::new(roles).unwrap_or_default(),
-            logs: gathered.heads,
-        };
-        self.answer(gathered.visitor, gathered.request, Ok((OperatorReply::Status(status), None)));
-    }
-
-    fn row(&self, role: Role) -> RoleStatus {
-        let (epoch, restarts, since) = self.table.facts(role);
-        let state = self.table.state(role);
-        let child = self.children.get(&role);
-        let (pid, observed) = match child {
-            Some(child) => (child.process.pid, child.observed.clone()),
-            None if role == Role::Broker => {
-                let mut own = confine::attest::observe(std::process::id()).unwrap_or_default();
-                // What it holds; its bounding set is its children's business, and they drop it.
-                own.capabilities[3] = 0;
-                (std::process::id(), own)
-            }
-            None => (0, Observed::default()),
-        };
-        let degraded = child.map(Child::degraded).unwrap_or_default();
-        let degraded = degraded.iter().map(|lack| BoundedStr::truncated(lack)).collect();
-        RoleStatus {
-            role,
-            pid,
-            uid: observed.uids.first().copied().unwrap_or_default(),
-            epoch,
-            state,
-            restarts,
-            uptime_s: if state == RoleState::Ready { self.now().saturating_sub(since) / 1000 } else { 0 },
-            seccomp: observed.seccomp,
-            no_new_privs: observed.no_new_privs,
-            landlock_abi: child.and_then(|child| child.walls.as_ref()).map_or(0, |walls| walls.landlock_abi),
-            capabilities: observed.capabilities.iter().fold(0, |all, set| all | set),
-            degraded: BoundedVec::new(degraded).unwrap_or_default(),
-        }
+        self.ledger.keep(Record::Lifecycle { event: BoundedStr::truncated(event), layout });
     }
 }

@@ -99,6 +99,12 @@ pub enum Command {
         #[command(subcommand)]
         command: VaultCommand,
     },
+    /// What is locked down; lock everything; open it again
+    Lockdown {
+        /// What to do
+        #[command(subcommand)]
+        command: LockdownCommand,
+    },
     /// Attack this installation from inside each role's wall
     Drill {
         /// What to do
@@ -207,6 +213,17 @@ pub enum VaultCommand {
         #[arg(long)]
         master: bool,
     },
+}
+
+/// `moltbot lockdown ...`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum LockdownCommand {
+    /// Show whether anything is locked, since when and why
+    Status,
+    /// Freeze everything: no login, command, request or credential, until it is cleared
+    On,
+    /// Open everything again, quarantined conversations included; recorded
+    Clear,
 }
 
 /// `moltbot drill ...`

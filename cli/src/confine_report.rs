@@ -222,6 +222,7 @@ mod tests {
     use super::*;
     use proto::bounded::{BoundedStr, BoundedVec};
     use proto::ids::{Epoch, Role};
+    use proto::operator::{Lockdown, Mode};
     use proto::sandbox::Backend;
 
     fn row(role: Role) -> RoleStatus {
@@ -237,6 +238,7 @@ mod tests {
             no_new_privs: true,
             landlock_abi: 7,
             capabilities: 0,
+            attested_ms: 1,
             degraded: BoundedVec::default(),
         }
     }
@@ -248,6 +250,13 @@ mod tests {
             listen: BoundedStr::default(),
             state_dir: BoundedStr::default(),
             ready: true,
+            lockdown: Lockdown {
+                mode: Mode::Open,
+                since_ms: 0,
+                incident: BoundedStr::default(),
+                why: BoundedStr::default(),
+                quarantined: BoundedVec::default(),
+            },
             backend: Backend::None,
             backend_detail: BoundedStr::default(),
             roles: BoundedVec::new(vec![row]).unwrap(),

@@ -7,8 +7,10 @@ mod chat;
 mod confine_report;
 mod door;
 mod drill;
+mod lockdown;
 mod logs;
 mod paint;
+mod restart;
 mod secrets;
 mod status;
 mod up;
@@ -77,6 +79,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::ConfineReport => confine_report::show(&dir, args),
         Command::Chat { message, session } => chat::chat(&dir, message, session),
         Command::Gateway { command } => gateway(&dir, command, args),
+        Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Vault { command: VaultCommand::Rotate { master } } => secrets::rotate_keys(&dir, *master, args),
@@ -119,13 +122,7 @@ fn gateway(dir: &std::path::Path, command: &GatewayCommand, args: &Args) -> Resu
         GatewayCommand::Restart { role } => {
             let role = Role::from_name(role)
                 .ok_or_else(|| CliError::Failed(format!("there is no role {role}; `moltbot status` lists them")))?;
-            door.ask(&OperatorRequest::Restart(role))?;
-            if args.json {
-                println!("{}", serde_json::json!({ "ok": true, "role": role.name() }));
-            } else {
-                println!("{role} restarts");
-            }
-            Ok(())
+            restart::run(&mut door, role, args)
         }
     }
 }

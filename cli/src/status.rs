@@ -5,7 +5,7 @@ use crate::args::Args;
 use crate::door::Door;
 use crate::paint::Paint;
 use proto::ids::Role;
-use proto::operator::{RoleState, RoleStatus, Status};
+use proto::operator::{Mode, RoleState, RoleStatus, Status};
 use proto::sandbox::Backend;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -45,6 +45,7 @@ pub fn role_as_json(role: &RoleStatus) -> Value {
         "noNewPrivs": role.no_new_privs,
         "landlockAbi": role.landlock_abi,
         "capabilities": format!("{:016x}", role.capabilities),
+        "attestedMsAgo": role.attested_ms,
         "degraded": role.degraded.iter().map(|lack| lack.as_str()).collect::<Vec<_>>(),
     })
 }
@@ -58,6 +59,7 @@ pub fn as_json(status: &Status) -> Value {
         "listen": status.listen.as_str(),
         "stateDir": status.state_dir.as_str(),
         "ready": status.ready,
+        "lockdown": crate::lockdown::as_json(&status.lockdown),
         "sandbox": { "backend": status.backend.name(), "detail": status.backend_detail.as_str() },
         "roles": status.roles.iter().filter(|row| is_shown(row)).map(role_as_json).collect::<Vec<_>>(),
         "logs": status.logs.iter().map(|head| json!({
@@ -84,9 +86,13 @@ fn as_text(status: &Status, paint: Paint) -> String {
         Backend::NativeN2 => paint.warn("native-n2 (lower tier)"),
         Backend::None => paint.bad("none: commands are refused"),
     };
-    text.push_str(&format!("sandbox {sandbox} {}\n\n", paint.dim(&status.backend_detail)));
+    text.push_str(&format!("sandbox {sandbox} {}\n", paint.dim(&status.backend_detail)));
+    if status.lockdown.mode != Mode::Open || !status.lockdown.quarantined.is_empty() {
+        text.push_str(&crate::lockdown::as_text(&status.lockdown, paint));
+    }
+    text.push('\n');
     text.push_str(
-        "ROLE          PID    UID  EPOCH  STATE     RESTARTS   UPTIME  SECCOMP  NNP  LANDLOCK  CAPABILITIES\n",
+        "ROLE          PID    UID  EPOCH  STATE     RESTARTS   UPTIME  SECCOMP  NNP  LANDLOCK  CAPABILITIES      ATTESTED\n",
     );
     for row in status.roles.iter().filter(|row| is_shown(row)) {
         let state = format!("{:<9}", row.state.name());
@@ -96,8 +102,9 @@ fn as_text(status: &Status, paint: Paint) -> String {
             _ => paint.warn(&state),
         };
         let landlock = if row.landlock_abi == 0 { "-".to_owned() } else { format!("ABI {}", row.landlock_abi) };
+        let attested = if row.attested_ms == 0 { "-".to_owned() } else { format!("{} s ago", row.attested_ms / 1000) };
         text.push_str(&format!(
-            "{:<9} {:>7} {:>6} {:>6}  {state} {:>8} {:>8}  {:>7}  {:>3}  {landlock:>8}  {:016x}\n",
+            "{:<9} {:>7} {:>6} {:>6}  {state} {:>8} {:>8}  {:>7}  {:>3}  {landlock:>8}  {:016x}  {attested:>8}\n",
             row.role.name(),
             row.pid,
             row.uid,

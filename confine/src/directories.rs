@@ -3,7 +3,10 @@
 //! Broker does this while it may still be root; every role then works beneath the descriptor it is given, and the state
 //! directory itself stays closed to all but broker.
 
-use rustix::fs::{CWD, FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, flock, mkdirat, openat};
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, flock, fsync, mkdirat, openat, renameat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -36,6 +39,54 @@ pub fn private_file(parent: BorrowedFd<'_>, name: &str, owner: Option<u32>) -> R
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+/// Puts `bytes` in the place of the file `name`, whole and durable, or leaves what was there. Mode 0600.
+///
+/// # Errors
+/// What the kernel says.
+pub fn replace(directory: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let next = format!("{name}.new");
+    match unlinkat(directory, &next, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(openat(directory, &next, flags, Mode::RUSR | Mode::WUSR)?);
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    renameat(directory, &next, directory, name)?;
+    Ok(fsync(directory)?)
+}
+
+/// Takes the file `name` away, durably, if there is one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove(directory: BorrowedFd<'_>, name: &str) -> std::io::Result<()> {
+    match unlinkat(directory, name, AtFlags::empty()) {
+        Ok(()) => Ok(fsync(directory)?),
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// What is in the file `name`, up to `most` bytes; none where there is no such file.
+///
+/// # Errors
+/// What the kernel says; also where it is longer, or not text.
+pub fn read(directory: BorrowedFd<'_>, name: &str, most: u64) -> std::io::Result<Option<String>> {
+    let file = match openat(directory, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut text = String::new();
+    file.take(most.saturating_add(1)).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).unwrap_or(u64::MAX) > most {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(Some(text))
 }
 
 fn set(fd: BorrowedFd<'_>, mode: Mode, owner: Option<u32>) -> Result<(), Errno> {

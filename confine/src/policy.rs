@@ -5,7 +5,7 @@
 
 mod sets;
 
-pub use sets::{ABSENT, BASE, SOFT, SOFT_NO_OPEN, STREAMS, TOKIO};
+pub use sets::{ABSENT, BASE, SOFT, STREAMS, TOKIO};
 
 use nix::sys::resource::Resource as LimitName;
 use proto::control::Resource;

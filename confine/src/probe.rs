@@ -12,6 +12,7 @@ mod entry;
 mod files;
 mod fork;
 mod granted;
+mod held;
 mod identity;
 mod kernel;
 mod log;
@@ -20,6 +21,7 @@ mod processes;
 mod sockets;
 
 pub use fork::{ending, in_child};
+pub use held::Held;
 
 use proto::ids::Role;
 pub use proto::probe::{Outcome, Targets};
@@ -112,13 +114,15 @@ pub struct World {
     targets: Targets,
     /// A connected socket of the process: its control channel.
     socket: i32,
+    held: Held,
 }
 
 impl World {
-    /// `socket` is the number of a connected socket that the process holds.
+    /// `socket` is the number of a connected socket that the process holds, `held` what it found of the rest before its
+    /// wall.
     #[must_use]
-    pub const fn new(targets: Targets, socket: i32) -> Self {
-        Self { targets, socket }
+    pub const fn new(targets: Targets, socket: i32, held: Held) -> Self {
+        Self { targets, socket, held }
     }
 
     fn state(&self, name: &str) -> CString {
@@ -139,6 +143,18 @@ fn path(text: &str) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
+/// What every role does in its own memory.
+const EVERYBODY: &[Exception] = &[
+    except(Role::Auditd, OWN_WORK),
+    except(Role::Vault, OWN_WORK),
+    except(Role::Sandboxd, OWN_WORK),
+    except(Role::Dialer, OWN_WORK),
+    except(Role::Egress, OWN_WORK),
+    except(Role::Gateway, OWN_WORK),
+    except(Role::Launcher, OWN_WORK),
+];
+const OWN_WORK: &str = "every role's own work: that this gets through shows that the others are stopped by a rule";
+
 const ETC_PASSWD: &CStr = c"/etc/passwd";
 const NOWHERE: &CStr = c"/nonexistent/moltbot-probe";
 
@@ -148,10 +164,11 @@ const LAUNCHES: &[Exception] = &[except(
     "it makes sandboxes: programs, namespaces and mounts, under capabilities it does not have",
 )];
 /// Files where the launcher shares the operator's uid.
-const LAUNCHER_FILES: &[Exception] = &[except_single_uid(
+const LAUNCHER_FILES: &[Exception] = &[LAUNCHER_FILE];
+const LAUNCHER_FILE: Exception = except_single_uid(
     Role::Launcher,
     "it must mount, so Landlock cannot rule its files; where it has the operator's uid it reaches the operator's files",
-)];
+);
 
 #[cfg(test)]
 mod tests {

@@ -179,6 +179,8 @@ impl Start {
         #[cfg(not(feature = "probes"))]
         let (landlock_abi, lacks, seccomp_rules) = raise(policy, opened, ports, self.layout)?;
         #[cfg(feature = "probes")]
+        let held = crate::probe::Held::look(policy.role);
+        #[cfg(feature = "probes")]
         let (landlock_abi, lacks, seccomp_rules) = probed::raise(&self.control, policy, opened, ports, self.layout)?;
         let own = self.lacks.iter().map(String::as_str);
         let degraded = lacks.iter().copied().chain(own).map(BoundedStr::truncated).collect();
@@ -191,7 +193,7 @@ impl Start {
         };
         self.control.send(&FromRole::Confined(walls)).map_err(failed)?;
         #[cfg(feature = "probes")]
-        return Err(failed(probed::answer(&self.control)));
+        return Err(failed(probed::answer(&self.control, held)));
         #[cfg(not(feature = "probes"))]
         match self.control.recv_by(Instant::now() + STEP).map_err(failed)? {
             (ToRole::Attested, fds) if fds.is_empty() => Ok((Sealed(()), self.control)),

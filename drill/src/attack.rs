@@ -1,7 +1,7 @@
 //! The order, the attempts, the report.
 
 use crate::copy::Copy;
-use confine::probe::{Outcome, Probe, Targets, World, in_child, probes};
+use confine::probe::{Held, Outcome, Probe, Targets, World, in_child, probes};
 use confine::startup::{CONTROL_FD, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::Channel;
@@ -44,7 +44,7 @@ pub fn run(control: &Channel, order: &DrillOrder, copy: &Copy) -> Result<(), Sta
     let port = tcp.local_addr().map_err(StartError::internal)?.port();
     let targets = Targets { port, abstract_name: BoundedStr::truncated(&name), ..order.targets.clone() };
     let single_uid = order.layout == Layout::SingleUid;
-    let world = World::new(targets, CONTROL_FD);
+    let world = World::new(targets, CONTROL_FD, Held::look(order.role));
     let mut batch = Vec::with_capacity(BATCH);
     let mut summary = Summary::default();
     let send = |report: &DrillReport| {
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn summary_counts_verdicts_and_names_holes() {
         let mut summary = Summary::default();
-        for probe in probes().take(2) {
+        for probe in probes().filter(|probe| ["open_passwd", "open_shadow"].contains(&probe.name)) {
             summary.add(&judge(probe, Outcome::Allowed, Role::Vault, false));
             summary.add(&judge(probe, Outcome::Killed(31), Role::Vault, false));
         }

@@ -7,6 +7,7 @@ use proto::bounded::BoundedStr;
 use proto::channel::Channel;
 use proto::edge::{EgressDialer, Refusal};
 use proto::egress::{DialRequest, Dialed};
+use proto::gate::Gate;
 use proto::port::{Request, Server};
 use proto::topology::EdgeId;
 use std::net::SocketAddr;
@@ -20,25 +21,26 @@ use tokio::time::timeout;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Serves egress's end until it closes.
-pub async fn serve(channel: Channel, allowlist: Arc<Allowlist>, violations: Violations) {
+pub async fn serve(channel: Channel, allowlist: Arc<Allowlist>, gate: Arc<Gate>, violations: Violations) {
     let Ok(server) = Server::<EgressDialer>::new(channel) else { return };
     loop {
         match server.next().await {
             Ok(request) => {
-                tokio::spawn(on_connect(request, Arc::clone(&allowlist)));
+                tokio::spawn(on_connect(request, Arc::clone(&allowlist), Arc::clone(&gate)));
             }
             Err(error) => return report(&violations, EdgeId::EgressDialer, &error).await,
         }
     }
 }
 
-async fn on_connect(request: Request<EgressDialer>, allowlist: Arc<Allowlist>) {
+async fn on_connect(request: Request<EgressDialer>, allowlist: Arc<Allowlist>, gate: Arc<Gate>) {
     let DialRequest::Connect { host, port } = request.request;
     let wait = if request.deadline.is_zero() { CONNECT } else { request.deadline.min(CONNECT) };
-    let outcome = match allowlist.decide(&host, port) {
-        Ok(address) => connect(address, wait).await.map(|stream| (address, stream)),
-        Err(refusal) => Err(refusal),
+    let dial = async {
+        let address = allowlist.decide(&host, port)?;
+        connect(address, wait).await.map(|stream| (address, stream))
     };
+    let outcome = gate.within(dial).await;
     // Where egress is gone meanwhile the connection closes with this function.
     let _ = match outcome {
         Ok((address, stream)) => {

@@ -1,13 +1,20 @@
 //! What both processes do alike: the control channel's words, until broker says stop.
 
 use confine::startup::{Control, Sealed, StartError};
+use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
 use proto::control::{FromRole, ToRole};
 use proto::edge::Refusal;
 use proto::exit::Exit;
+use proto::gate::Gate;
 use proto::port::AsyncControl;
 use proto::topology::{EdgeId, Side};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// How long what is under way may take to end, when it is told to.
+const FREEZE: Duration = Duration::from_millis(500);
 
 /// Reports of violations, on their way to broker.
 pub type Violations = mpsc::Sender<FromRole>;
@@ -19,6 +26,7 @@ pub type Violations = mpsc::Sender<FromRole>;
 pub fn run(
     _sealed: &Sealed,
     control: Control,
+    gate: &Gate,
     ready_at_once: bool,
     mut granted: impl FnMut(EdgeId, Side, Channel, &Violations) -> bool,
 ) -> Result<Exit, StartError> {
@@ -57,9 +65,19 @@ pub fn run(
                 Ok((ToRole::Admin(number, _), _)) => {
                     FromRole::Admin(number, Err(Refusal::new("role.no_such_verb", "this role has no operator's verb")))
                 }
+                Ok((ToRole::Freeze { why }, _)) => {
+                    gate.close(&why);
+                    // Who is inside leaves at once; broker ends a role that does not.
+                    let _ = timeout(FREEZE, gate.emptied()).await;
+                    FromRole::Frozen { sessions: BoundedVec::default(), detail: BoundedStr::default() }
+                }
+                Ok((ToRole::Thaw, _)) => {
+                    gate.open();
+                    continue;
+                }
                 Ok((ToRole::Drain, _)) => FromRole::Drained,
                 Ok((ToRole::Stop, _)) => return Ok(Exit::Ok),
-                Ok((ToRole::Configure { .. } | ToRole::Attested, _)) => {
+                Ok((ToRole::Configure { .. } | ToRole::Attested | ToRole::Quarantine(_), _)) => {
                     return Err(StartError::internal("broker repeats itself"));
                 }
                 Err(ChannelError::Closed) => return Ok(Exit::BrokerGone),
@@ -73,7 +91,7 @@ pub fn run(
 /// Reports the end of an edge, where the peer is at fault.
 pub async fn report(violations: &Violations, edge: EdgeId, error: &ChannelError) {
     if error.is_violation() {
-        let detail = proto::bounded::BoundedStr::truncated(&error.to_string());
+        let detail = BoundedStr::truncated(&error.to_string());
         let _ = violations.send(FromRole::Violated { edge, detail }).await;
     }
 }

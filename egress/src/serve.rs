@@ -7,9 +7,11 @@ use proto::bounded::BoundedStr;
 use proto::channel::{CallError, Channel};
 use proto::edge::{EgressDialer, EgressVault, GatewayEgress, Refusal};
 use proto::egress::{DialRequest, EgressRequest};
+use proto::gate::Gate;
 use proto::port::{Port, Request, Server};
 use proto::topology::{EdgeId, role};
 use proto::vault::{Destination, LeaseRequest};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the vault may take for a lease, its record on disk included.
@@ -24,11 +26,13 @@ pub struct Peers {
     pub vault: Port<EgressVault>,
     /// Connections.
     pub dialer: Port<EgressDialer>,
+    /// Closed while nothing may leave.
+    pub gate: Arc<Gate>,
 }
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { vault: Port::new(role::Egress), dialer: Port::new(role::Egress) }
+        Self { vault: Port::new(role::Egress), dialer: Port::new(role::Egress), gate: Arc::default() }
     }
 }
 
@@ -42,7 +46,7 @@ pub async fn serve(channel: Channel, peers: Peers, violations: Violations) {
                 tokio::spawn(async move {
                     let Request { request, responder, .. } = request;
                     // Nothing but a refusal can come of it while no credential has a policy; the types say the rest.
-                    let Err(refusal) = on_http(&request, &peers).await;
+                    let Err(refusal) = peers.gate.within(on_http(&request, &peers)).await;
                     let _ = responder.refuse(&refusal).await;
                 });
             }

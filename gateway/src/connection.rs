@@ -15,6 +15,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use proto::bounded::BoundedStr;
 use proto::channel::CallError;
+use proto::edge::Refusal;
 use proto::vault::{VaultReply, VaultRequest};
 use serde_json::json;
 use std::net::IpAddr;
@@ -168,22 +169,36 @@ async fn greet(gateway: &Gateway, text: Utf8Bytes, peer: Peer) -> Result<(String
 
 /// Asks the vault. Whoever broker attached is known already.
 async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Result<connect::Hello, Refused> {
+    if let Some(refusal) = gateway.gate.refusal() {
+        return Err(locked(&refusal));
+    }
     let Peer::Network(address) = peer else { return Ok(hello) };
     let address = BoundedStr::truncated(&address.to_canonical().to_string());
     let request = VaultRequest::VerifyClient { address, token: hello.token.take() };
-    match gateway.vault.call(&request, VAULT_WAIT).await {
+    let answer = gateway.vault.call(&request, VAULT_WAIT).await;
+    // It may have been closed while the vault was asked.
+    if let Some(refusal) = gateway.gate.refusal() {
+        return Err(locked(&refusal));
+    }
+    match answer {
         Ok(VaultReply::Accepted) => Ok(hello),
         Ok(VaultReply::Rejected { reason, retry_after_s }) => Err(connect::rejected(reason, retry_after_s)),
         Ok(VaultReply::Denied) => Err(Refused {
             failure: Failure::unavailable("vault: an answer to another question".to_owned()),
             close: 1013,
         }),
+        Err(CallError::Refused(refusal)) if refusal.rule.as_str() == "lockdown" => Err(locked(&refusal)),
         Err(CallError::Refused(refusal)) => {
             let failure = Failure::unavailable(refusal.to_string()).with(json!({"code": refusal.rule.as_str()}));
             Err(Refused { failure, close: 1013 })
         }
         Err(error) => Err(Refused { failure: Failure::unavailable(format!("vault: {error}")), close: 1013 }),
     }
+}
+
+fn locked(refusal: &Refusal) -> Refused {
+    let failure = Failure::unavailable(refusal.message.to_string()).with(json!({"code": "LOCKDOWN"}));
+    Refused { failure, close: 1013 }
 }
 
 async fn converse(gateway: &Arc<Gateway>, ws: &mut Ws, outbox: &Arc<Outbox>, id: &str, hello: &connect::Hello) -> End {
@@ -262,6 +277,10 @@ async fn write(ws: &mut Ws, outbox: &Outbox, texts: Vec<String>) -> Result<(), E
 
 async fn carry_out(gateway: Arc<Gateway>, outbox: &Outbox, scopes: &[&str], request: Request) {
     let id = request.id.clone();
+    if let Some(refusal) = gateway.gate.refusal() {
+        connect::wipe(request.params);
+        return outbox.push(frames::response(&id, &Err(locked(&refusal).failure)));
+    }
     match methods::call(&gateway, outbox.protocol, scopes, request).await {
         Ok(Done::Answer(answer)) => outbox.push(frames::response(&id, &Ok(answer))),
         Ok(Done::Turn(answer, plan)) => {

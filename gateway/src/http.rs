@@ -162,6 +162,7 @@ fn plain(gateway: &Gateway, method: &Method, path: &str) -> Answer {
                 ("vault", gateway.vault.is_attached()),
                 ("sandboxd", gateway.sandbox.is_attached()),
                 ("egress", gateway.egress.is_attached()),
+                ("lockdown", gateway.gate.refusal().is_none()),
             ];
             let failing: Vec<_> = peers.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
             let status = if failing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -1,7 +1,7 @@
 //! The gateway's walls as data. It listens on a socket it was handed and can make none; it starts nothing; the one
 //! directory it reaches is its own, and there it can neither cut nor remove a file.
 
-use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule, SOFT_NO_OPEN, STREAMS, TOKIO};
+use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule, STREAMS, TOKIO};
 use confine::sys;
 use proto::control::Resource;
 
@@ -57,7 +57,7 @@ const OWN: &[Rule] = &[
 pub static POLICY: Policy = Policy {
     role: proto::ids::Role::Gateway,
     rules: &[BASE, TOKIO, STREAMS, OWN],
-    soft: SOFT_NO_OPEN,
+    soft: &[],
     limits: &[
         Limit {
             resource: LimitKind::RLIMIT_NOFILE,

@@ -7,7 +7,7 @@ use crate::http;
 use crate::sessions::now_ms;
 use crate::state::{Gateway, log};
 use confine::startup::{Control, Sealed, StartError};
-use proto::bounded::BoundedStr;
+use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::Refusal;
@@ -29,6 +29,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 const EDGES: usize = 3;
 /// How long clients get to hear of a restart.
 const DRAIN: Duration = Duration::from_secs(3);
+/// How long they get to go where nothing is let through: less than broker waits.
+const FREEZE: Duration = Duration::from_millis(300);
 /// What clients are told of how long a restart takes, in milliseconds.
 const RESTART_MS: u64 = 1500;
 /// Pause after a failed accept, which is a lack of descriptors and passes.
@@ -107,11 +109,17 @@ impl Role {
                 let reply = self.on_admin(&request, fds);
                 self.tell(&FromRole::Admin(number, reply)).await
             }
+            ToRole::Freeze { why } => self.on_freeze(&why).await,
+            ToRole::Thaw => {
+                self.gateway.gate.open();
+                Ok(())
+            }
             ToRole::Drain => self.on_drain().await,
             ToRole::Stop => Ok(()),
-            ToRole::Grant { side: Side::Server, .. } | ToRole::Configure { .. } | ToRole::Attested => {
-                Err(StartError::internal("broker said what is not for a gateway"))
-            }
+            ToRole::Grant { side: Side::Server, .. }
+            | ToRole::Configure { .. }
+            | ToRole::Attested
+            | ToRole::Quarantine(_) => Err(StartError::internal("broker said what is not for a gateway")),
         }
     }
 
@@ -150,6 +158,18 @@ impl Role {
             attach(fd).map_err(|error| Refusal::new("admin.descriptor", &format!("not a stream to serve: {error}")))?;
         tokio::spawn(http::serve(Arc::clone(&self.gateway), stream, Peer::Operator, None));
         Ok(AdminReply::Attached)
+    }
+
+    /// Everybody is shown out. Whoever comes meanwhile is let in as far as to be told why not further.
+    async fn on_freeze(&mut self, why: &str) -> Result<(), StartError> {
+        self.gateway.gate.close(why);
+        let clients = self.gateway.hub.len();
+        self.gateway.runs().stop_all();
+        self.gateway.hub.close(1013, "lockdown");
+        // One that does not go in time asks in vain: the gate is closed for its requests too.
+        let _ = timeout(FREEZE, self.gateway.hub.emptied()).await;
+        let detail = BoundedStr::truncated(&format!("{clients} clients were shown out"));
+        self.tell(&FromRole::Frozen { sessions: BoundedVec::default(), detail }).await
     }
 
     /// The listener stays with broker, so clients that come now wait in its queue for the next gateway.

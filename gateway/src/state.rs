@@ -4,6 +4,7 @@
 use crate::hub::{Hub, lock};
 use crate::sessions::{Store, uuid};
 use proto::edge::{GatewayEgress, GatewaySandboxd, GatewayVault};
+use proto::gate::Gate;
 use proto::port::Port;
 use proto::topology::role;
 use serde_json::Value;
@@ -184,6 +185,8 @@ pub struct Gateway {
     pub boot_id: String,
     /// When it started.
     pub started: Instant,
+    /// Closed while nothing is let in.
+    pub gate: Gate,
     /// Clients.
     pub hub: Hub,
     /// Conversations.
@@ -212,6 +215,7 @@ impl Gateway {
             identity,
             boot_id: uuid(),
             started: Instant::now(),
+            gate: Gate::default(),
             hub: Hub::default(),
             sessions: Mutex::new(store),
             runs: Mutex::default(),

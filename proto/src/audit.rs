@@ -137,6 +137,26 @@ pub enum RunEnd {
     Lost,
 }
 
+/// How far the reaction to an incident goes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Severity {
+    /// Everything is frozen, the suspects are replaced, and what had commands running stays in quarantine; the rest goes on.
+    Containment,
+    /// Everything stays frozen until the operator clears it.
+    Lockdown,
+}
+
+impl Severity {
+    /// The severity's name in records and in answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Containment => "containment",
+            Self::Lockdown => "lockdown",
+        }
+    }
+}
+
 /// One record, by the kind of its writer.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Record {
@@ -183,6 +203,23 @@ pub enum Record {
         pid: u32,
         /// The verb.
         verb: BoundedStr<64>,
+        /// What it was about; empty where there is nothing to say.
+        detail: BoundedStr<256>,
+    },
+    /// broker: one step of the reaction to an incident, when it is over.
+    Incident {
+        /// Names the incident, `i-` and 16 hexadecimal digits.
+        incident: BoundedStr<20>,
+        /// How far the reaction goes.
+        severity: Severity,
+        /// The step, as `freeze-intake`.
+        step: BoundedStr<32>,
+        /// What came of it, as `done`, `timed-out`, `skipped`.
+        outcome: BoundedStr<32>,
+        /// Milliseconds that the step took.
+        took_ms: u64,
+        /// One line for a person.
+        detail: BoundedStr<512>,
     },
     /// broker or auditd: the set started or stopped.
     Lifecycle {
@@ -201,7 +238,9 @@ impl Record {
             Self::Auth { .. } => Stream::Auth,
             Self::Command(_) => Stream::Command,
             Self::Secret { .. } => Stream::Secret,
-            Self::Role { .. } | Self::Operator { .. } | Self::Lifecycle { .. } => Stream::System,
+            Self::Role { .. } | Self::Operator { .. } | Self::Incident { .. } | Self::Lifecycle { .. } => {
+                Stream::System
+            }
         }
     }
 
@@ -211,7 +250,9 @@ impl Record {
         match self {
             Self::Auth { .. } | Self::Secret { .. } => matches!(role, Role::Vault),
             Self::Command(_) => matches!(role, Role::Sandboxd),
-            Self::Role { .. } | Self::Operator { .. } | Self::Lifecycle { .. } => matches!(role, Role::Broker),
+            Self::Role { .. } | Self::Operator { .. } | Self::Incident { .. } | Self::Lifecycle { .. } => {
+                matches!(role, Role::Broker)
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 use crate::audit::LogHead;
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::edge::Refusal;
-use crate::ids::{Epoch, Role};
+use crate::ids::{Epoch, Role, SessionKey};
 use crate::sandbox::Backend;
 use crate::secret::Secret;
 use crate::topology::{EdgeId, Side};
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_CONTROL: usize = 65_536;
 /// Descriptors in one control packet at most.
 pub const MAX_CONTROL_FDS: usize = 4;
+/// Conversations in quarantine at most; more are a case for a lockdown.
+pub const MAX_QUARANTINED: usize = 64;
 
 /// A thing that broker opened for a role; its descriptor travels with `Configure`, in the order of the list.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -149,6 +151,16 @@ pub enum ToRole {
     Ping(u32),
     /// An operator's verb for this role; answer with `Admin` and the same number. May carry one descriptor.
     Admin(u32, AdminRequest),
+    /// Take no new work and end what runs, now and until `Thaw`; answer `Frozen` when nothing runs any more. Part of the
+    /// reaction to an incident. It may come before the first edge does.
+    Freeze {
+        /// What refusals say meanwhile.
+        why: BoundedStr<256>,
+    },
+    /// Take work again.
+    Thaw,
+    /// sandboxd: run nothing for these conversations. Replaces an earlier list.
+    Quarantine(BoundedVec<SessionKey, MAX_QUARANTINED>),
     /// Take no new work, end what runs.
     Drain,
     /// Put everything away and exit 0.
@@ -173,6 +185,13 @@ pub enum FromRole {
     Pong(u32),
     /// Answer to `Admin`.
     Admin(u32, Result<AdminReply, Refusal>),
+    /// `Freeze` is done.
+    Frozen {
+        /// Conversations whose commands were ended by it.
+        sessions: BoundedVec<SessionKey, MAX_QUARANTINED>,
+        /// What else was ended, in words for the log.
+        detail: BoundedStr<256>,
+    },
     /// `Drain` is done.
     Drained,
     /// sandboxd: the native backend is wanted, so the launcher must run.
@@ -203,6 +222,8 @@ pub enum AdminRequest {
     },
     /// auditd: heads of all streams.
     LogHeads,
+    /// auditd: sign a checkpoint of every stream now; answered with the heads.
+    Checkpoint,
     /// auditd: bytes of a stream's file.
     ReadLog {
         /// Which stream.
@@ -222,6 +243,7 @@ impl std::fmt::Debug for AdminRequest {
             Self::RevealGatewayToken { .. } => "RevealGatewayToken",
             Self::Vault { verb, .. } => verb.name(),
             Self::LogHeads => "LogHeads",
+            Self::Checkpoint => "Checkpoint",
             Self::ReadLog { .. } => "ReadLog",
             Self::DescribeSandbox => "DescribeSandbox",
             Self::AttachOperator => "AttachOperator",

@@ -26,6 +26,15 @@ impl Refusal {
     pub fn new(rule: &str, message: &str) -> Self {
         Self { rule: BoundedStr::truncated(rule), message: BoundedStr::truncated(message) }
     }
+
+    /// The refusal of everything while nothing is allowed.
+    #[must_use]
+    pub fn lockdown(why: &str) -> Self {
+        Self::new(
+            "lockdown",
+            &format!("{why}; nothing is let through until it is over, or `moltbot lockdown clear` ends it"),
+        )
+    }
 }
 
 /// Part of a stream, and what it takes of its reader's credit.

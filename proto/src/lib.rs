@@ -13,8 +13,11 @@ pub mod control;
 pub mod edge;
 pub mod egress;
 pub mod exit;
+#[cfg(feature = "tokio")]
+pub mod gate;
 pub mod ids;
 pub mod operator;
+pub mod outbox;
 #[cfg(feature = "tokio")]
 pub mod port;
 pub mod probe;

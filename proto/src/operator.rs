@@ -3,7 +3,8 @@
 
 use crate::audit::{LogHead, Stream};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
-use crate::ids::{Epoch, Role};
+use crate::control::MAX_QUARANTINED;
+use crate::ids::{Epoch, Role, SessionKey};
 use crate::probe::DrillReport;
 use crate::sandbox::Backend;
 use crate::secret::Secret;
@@ -32,10 +33,21 @@ pub enum OperatorRequest {
         /// From this byte on.
         offset: u64,
     },
+    /// Freeze everything until `LockdownClear`; answered when it is done.
+    LockdownOn,
+    /// End a lockdown and every quarantine.
+    LockdownClear,
     /// Attack this role's wall, from behind a copy of it.
     DrillStart(Role),
     /// What the drill of this role has found since the last time.
     DrillReport(Role),
+}
+
+/// The verb alone: what it carries may be a secret.
+impl std::fmt::Debug for OperatorRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.verb())
+    }
 }
 
 impl OperatorRequest {
@@ -50,6 +62,8 @@ impl OperatorRequest {
             Self::Vault(verb) => verb.name(),
             Self::Attach => "attach",
             Self::ReadLog { .. } => "logs.read",
+            Self::LockdownOn => "lockdown.on",
+            Self::LockdownClear => "lockdown.clear",
             Self::DrillStart(_) => "drill.start",
             Self::DrillReport(_) => "drill.report",
         }
@@ -71,6 +85,8 @@ pub enum RoleState {
     Stopping,
     /// Dead, waits for its restart.
     Backoff,
+    /// Dead in a way that looks like an attack; started again by the reaction to it.
+    Held,
     /// Dead for good until the operator acts.
     Failed,
 }
@@ -86,6 +102,7 @@ impl RoleState {
             Self::Ready => "ready",
             Self::Stopping => "stopping",
             Self::Backoff => "backoff",
+            Self::Held => "held",
             Self::Failed => "failed",
         }
     }
@@ -116,8 +133,49 @@ pub struct RoleStatus {
     pub landlock_abi: u8,
     /// Union of the five capability sets, from the kernel.
     pub capabilities: u64,
+    /// Milliseconds since the kernel was last asked whether the process is what it must be, with that outcome; a process
+    /// that is not is ended. 0 while there is none.
+    pub attested_ms: u64,
     /// Weaker than designed, and why.
     pub degraded: BoundedVec<BoundedStr<128>, 8>,
+}
+
+/// What is allowed to happen.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Mode {
+    /// Everything.
+    Open,
+    /// Nothing: the reaction to an incident is under way.
+    Reacting,
+    /// Nothing, until the operator clears it.
+    Locked,
+}
+
+impl Mode {
+    /// The mode's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Reacting => "reacting",
+            Self::Locked => "locked",
+        }
+    }
+}
+
+/// `moltbot lockdown status`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Lockdown {
+    /// What is allowed.
+    pub mode: Mode,
+    /// Since when it is locked, in milliseconds since 1970; 0 while it is not.
+    pub since_ms: u64,
+    /// The incident that led to it; empty where none did.
+    pub incident: BoundedStr<20>,
+    /// Why, for a person.
+    pub why: BoundedStr<256>,
+    /// Conversations for which no command runs until the operator clears it.
+    pub quarantined: BoundedVec<SessionKey, MAX_QUARANTINED>,
 }
 
 /// `moltbot status`.
@@ -133,6 +191,8 @@ pub struct Status {
     pub state_dir: BoundedStr<1024>,
     /// True once every wanted role is ready.
     pub ready: bool,
+    /// Whether anything is locked down.
+    pub lockdown: Lockdown,
     /// Backend of the sandbox.
     pub backend: Backend,
     /// Why this one, or why none.
@@ -150,6 +210,8 @@ pub enum OperatorReply {
     Status(Status),
     /// It is under way.
     Started,
+    /// The lockdown, after the verb.
+    Lockdown(Lockdown),
     /// The token.
     GatewayToken(Secret),
     /// What the vault says.

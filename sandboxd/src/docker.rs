@@ -13,6 +13,7 @@ use bollard::query_parameters::{
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use proto::audit::RunEnd;
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
@@ -25,6 +26,8 @@ use tokio::time::timeout;
 
 /// How long the engine may take for one answer.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long it may take to pause a container.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long it may take to say whether it is there.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -85,15 +88,44 @@ impl DockerBackend {
     /// Takes the engine over; containers that an earlier sandboxd left are removed, and no others.
     pub async fn new(docker: Docker, settings: Settings) -> Self {
         let backend = Self { docker, settings, sessions: Mutex::new(HashMap::new()) };
-        let label = format!("{INSTANCE}={}", backend.settings.instance);
+        backend.sweep().await;
+        backend
+    }
+
+    /// The containers of this installation, whoever made them.
+    async fn labelled(&self) -> Vec<String> {
+        let label = format!("{INSTANCE}={}", self.settings.instance);
         let filters = HashMap::from([("label".to_owned(), vec![label])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
-        if let Ok(orphans) = within(ANSWER, "list", backend.docker.list_containers(Some(options))).await {
-            for id in orphans.into_iter().filter_map(|orphan| orphan.id) {
-                backend.remove(&id).await;
-            }
+        let found = within(ANSWER, "list", self.docker.list_containers(Some(options))).await.unwrap_or_default();
+        found.into_iter().filter_map(|container| container.id).collect()
+    }
+
+    async fn sweep(&self) {
+        for id in self.labelled().await {
+            self.remove(&id).await;
         }
-        backend
+    }
+
+    /// Ends everything: first every container stands still, all at once, then they are removed; also those that were only
+    /// just being made. Returns how many there were.
+    pub async fn freeze(&self) -> usize {
+        self.sessions.lock().await.clear();
+        let all = self.labelled().await;
+        join_all(all.iter().map(|id| self.pause(id))).await;
+        join_all(all.iter().map(|id| self.remove(id))).await;
+        all.len()
+    }
+
+    /// What cannot be paused has ended, or is removed a moment later.
+    async fn pause(&self, id: &str) {
+        let _ = within(PAUSE, "pause", self.docker.pause_container(id)).await;
+    }
+
+    /// Nothing in it runs on while the engine takes its time to remove it.
+    async fn end(&self, id: &str) {
+        self.pause(id).await;
+        self.remove(id).await;
     }
 
     async fn remove(&self, id: &str) {
@@ -189,7 +221,7 @@ impl DockerBackend {
     pub async fn discard(&self, session: &SessionKey) {
         let container = self.sessions.lock().await.remove(workspace(session).0.as_str());
         if let Some(container) = container {
-            self.remove(&container.id).await;
+            self.end(&container.id).await;
         }
     }
 

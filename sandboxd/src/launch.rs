@@ -4,7 +4,7 @@
 use confine::jail::{End, Jail, JailError, JailSpec, Jailer, Tier};
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::RunEnd;
-use proto::bounded::BoundedStr;
+use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{FromRole, ToRole};
 use proto::edge::{Edge, Refusal, SandboxdLauncher};
@@ -38,6 +38,10 @@ struct Launcher<'l> {
     edge: Option<Channel>,
     tier: Option<(Option<Tier>, String)>,
     runs: Vec<Run>,
+    /// Why nothing runs, while that is so.
+    frozen: Option<String>,
+    /// How many runs were killed by each freeze that was not answered yet.
+    freezing: Vec<usize>,
 }
 
 /// Serves until broker says stop, or is gone.
@@ -45,7 +49,16 @@ struct Launcher<'l> {
 /// # Errors
 /// [`StartError`] where the machine fails.
 pub fn serve(_walls: &Sealed, control: &Control, jailer: &Jailer, workspaces: &OwnedFd) -> Result<Exit, StartError> {
-    let mut launcher = Launcher { control, jailer, workspaces, edge: None, tier: None, runs: Vec::new() };
+    let mut launcher = Launcher {
+        control,
+        jailer,
+        workspaces,
+        edge: None,
+        tier: None,
+        runs: Vec::new(),
+        frozen: None,
+        freezing: Vec::new(),
+    };
     launcher.tell(&FromRole::Ready)?;
     loop {
         if let Some(exit) = launcher.on_control()? {
@@ -92,9 +105,18 @@ impl Launcher<'_> {
                     let refusal = Refusal::new("launcher.no_such_verb", "the launcher has no operator's verb");
                     self.tell(&FromRole::Admin(number, Err(refusal)))?;
                 }
+                Ok((ToRole::Freeze { why }, _)) => {
+                    self.frozen = Some(why.to_string());
+                    self.runs.iter_mut().for_each(|run| {
+                        run.aborted = true;
+                        run.jail.kill();
+                    });
+                    self.freezing.push(self.runs.len());
+                }
+                Ok((ToRole::Thaw, _)) => self.frozen = None,
                 Ok((ToRole::Drain, _)) => self.tell(&FromRole::Drained)?,
                 Ok((ToRole::Stop, _)) => return Ok(Some(Exit::Ok)),
-                Ok((ToRole::Grant { .. } | ToRole::Configure { .. } | ToRole::Attested, _)) => {
+                Ok((ToRole::Grant { .. } | ToRole::Configure { .. } | ToRole::Attested | ToRole::Quarantine(_), _)) => {
                     return Err(StartError::internal("broker's word is not one for the launcher"));
                 }
                 Err(ChannelError::WouldBlock) => return Ok(None),
@@ -187,6 +209,9 @@ impl Launcher<'_> {
         timeout_s: u32,
         fds: &[OwnedFd],
     ) -> Result<(), Refusal> {
+        if let Some(why) = &self.frozen {
+            return Err(Refusal::lockdown(why));
+        }
         let (Some(tier), detail) = self.tier() else {
             let (_, detail) = self.tier();
             return Err(Refusal::new("sandbox.unavailable", &detail));
@@ -232,6 +257,12 @@ impl Launcher<'_> {
         });
         for (id, answer) in ended {
             self.answer(id, answer)?;
+        }
+        while self.runs.is_empty()
+            && let Some(killed) = self.freezing.pop()
+        {
+            let detail = BoundedStr::truncated(&format!("{killed} sandboxes were killed"));
+            self.tell(&FromRole::Frozen { sessions: BoundedVec::default(), detail })?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ pub mod docker;
 pub mod launch;
 pub mod native;
 pub mod policy;
+pub mod runs;
 pub mod serve;
 pub mod spec;
 pub mod state;

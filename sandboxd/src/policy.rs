@@ -32,6 +32,12 @@ const ENGINE: &[Rule] = &[
     Rule::with(sys::SYS_pipe2, &[Arg::eq(1, sys::O_CLOEXEC as u64, "flags = O_CLOEXEC")], "a command's output"),
 ];
 
+/// What gateway says to its clients, sandboxd says to the engine.
+const ENGINE_STREAM: &[Rule] = match STREAMS {
+    [receive, send, end] => &[receive.kept(DOCKER_ONLY), send.kept(DOCKER_ONLY), end.kept(DOCKER_ONLY)],
+    _ => STREAMS,
+};
+
 /// As for the others, but the engine's client must see whether the socket is there.
 const SOFT_SANDBOXD: &[Rule] = &[
     Rule::new(sys::SYS_openat, "library probes"),
@@ -40,15 +46,13 @@ const SOFT_SANDBOXD: &[Rule] = &[
     Rule::new(sys::SYS_lstat, "library probes"),
     Rule::new(sys::SYS_newfstatat, "library probes"),
     Rule::new(sys::SYS_access, "library probes"),
-    Rule::new(sys::SYS_readlink, "library probes"),
-    Rule::new(sys::SYS_readlinkat, "library probes"),
     Rule::new(sys::SYS_getcwd, "back traces"),
 ];
 
 /// sandboxd: the engine's socket, and no program, file or network.
 pub static SANDBOXD: Policy = Policy {
     role: Role::Sandboxd,
-    rules: &[BASE, TOKIO, STREAMS, ENGINE],
+    rules: &[BASE, TOKIO, ENGINE_STREAM, ENGINE],
     soft: SOFT_SANDBOXD,
     limits: &[
         Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "pipes and engine connections of 16 runs" },

@@ -2,14 +2,16 @@
 
 use crate::docker::{self, DockerBackend};
 use crate::native;
+use crate::runs::{Runs, lock};
 use crate::state::{Choice, Engine, Settings, choose};
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
-use proto::bounded::{BoundedBytes, BoundedStr};
+use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, ChannelError};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, ToAuditd};
 use proto::exit::Exit;
+use proto::gate::Gate;
 use proto::ids::{RunId, SessionKey};
 use proto::port::{AsyncControl, Port, Request, Responder, Server};
 use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
@@ -30,6 +32,8 @@ const RUN: Duration = Duration::from_secs(120);
 const OUTPUT: u64 = 8 << 20;
 /// Runs at once.
 const RUNS: usize = 16;
+/// How long a freeze waits for runs to end: less than broker waits for it.
+const FREEZE: Duration = Duration::from_secs(4);
 /// How long a look at the engine counts while none serves.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Largest chunk, in bytes.
@@ -51,6 +55,11 @@ struct Sandboxd {
     draining: AtomicBool,
     drain: Notify,
     runs: Semaphore,
+    /// Closed while nothing may run.
+    gate: Gate,
+    running: Runs,
+    /// Conversations for which nothing runs until the operator says so.
+    quarantined: std::sync::Mutex<Vec<SessionKey>>,
 }
 
 /// Serves until broker says stop, or is gone.
@@ -76,6 +85,9 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
             draining: AtomicBool::new(false),
             drain: Notify::new(),
             runs: Semaphore::new(RUNS),
+            gate: Gate::default(),
+            running: Runs::default(),
+            quarantined: std::sync::Mutex::default(),
         });
         tokio::spawn(watch(Arc::clone(&sandboxd)));
         let mut ready = false;
@@ -109,6 +121,15 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
                         let answer = sandboxd.on_admin(&request).await;
                         let _ = sandboxd.words.send(FromRole::Admin(number, answer)).await;
                     });
+                }
+                Ok((ToRole::Freeze { why }, _)) => {
+                    let sessions = sandboxd.running.sessions();
+                    sandboxd.gate.close(&why);
+                    tokio::spawn(Arc::clone(&sandboxd).on_freeze(sessions));
+                }
+                Ok((ToRole::Thaw, _)) => sandboxd.gate.open(),
+                Ok((ToRole::Quarantine(sessions), _)) => {
+                    *lock(&sandboxd.quarantined) = sessions.iter().cloned().collect();
                 }
                 Ok((ToRole::Drain, _)) => {
                     let sandboxd = Arc::clone(&sandboxd);
@@ -224,6 +245,37 @@ impl Sandboxd {
         let _ = self.words.send(FromRole::Drained).await;
     }
 
+    /// Every run hears of the closed gate; with Docker every container is ended besides, idle ones too. Broker hears of it
+    /// within the time it waits, whatever the engine does.
+    async fn on_freeze(self: Arc<Self>, sessions: Vec<SessionKey>) {
+        let begun = Instant::now();
+        let work = Arc::clone(&self);
+        // A task of its own: what takes longer goes on.
+        let work = tokio::spawn(async move { work.end_everything().await });
+        let ended = timeout(FREEZE, work).await;
+        let detail = match ended.map(Result::unwrap_or_default) {
+            Ok(containers) => format!("{} commands and {containers} containers were ended", sessions.len()),
+            Err(_) => format!("{} commands are still being ended: the engine is slow", sessions.len()),
+        };
+        let detail = BoundedStr::truncated(&format!("{detail} in {} ms", begun.elapsed().as_millis()));
+        let sessions = BoundedVec::new(sessions).unwrap_or_default();
+        let _ = self.words.send(FromRole::Frozen { sessions, detail }).await;
+    }
+
+    /// Returns how many containers there were.
+    async fn end_everything(&self) -> usize {
+        // No look for a backend now: where none was found yet, nothing runs.
+        let serving = self.serving.lock().await.as_ref().map(|(_, serving)| Arc::clone(serving));
+        let Some(Serving::Docker(docker, _)) = serving.as_deref() else {
+            self.gate.emptied().await;
+            return 0;
+        };
+        let before = docker.freeze().await;
+        self.gate.emptied().await;
+        // One that was just being made for a command which then heard of the gate.
+        before.saturating_add(docker.freeze().await)
+    }
+
     async fn describe(&self) -> (Backend, String) {
         match self.serving().await.as_ref() {
             Serving::Docker(_, detail) => (Backend::Docker, detail.clone()),
@@ -295,6 +347,18 @@ impl Sandboxd {
         if self.draining.load(Ordering::Acquire) {
             return Err(Refusal::new("sandbox.draining", "Moltbot is going down, or sandboxd is being restarted"));
         }
+        if lock(&self.quarantined).contains(session) {
+            let refusal = Refusal::new(
+                "quarantine",
+                "a command of this conversation was running when something looked like an attack; the operator looks \
+                 at `moltbot logs system` and says `moltbot lockdown clear`",
+            );
+            return Err(self.refuse(session, command, refusal).await);
+        }
+        let pass = match self.gate.enter() {
+            Ok(pass) => pass,
+            Err(refusal) => return Err(self.refuse(session, command, refusal).await),
+        };
         let Ok(_permit) = self.runs.try_acquire() else {
             let refusal =
                 Refusal::new("sandbox.busy", &format!("{RUNS} commands run already; try again when one has ended"));
@@ -313,6 +377,8 @@ impl Sandboxd {
             }
         };
         let run = new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+        // From here on it is one of the commands that a freeze ends.
+        let running = self.running.begin(&run, session);
         self.record(CommandRecord::Intent {
             run: run.clone(),
             session: session.clone(),
@@ -330,6 +396,7 @@ impl Sandboxd {
             tokio::select! {
                 () = responder.cancelled() => {}
                 () = self.drained() => {}
+                _ = self.gate.closed() => {}
             }
         };
         let work = async {
@@ -339,8 +406,10 @@ impl Sandboxd {
             }
         };
         let outcome = tokio::select! {
-            outcome = work => outcome,
+            // First who is not to begin any more.
+            biased;
             () = stopped => Ok(RunEnd::Aborted),
+            outcome = work => outcome,
             () = tokio::time::sleep(RUN) => Ok(RunEnd::TimedOut),
         };
         if let (Ok(RunEnd::Aborted | RunEnd::TimedOut | RunEnd::Lost) | Err(_), Serving::Docker(docker, _)) =
@@ -348,7 +417,13 @@ impl Sandboxd {
         {
             docker.discard(session).await;
         }
+        // Its sandbox is gone; what is left is its record, which a freeze does not wait for.
+        drop(pass);
         let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
+        if matches!(end, RunEnd::Aborted | RunEnd::Lost) {
+            running.cut();
+        }
+        drop(running);
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let record = CommandRecord::Outcome { run: run.clone(), session: session.clone(), end, duration_ms };
         // Nobody is told of an end that is not in the log. Not asked again: a record whose receipt was lost would be doubled.

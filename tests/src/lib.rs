@@ -77,10 +77,21 @@ pub fn programs() -> &'static Path {
                 set_mode(&dir.path().join(&name), 0o755);
             }
         }
+        remove_after(dir.path());
         assert!(dir.path().join("moltbot").exists(), "{} holds no programs: run `cargo xtask test`", from.display());
         dir
     };
     DIR.get_or_init(make).path()
+}
+
+/// Has the directory removed when this process is gone, however it ends: nothing static is ever dropped.
+fn remove_after(dir: &Path) {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new("sh");
+    command.args(["-c", "cat; rm -rf -- \"$0\""]).arg(dir).process_group(0);
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Its input ends with this process.
+    std::mem::forget(child);
 }
 
 fn set_mode(path: &Path, mode: u32) {

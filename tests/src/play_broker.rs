@@ -89,7 +89,11 @@ impl Sealed {
         self.port
     }
 
-    fn say(&self, word: &ToRole, fds: &[BorrowedFd<'_>]) {
+    /// Says something to the role.
+    ///
+    /// # Panics
+    /// Where it does not listen.
+    pub fn say(&self, word: &ToRole, fds: &[BorrowedFd<'_>]) {
         self.control.send_note(word, MAX_CONTROL, fds, Instant::now() + STEP).unwrap();
     }
 

@@ -1,7 +1,7 @@
 //! The vault's wall. It can make a new file beside its store, make it durable and put it in the store's place; it can
 //! open no file that exists, so the key is out of reach once it is in memory.
 
-use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule, SOFT_NO_OPEN};
+use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule};
 use confine::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -34,7 +34,7 @@ const OWN: &[Rule] = &[
 pub static POLICY: Policy = Policy {
     role: Role::Vault,
     rules: &[BASE, OWN],
-    soft: SOFT_NO_OPEN,
+    soft: &[],
     limits: &[
         Limit {
             resource: LimitKind::RLIMIT_NOFILE,

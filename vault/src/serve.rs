@@ -10,7 +10,7 @@ use crate::lease::Leases;
 use crate::lend::{Desk, secret_record};
 use crate::state::{GATEWAY_TOKEN, State, unix_now};
 use confine::startup::{Control, Sealed, StartError};
-use proto::bounded::BoundedStr;
+use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
@@ -34,6 +34,7 @@ pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, S
         leases: Leases::default(),
         auditor: Auditor::default(),
         ready: false,
+        frozen: None,
         gateway: None,
         egress: None,
     };
@@ -69,6 +70,8 @@ struct Vault {
     leases: Leases,
     auditor: Auditor,
     ready: bool,
+    /// Why nobody is let in and nothing is leased, while that is so.
+    frozen: Option<String>,
     gateway: Option<Channel>,
     egress: Option<Channel>,
 }
@@ -103,10 +106,24 @@ impl Vault {
                 };
                 FromRole::Admin(number, reply)
             }
+            ToRole::Freeze { why } => {
+                self.frozen = Some(why.to_string());
+                // Not recorded here: broker writes what comes of it, and it must not wait for the log.
+                let (ended, names) = self.leases.end_all(now_ms());
+                let detail = format!("{ended} leases ended: {}", names.join(" "));
+                FromRole::Frozen {
+                    sessions: BoundedVec::default(),
+                    detail: BoundedStr::truncated(detail.trim_end_matches(": ")),
+                }
+            }
+            ToRole::Thaw => {
+                self.frozen = None;
+                return Ok(None);
+            }
             ToRole::Drain => FromRole::Drained,
             // Everything that was answered is on disk already.
             ToRole::Stop => return Ok(Some(Exit::Ok)),
-            ToRole::Configure { .. } | ToRole::Attested => {
+            ToRole::Configure { .. } | ToRole::Attested | ToRole::Quarantine(_) => {
                 return Err(StartError::internal("a word of broker that is out of order"));
             }
         };
@@ -228,7 +245,11 @@ impl Vault {
                 Err(error) => return end(edge, &error, control),
             };
             let (id, request) = asked;
-            let frame = match handle(self, request) {
+            let outcome = match &self.frozen {
+                Some(why) => Err(Refusal::lockdown(why).into()),
+                None => handle(self, request),
+            };
+            let frame = match outcome {
                 Ok(reply) => reply_frame::<E>(id, &reply),
                 Err(AskError::Honey(name)) => {
                     let detail = BoundedStr::truncated(&format!("it asked for the honey secret {name}"));

@@ -127,3 +127,12 @@ proptest! {
         prop_assert!(!clean.contains(&body[..8]), "{}", clean);
     }
 }
+
+#[test]
+fn replacement_stays_as_it_is_and_what_only_looks_like_one_does_not() {
+    let once = redactor().clean("-u :a\u{180f}").into_owned();
+    assert!(once.starts_with("-u :[redacted:password:"), "{once}");
+    assert_eq!(redactor().clean(&once), once);
+    let hidden = redactor().clean("[redacted:password:hunter22]").into_owned();
+    assert!(!hidden.contains("hunter22"), "{hidden}");
+}

@@ -157,11 +157,5 @@ pub const SOFT: &[Rule] = &[
     Rule::new(libc::SYS_getcwd, "back traces"),
 ];
 
-/// As [`SOFT`] for roles that open files beneath a granted directory: all but `openat`, the first.
-pub const SOFT_NO_OPEN: &[Rule] = match SOFT.split_first() {
-    Some((_, rest)) => rest,
-    None => &[],
-};
-
 /// Answered `ENOSYS` in every role, as on a kernel that lacks them: the C library then uses the call that can be checked.
 pub const ABSENT: &[Rule] = &[Rule::new(libc::SYS_clone3, "its flags are behind a pointer, where no filter sees them")];

@@ -74,26 +74,3 @@ pub(super) fn judge<T>(result: Result<T, u16>, behind: &[i32]) -> Outcome {
 pub(super) fn attempt(nr: i64, words: &[Word], behind: &[i32]) -> Outcome {
     judge(call(nr, words), behind)
 }
-
-/// The first descriptor above the control channel whose status flags `fits` accepts.
-pub(super) fn held(fits: impl Fn(i32) -> bool) -> Option<i32> {
-    let flags = |fd: i32| call(libc::SYS_fcntl, words![fd, libc::F_GETFL]).ok().and_then(|flags| flags.try_into().ok());
-    (4..64).find(|fd| flags(*fd).is_some_and(&fits))
-}
-
-/// A directory that the process holds.
-pub(super) fn held_directory() -> Option<i32> {
-    held(|flags| flags & libc::O_DIRECTORY != 0 && flags & libc::O_PATH == 0)
-}
-
-/// A file that the process holds for appending.
-pub(super) fn held_log() -> Option<i32> {
-    held(|flags| flags & libc::O_APPEND != 0)
-}
-
-/// A listener that the process holds: what is open for reading and writing, does not block, and is no file.
-pub(super) fn held_listener() -> Option<i32> {
-    const FILE: i32 = libc::O_APPEND | libc::O_DIRECTORY | libc::O_PATH;
-    let mode = libc::O_ACCMODE | libc::O_NONBLOCK;
-    held(|flags| flags & mode == libc::O_RDWR | libc::O_NONBLOCK && flags & FILE == 0)
-}

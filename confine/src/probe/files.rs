@@ -8,42 +8,54 @@ use std::os::fd::AsRawFd;
 
 const READABLE: &[Exception] =
     &[except(Role::Launcher, "it must mount, so Landlock cannot rule its files; anybody may read this one")];
+const LOG_READERS: &[Exception] = &[except(Role::Auditd, "it reads closed files of a stream"), super::LAUNCHER_FILE];
 const LOOKS: &[Exception] = &[
-    except(Role::Gateway, "age and size of transcripts; Landlock does not rule looking at a path"),
     except(Role::Sandboxd, "whether the engine's socket is there; Landlock does not rule looking at a path"),
     except(Role::Launcher, "it must mount, so Landlock cannot rule its files"),
 ];
+/// As a role opens a file for reading: the flags that the filters of auditd and gateway let through.
+pub(super) const READ: i32 = libc::O_RDONLY | libc::O_NOFOLLOW;
+/// As the vault makes a file.
+pub(super) const NEW: i32 = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+/// As auditd makes one.
+pub(super) const NEW_LOG: i32 = NEW | libc::O_APPEND;
+/// As gateway opens one for writing, or makes it.
+pub(super) const APPEND: i32 = libc::O_RDWR | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW;
 const NO_HANDLES: &[(i32, &str)] = &[(libc::EOPNOTSUPP, "file system without handles")];
 
 pub(super) static PROBES: &[Probe] = &[
-    Probe::new("open_passwd", |_| open(ETC_PASSWD, libc::O_RDONLY)).except(READABLE),
-    Probe::new("open_shadow", |_| open(c"/etc/shadow", libc::O_RDONLY)),
-    Probe::new("open_master_key", |world| open(&world.state("keys/secrets.key"), libc::O_RDONLY))
-        .except(LAUNCHER_FILES),
-    Probe::new("open_vault_db", |world| open(&world.state("vault/vault.db"), libc::O_RDONLY)).except(LAUNCHER_FILES),
-    Probe::new("open_config", |world| open(&world.state("moltbot.json"), libc::O_RDONLY)).except(LAUNCHER_FILES),
+    Probe::new("open_passwd", |_| open(ETC_PASSWD, READ)).except(READABLE),
+    Probe::new("open_passwd_following", |_| open(ETC_PASSWD, libc::O_RDONLY)).except(READABLE),
+    Probe::new("open_shadow", |_| open(c"/etc/shadow", READ)),
+    Probe::new("open_master_key", |world| open(&world.state("keys/secrets.key"), READ)).except(LAUNCHER_FILES),
+    Probe::new("open_vault_db", |world| open(&world.state("vault/vault.db"), READ)).except(LAUNCHER_FILES),
+    Probe::new("open_config", |world| open(&world.state("moltbot.json"), READ)).except(LAUNCHER_FILES),
     Probe::new("open_config_write", |world| open(&world.state("moltbot.json"), libc::O_WRONLY)).except(LAUNCHER_FILES),
-    Probe::new("open_log", |world| open(&world.state("logs/auth-audit.jsonl"), libc::O_RDONLY)).except(LAUNCHER_FILES),
-    Probe::new("open_lock", |world| open(&world.state("run/lock"), libc::O_RDWR)).except(LAUNCHER_FILES),
+    Probe::new("open_config_append", |world| open(&world.state("moltbot.json"), APPEND)).except(LAUNCHER_FILES),
+    Probe::new("open_log", |world| open(&world.state("logs/auth-audit.jsonl"), READ)).except(LOG_READERS),
+    Probe::new("open_lock", |world| open(&world.state("run/lock"), APPEND)).except(LAUNCHER_FILES),
     Probe::new("list_sessions", |world| list(&world.state("sessions"))).except(LAUNCHER_FILES),
     Probe::new("list_root", |_| list(c"/")).except(READABLE),
     Probe::new("openat2_passwd", |_| openat2(ETC_PASSWD)).except(READABLE),
     Probe::new("open_own_mem", |_| open(c"/proc/self/mem", libc::O_RDWR)),
-    Probe::new("open_own_maps", |_| open(c"/proc/self/maps", libc::O_RDONLY)).except(LAUNCHES),
-    Probe::new("open_broker_mem", |world| open(&world.proc_of(world.targets.broker, "mem"), libc::O_RDONLY)),
-    Probe::new("open_broker_environ", |world| open(&world.proc_of(world.targets.broker, "environ"), libc::O_RDONLY)),
+    Probe::new("open_own_maps", |_| open(c"/proc/self/maps", READ)).except(LAUNCHES),
+    Probe::new("open_broker_mem", |world| open(&world.proc_of(world.targets.broker, "mem"), READ)),
+    Probe::new("open_broker_environ", |world| open(&world.proc_of(world.targets.broker, "environ"), READ)),
     Probe::new("list_broker_fds", |world| list(&world.proc_of(world.targets.broker, "fd"))),
-    Probe::new("open_sibling_mem", |world| open(&world.proc_of(world.targets.sibling, "mem"), libc::O_RDONLY)),
+    Probe::new("open_sibling_mem", |world| open(&world.proc_of(world.targets.sibling, "mem"), READ)),
     Probe::new("readlink_sibling_root", |world| readlink(&world.proc_of(world.targets.sibling, "root"))),
-    Probe::new("open_init_environ", |_| open(c"/proc/1/environ", libc::O_RDONLY))
+    Probe::new("open_init_environ", |_| open(c"/proc/1/environ", READ))
         .lacking(&[(libc::EACCES, "init has a capability that root has not here")]),
-    Probe::new("open_dev_mem", |_| open(c"/dev/mem", libc::O_RDONLY)).lacking(&[
+    Probe::new("open_dev_mem", |_| open(c"/dev/mem", READ)).lacking(&[
         (libc::ENOENT, "no /dev/mem"),
         (libc::EPERM, "kernel locked down"),
         (libc::ENXIO, "kernel without it"),
     ]),
-    Probe::new("open_kmsg", |_| open(c"/dev/kmsg", libc::O_RDONLY)).lacking(&[(libc::ENOENT, "no /dev/kmsg")]),
+    Probe::new("open_kmsg", |_| open(c"/dev/kmsg", READ)).lacking(&[(libc::ENOENT, "no /dev/kmsg")]),
     Probe::new("create_in_tmp", |_| open(c"/tmp", libc::O_TMPFILE | libc::O_RDWR)).except(LAUNCHES),
+    Probe::new("create_new_in_tmp", |_| create(NEW)).except(LAUNCHES),
+    Probe::new("create_log_in_tmp", |_| create(NEW_LOG)).except(LAUNCHES),
+    Probe::new("create_append_in_tmp", |_| create(APPEND)).except(LAUNCHES),
     Probe::new("mkdir_in_tmp", |_| make(libc::SYS_mkdirat, &[], libc::AT_REMOVEDIR)).except(LAUNCHES),
     Probe::new("mknod_in_tmp", |_| make(libc::SYS_mknodat, &[libc::S_IFIFO | 0o600], 0)).except(LAUNCHES),
     Probe::new("symlink_in_tmp", |_| symlink()).except(LAUNCHES),
@@ -55,7 +67,7 @@ pub(super) static PROBES: &[Probe] = &[
         .except(LAUNCHER_FILES)
         .lacking(&[(libc::EOPNOTSUPP, "file system without attributes of users")])
         .matrix_only(),
-    Probe::new("newfstatat_shadow", |_| stat(c"/etc/shadow")).except(LOOKS),
+    Probe::new("newfstatat_shadow", |_| stat(c"/etc/shadow")).except(READABLE),
     Probe::new("statx_shadow", |_| statx(c"/etc/shadow")).except(LOOKS),
     Probe::new("statx_master_key", |world| statx(&world.state("keys/secrets.key"))).except(&[
         super::except_single_uid(
@@ -92,10 +104,7 @@ fn openat2(file: &CStr) -> Outcome {
 }
 
 fn list(dir: &CStr) -> Outcome {
-    match descriptor(
-        libc::SYS_openat,
-        words![libc::AT_FDCWD, dir, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC],
-    ) {
+    match descriptor(libc::SYS_openat, words![libc::AT_FDCWD, dir, READ | libc::O_DIRECTORY | libc::O_CLOEXEC]) {
         Ok(dir) => entries(dir.as_raw_fd()),
         Err(errno) => Outcome::Denied(errno),
     }
@@ -124,6 +133,16 @@ fn make(nr: i64, kind: &[u32], how_removed: i32) -> Outcome {
         let _ = call(libc::SYS_unlinkat, words![libc::AT_FDCWD, name.as_c_str(), how_removed]);
     }
     judge(result, &[])
+}
+
+/// A file of the scratch name, which then goes.
+fn create(flags: i32) -> Outcome {
+    let name = in_tmp();
+    let outcome = open(&name, flags);
+    if outcome == Outcome::Allowed {
+        let _ = call(libc::SYS_unlinkat, words![libc::AT_FDCWD, name.as_c_str(), 0]);
+    }
+    outcome
 }
 
 fn symlink() -> Outcome {

@@ -1,61 +1,107 @@
 //! The directory that a role was given: what else could be done with it than the role's work.
 
-use super::call::{attempt, call, descriptor, held_directory, judge, words};
-use super::files::entries;
-use super::{Exception, LAUNCHER_FILES, LAUNCHES, Outcome, Probe, World, except, path, scratch};
+use super::call::{attempt, call, descriptor, judge, words};
+use super::files::{APPEND, NEW, NEW_LOG, READ, entries};
+use super::{Exception, Held, LAUNCHER_FILE, LAUNCHER_FILES, LAUNCHES, Outcome, Probe, World, except, path, scratch};
 use proto::ids::Role;
 use std::ffi::{CStr, CString};
 
 const STORES: &[Exception] = &[
     except(Role::Vault, "the next store takes the place of the last, in a directory of its own"),
-    except(Role::Launcher, "it makes and removes workspaces"),
+    except(Role::Launcher, MAKES),
 ];
 
+const NEW_STORE: &[Exception] =
+    &[except(Role::Vault, "the next store, in a directory of its own"), except(Role::Launcher, MAKES)];
+const NEW_STREAM: &[Exception] = &[
+    except(Role::Auditd, "the next file of a stream; it can be appended to alone"),
+    except(Role::Vault, "the next store, in a directory of its own; more than this flag is nothing that it lacks"),
+    except(Role::Launcher, MAKES),
+];
+const NEW_TRANSCRIPT: &[Exception] =
+    &[except(Role::Gateway, "a transcript, which can be appended to alone"), except(Role::Launcher, MAKES)];
+const TRANSCRIPTS: &[Exception] =
+    &[except(Role::Gateway, "transcripts of all sessions are appended to by this one process"), LAUNCHER_FILE];
+const READERS: &[Exception] = &[
+    except(Role::Auditd, "closed files of a stream are read"),
+    except(Role::Gateway, "transcripts are read"),
+    except(Role::Launcher, MAKES),
+];
+const MAKES: &str = "it makes and removes workspaces";
+
 pub(super) static PROBES: &[Probe] = &[
-    Probe::new("granted_list", |_| within(entries)).except(LAUNCHES),
-    Probe::new("granted_leave", |_| within(|dir| openat(dir, c"../moltbot.json", libc::O_RDONLY)))
+    // The roles' own work first: an attempt at more must be seen to fail beside it.
+    Probe::new("granted_new", |world| within(world, |dir| openat(dir, &new(), NEW))).except(NEW_STORE).matrix_only(),
+    Probe::new("granted_new_log", |world| within(world, |dir| openat(dir, &new(), NEW_LOG)))
+        .except(NEW_STREAM)
+        .matrix_only(),
+    Probe::new("granted_append", |world| within(world, |dir| openat(dir, &new(), APPEND)))
+        .except(NEW_TRANSCRIPT)
+        .matrix_only(),
+    Probe::new("granted_read", |world| made(world, |dir, name| openat(dir, name, READ))).except(READERS).matrix_only(),
+    Probe::new("granted_open_itself", |world| within(world, |dir| openat(dir, c".", READ | libc::O_DIRECTORY)))
+        .except(LAUNCHES),
+    Probe::new("granted_list", |world| within(world, entries)).except(LAUNCHES),
+    Probe::new("granted_leave", |world| within(world, |dir| openat(dir, c"../moltbot.json", READ)))
         .except(LAUNCHER_FILES),
-    Probe::new("granted_leave_new", |_| within(leave)).except(LAUNCHER_FILES).matrix_only(),
-    Probe::new("granted_reopen", |_| within(reopen)).except(LAUNCHES),
-    Probe::new("granted_truncate", |_| made(|dir, name| openat(dir, name, libc::O_WRONLY | libc::O_TRUNC)))
+    Probe::new("granted_leave_new", |world| within(world, |dir| leave(dir, NEW))).except(LAUNCHER_FILES).matrix_only(),
+    Probe::new("granted_leave_new_log", |world| within(world, |dir| leave(dir, NEW_LOG)))
+        .except(LAUNCHER_FILES)
+        .matrix_only(),
+    Probe::new("granted_leave_append", |world| within(world, |dir| leave(dir, APPEND)))
+        .except(LAUNCHER_FILES)
+        .matrix_only(),
+    Probe::new("granted_reopen", |world| within(world, reopen)).except(LAUNCHES),
+    Probe::new("granted_truncate", |world| made(world, |dir, name| openat(dir, name, libc::O_WRONLY | libc::O_TRUNC)))
         .except(LAUNCHES)
         .matrix_only(),
-    Probe::new("granted_overwrite", |_| made(|dir, name| openat(dir, name, libc::O_WRONLY)))
+    Probe::new("granted_overwrite", |world| made(world, |dir, name| openat(dir, name, libc::O_WRONLY)))
         .except(LAUNCHES)
         .matrix_only(),
-    Probe::new("granted_unlink", |_| made(|dir, name| attempt(libc::SYS_unlinkat, words![dir, name, 0], &[])))
-        .except(STORES)
-        .matrix_only(),
-    Probe::new("granted_rename", |_| made(rename)).except(STORES).matrix_only(),
-    Probe::new("granted_exchange", |_| made(exchange)).except(LAUNCHES).matrix_only(),
-    Probe::new("granted_link", |_| made(link)).except(LAUNCHES).matrix_only(),
-    Probe::new("granted_chmod", |_| made(|dir, name| attempt(libc::SYS_fchmodat, words![dir, name, 0o600], &[])))
-        .except(LAUNCHES)
-        .matrix_only(),
-    Probe::new("granted_mkdir", |_| within(mkdir)).except(LAUNCHES).matrix_only(),
-    Probe::new("granted_symlink", |_| within(symlink)).except(LAUNCHES).matrix_only(),
+    Probe::new("granted_unlink", |world| {
+        made(world, |dir, name| attempt(libc::SYS_unlinkat, words![dir, name, 0], &[]))
+    })
+    .except(STORES)
+    .matrix_only(),
+    Probe::new("granted_rename", |world| made(world, rename)).except(STORES).matrix_only(),
+    Probe::new("granted_exchange", |world| made(world, exchange)).except(LAUNCHES).matrix_only(),
+    Probe::new("granted_link", |world| made(world, link)).except(LAUNCHES).matrix_only(),
+    Probe::new("granted_chmod", |world| {
+        made(world, |dir, name| attempt(libc::SYS_fchmodat, words![dir, name, 0o600], &[]))
+    })
+    .except(LAUNCHES)
+    .matrix_only(),
+    Probe::new("granted_mkdir", |world| within(world, mkdir)).except(LAUNCHES).matrix_only(),
+    Probe::new("granted_symlink", |world| within(world, symlink)).except(LAUNCHES).matrix_only(),
     Probe::new("session_overwrite", |world| session(world, libc::O_WRONLY)).except(LAUNCHER_FILES),
+    Probe::new("session_append", |world| session(world, APPEND)).except(TRANSCRIPTS).matrix_only(),
     Probe::new("session_truncate", |world| session(world, libc::O_WRONLY | libc::O_TRUNC))
         .except(LAUNCHER_FILES)
         .matrix_only(),
 ];
 
-fn within(attempt: impl FnOnce(i32) -> Outcome) -> Outcome {
-    held_directory().map_or(Outcome::Absent, attempt)
+fn within(world: &World, attempt: impl FnOnce(i32) -> Outcome) -> Outcome {
+    world.held.directory.map_or(Outcome::Absent, attempt)
 }
 
-/// In the granted directory, on a file that the process made there itself.
-fn made(attempt: impl FnOnce(i32, &CStr) -> Outcome) -> Outcome {
-    within(|dir| {
+/// In the granted directory, on a file that the process made there itself, as its wall lets it. The file stays: not every
+/// role can remove one.
+fn made(world: &World, attempt: impl FnOnce(i32, &CStr) -> Outcome) -> Outcome {
+    within(world, |dir| {
         let name = path(&scratch());
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
-        drop(descriptor(libc::SYS_openat, words![dir, name.as_c_str(), flags, 0o600]));
-        let outcome = attempt(dir, &name);
-        if outcome == Outcome::Allowed {
-            let _ = call(libc::SYS_unlinkat, words![dir, name.as_c_str(), 0]);
-        }
-        outcome
+        let flags = match world.held.role {
+            Role::Auditd => NEW_LOG,
+            Role::Gateway => APPEND,
+            _ => NEW,
+        };
+        drop(descriptor(libc::SYS_openat, words![dir, name.as_c_str(), flags | libc::O_CLOEXEC, 0o600]));
+        attempt(dir, &name)
     })
+}
+
+/// The name of a file that is not there yet.
+fn new() -> CString {
+    path(&format!("{}.new", scratch()))
 }
 
 fn openat(dir: i32, name: &CStr, flags: i32) -> Outcome {
@@ -63,9 +109,9 @@ fn openat(dir: i32, name: &CStr, flags: i32) -> Outcome {
 }
 
 /// A new file beside the granted directory.
-fn leave(dir: i32) -> Outcome {
+fn leave(dir: i32, flags: i32) -> Outcome {
     let name = path(&format!("../{}", scratch()));
-    let outcome = openat(dir, &name, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL);
+    let outcome = openat(dir, &name, flags);
     if outcome == Outcome::Allowed {
         let _ = call(libc::SYS_unlinkat, words![dir, name.as_c_str(), 0]);
     }
@@ -123,10 +169,8 @@ fn symlink(dir: i32) -> Outcome {
 
 /// Another session's transcript; gateway finds it in the directory that it holds, the others by its path.
 fn session(world: &World, flags: i32) -> Outcome {
-    match held_directory() {
-        Some(dir) if openat(dir, c"bait.jsonl", libc::O_RDONLY) == Outcome::Allowed => {
-            openat(dir, c"bait.jsonl", flags)
-        }
+    match world.held {
+        Held { role: Role::Gateway, directory: Some(dir), .. } => openat(dir, c"bait.jsonl", flags),
         _ => super::files::open(&world.state("sessions/bait.jsonl"), flags),
     }
 }

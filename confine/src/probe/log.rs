@@ -1,27 +1,44 @@
 //! The log: by the descriptors that auditd holds, and by path as all others would try.
 
-use super::call::{at, attempt, call, held_log, words};
-use super::files::open;
-use super::{LAUNCHER_FILES, Outcome, Probe, World};
+use super::call::{at, attempt, call, words};
+use super::files::{APPEND, open};
+use super::{Exception, LAUNCHER_FILES, Outcome, Probe, World, except};
+use proto::ids::Role;
 
 /// A stream of the log, opened for writing at most.
 const LOG: &str = "logs/auth-audit.jsonl";
 /// A file that the matrix puts beside the streams, for attempts that could harm it.
 const BAIT: &str = "logs/bait.jsonl";
 
+const KEEPS: &[Exception] = &[except(Role::Auditd, "its work")];
+const OLD_KEY: &[Exception] =
+    &[except(Role::Auditd, "an old signing key is overwritten; on a file open for appending this appends")];
+
 pub(super) static PROBES: &[Probe] = &[
-    Probe::new("log_fd_truncate", |_| on_log(|fd, size| attempt(libc::SYS_ftruncate, words![fd, size], &[]))),
-    Probe::new("log_fd_pwrite", |_| on_log(|fd, _| attempt(libc::SYS_pwrite64, words![fd, c"", 0, 0], &[]))),
-    Probe::new("log_fd_pwrite_no_append", |_| on_log(pwrite_no_append))
+    // auditd's own work first: an attempt at more must be seen to fail beside it.
+    Probe::new("log_fd_append", |world| on_log(world, |fd, _| attempt(libc::SYS_write, words![fd, c"", 0], &[])))
+        .except(KEEPS),
+    Probe::new("log_fd_reserve", |world| on_log(world, reserve)).except(KEEPS),
+    Probe::new("log_fd_truncate", |world| {
+        on_log(world, |fd, size| attempt(libc::SYS_ftruncate, words![fd, size], &[]))
+    }),
+    Probe::new("log_fd_pwrite", |world| on_log(world, |fd, _| attempt(libc::SYS_pwrite64, words![fd, c"", 0, 0], &[])))
+        .except(OLD_KEY),
+    Probe::new("log_fd_pwrite_no_append", |world| on_log(world, pwrite_no_append))
         .lacking(&[(libc::EOPNOTSUPP, "kernel without RWF_NOAPPEND")]),
-    Probe::new("log_fd_punch_hole", |_| on_log(punch)).lacking(&[(libc::EOPNOTSUPP, "file system without holes")]),
-    Probe::new("log_fd_clear_append", |_| on_log(clear_append)),
-    Probe::new("log_fd_map_shared", |_| on_log(map_shared)),
-    Probe::new("log_fd_seek", |_| on_log(|fd, _| attempt(libc::SYS_lseek, words![fd, 0, libc::SEEK_CUR], &[]))),
-    Probe::new("log_fd_chmod", |_| on_log(|fd, _| attempt(libc::SYS_fchmod, words![fd, 0o600], &[]))),
-    Probe::new("log_fd_flags", |_| on_log(get_flags)).lacking(&[(libc::ENOTTY, "file system without flags")]),
-    Probe::new("log_fd_reopen", |_| on_log(reopen)),
+    Probe::new("log_fd_punch_hole", |world| on_log(world, punch))
+        .lacking(&[(libc::EOPNOTSUPP, "file system without holes")]),
+    Probe::new("log_fd_clear_append", |world| on_log(world, clear_append)),
+    Probe::new("log_fd_map_shared", |world| on_log(world, map_shared)),
+    Probe::new("log_fd_seek", |world| {
+        on_log(world, |fd, _| attempt(libc::SYS_lseek, words![fd, 0, libc::SEEK_CUR], &[]))
+    }),
+    Probe::new("log_fd_chmod", |world| on_log(world, |fd, _| attempt(libc::SYS_fchmod, words![fd, 0o600], &[]))),
+    Probe::new("log_fd_flags", |world| on_log(world, get_flags))
+        .lacking(&[(libc::ENOTTY, "file system without flags")]),
+    Probe::new("log_fd_reopen", |world| on_log(world, reopen)),
     Probe::new("log_append", |world| open(&world.state(LOG), libc::O_WRONLY | libc::O_APPEND)).except(LAUNCHER_FILES),
+    Probe::new("log_append_create", |world| open(&world.state(LOG), APPEND)).except(LAUNCHER_FILES),
     Probe::new("log_overwrite", |world| open(&world.state(LOG), libc::O_WRONLY)).except(LAUNCHER_FILES),
     Probe::new("log_open_truncate", |world| open(&world.state(BAIT), libc::O_WRONLY | libc::O_TRUNC))
         .except(LAUNCHER_FILES)
@@ -32,8 +49,8 @@ pub(super) static PROBES: &[Probe] = &[
 ];
 
 /// With a held log and its size, both of which stay as they are.
-fn on_log(attempt: impl FnOnce(i32, i64) -> Outcome) -> Outcome {
-    let Some(fd) = held_log() else { return Outcome::Absent };
+fn on_log(world: &World, attempt: impl FnOnce(i32, i64) -> Outcome) -> Outcome {
+    let Some(fd) = world.held.log else { return Outcome::Absent };
     let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: plain integers alone, for which zeros are a value.
     let stat = unsafe { stat.assume_init_mut() };
@@ -49,6 +66,11 @@ fn pwrite_no_append(fd: i32, _: i64) -> Outcome {
     attempt(libc::SYS_pwritev2, words![fd, at(&mut empty), 1, 0, 0, RWF_NOAPPEND], &[])
 }
 
+/// Room behind the end, of no length: the check comes before the length's.
+fn reserve(fd: i32, size: i64) -> Outcome {
+    attempt(libc::SYS_fallocate, words![fd, libc::FALLOC_FL_KEEP_SIZE, size, 0], &[libc::EINVAL])
+}
+
 /// Behind the end of the file, so that there is nothing to lose.
 fn punch(fd: i32, size: i64) -> Outcome {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -57,9 +79,10 @@ fn punch(fd: i32, size: i64) -> Outcome {
 
 /// `O_APPEND` is a flag of the open file: whoever may take it away may write over what is there.
 fn clear_append(fd: i32, _: i64) -> Outcome {
-    let Ok(flags) = call(libc::SYS_fcntl, words![fd, libc::F_GETFL]) else { return Outcome::Absent };
-    let outcome = attempt(libc::SYS_fcntl, words![fd, libc::F_SETFL, flags & !i64::from(libc::O_APPEND)], &[]);
-    let _ = call(libc::SYS_fcntl, words![fd, libc::F_SETFL, flags]);
+    let outcome = attempt(libc::SYS_fcntl, words![fd, libc::F_SETFL, 0], &[]);
+    if outcome == Outcome::Allowed {
+        let _ = call(libc::SYS_fcntl, words![fd, libc::F_SETFL, libc::O_APPEND]);
+    }
     outcome
 }
 

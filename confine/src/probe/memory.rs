@@ -1,13 +1,14 @@
 //! Memory that could hold a program, or that others could see.
 
 use super::call::{at, attempt, call, descriptor, words};
-use super::{LAUNCHES, Outcome, Probe, World};
+use super::{EVERYBODY, LAUNCHES, Outcome, Probe, World};
 use std::os::fd::AsRawFd;
 
 const RWX: i32 = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 pub(super) static PROBES: &[Probe] = &[
+    Probe::new("mmap_own", |_| map(libc::PROT_READ | libc::PROT_WRITE, ANONYMOUS)).except(EVERYBODY),
     Probe::new("mmap_rwx", |_| map(RWX, ANONYMOUS)).except(LAUNCHES),
     Probe::new("mmap_exec", |_| map(libc::PROT_READ | libc::PROT_EXEC, ANONYMOUS)).except(LAUNCHES),
     Probe::new("mmap_shared", |_| map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS))

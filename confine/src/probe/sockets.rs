@@ -1,6 +1,6 @@
 //! Sockets: making them, and doing more with those that are held.
 
-use super::call::{at, attempt, call, descriptor, held_listener, judge, words};
+use super::call::{at, attempt, call, descriptor, judge, words};
 use super::{Exception, Outcome, Probe, World, except, except_single_uid};
 use libc::{AF_INET, AF_INET6, AF_UNIX, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM};
 use proto::ids::Role;
@@ -20,16 +20,10 @@ const DOCKER: &[Exception] = &[
         "it has the operator's uid, and Landlock rules no connecting to paths below ABI 9",
     ),
 ];
-const DOOR: &[Exception] = &[
-    except_single_uid(
-        Role::Sandboxd,
-        "Landlock rules no connecting to paths below ABI 9; broker turns its own children away",
-    ),
-    except_single_uid(
-        Role::Launcher,
-        "Landlock rules no connecting to paths below ABI 9; broker turns its own children away",
-    ),
-];
+const DOOR: &[Exception] = &[except_single_uid(
+    Role::Launcher,
+    "Landlock rules no connecting to paths below ABI 9; broker turns its own children away",
+)];
 const NO_FAMILY: &[(i32, &str)] = &[
     (libc::EAFNOSUPPORT, "kernel without this family"),
     (libc::EPROTONOSUPPORT, "kernel without this protocol"),
@@ -48,6 +42,7 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("socket_inet_stream", |_| socket(AF_INET, SOCK_STREAM, 0)).except(DIALS),
     Probe::new("socket_inet_dgram", |_| socket(AF_INET, SOCK_DGRAM, 0)).except(SOCKETS),
     Probe::new("socket_inet_icmp", |_| socket(AF_INET, SOCK_DGRAM, libc::IPPROTO_ICMP))
+        .except(SOCKETS)
         .lacking(&[(libc::EACCES, "no group may ping in this network")]),
     Probe::new("socket_inet_raw", |_| socket(AF_INET, SOCK_RAW, libc::IPPROTO_ICMP)),
     Probe::new("socket_inet_mptcp", |_| socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP)).except(SOCKETS).lacking(NO_FAMILY),
@@ -55,7 +50,7 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("socket_inet6_stream", |_| socket(AF_INET6, SOCK_STREAM, 0)).except(DIALS).lacking(NO_FAMILY),
     Probe::new("socket_inet6_dgram", |_| socket(AF_INET6, SOCK_DGRAM, 0)).except(SOCKETS).lacking(NO_FAMILY),
     Probe::new("socket_unix_stream", |_| socket(AF_UNIX, SOCK_STREAM, 0)).except(ENGINE),
-    Probe::new("socket_unix_dgram", |_| socket(AF_UNIX, SOCK_DGRAM, 0)).except(ENGINE),
+    Probe::new("socket_unix_dgram", |_| socket(AF_UNIX, SOCK_DGRAM, 0)).except(SOCKETS),
     Probe::new("socket_netlink", |_| socket(libc::AF_NETLINK, SOCK_RAW, 0)).except(SOCKETS),
     Probe::new("socket_packet", |_| socket(libc::AF_PACKET, SOCK_RAW, 0)).lacking(NO_FAMILY),
     Probe::new("socket_vsock", |_| socket(libc::AF_VSOCK, SOCK_STREAM, 0)).except(SOCKETS).lacking(NO_FAMILY),
@@ -86,12 +81,19 @@ pub(super) static PROBES: &[Probe] = &[
     ]),
     Probe::new("listen_held", |world| attempt(libc::SYS_listen, words![world.socket, 1], &[libc::EINVAL]))
         .except(SOCKETS),
-    Probe::new("accept_held", |world| attempt(libc::SYS_accept4, words![world.socket, 0, 0, 0], &[libc::EINVAL]))
+    Probe::new("accept_held", |world| accept(world, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK))
         .except(&[LAUNCHER, except(Role::Gateway, "clients, on the listener that broker bound")]),
+    Probe::new("accept_held_inheritable", |world| accept(world, 0)).except(SOCKETS),
     Probe::new("setsockopt_held", |world| setsockopt(world.socket)).except(SOCKETS),
+    Probe::new("setsockopt_nodelay", |world| nodelay(world.socket))
+        .except(&[LAUNCHER, except(Role::Gateway, "frames are not held back")]),
+    Probe::new("sendto_address_bare", |world| sendto_bare(world.targets.port)).except(SOCKETS),
     Probe::new("fast_open_bare", |_| fast_open_on(-1, 9)).except(SOCKETS),
     Probe::new("fast_open_bare_sendmsg", |_| fast_open_by_sendmsg()).except(SOCKETS),
-    Probe::new("listener_shutdown", |_| shut(libc::SHUT_RD)).matrix_only(),
+    Probe::new("listener_shutdown", |world| shut(world, libc::SHUT_RD)).matrix_only(),
+    Probe::new("listener_shutdown_write", |world| shut(world, libc::SHUT_WR))
+        .except(&[except(Role::Gateway, "an orderly end of a stream; a listener has nothing to write")])
+        .matrix_only(),
     Probe::new("listener_to_client", listener_to_client).matrix_only(),
 ];
 
@@ -210,6 +212,26 @@ fn connect_held(world: &World) -> Outcome {
     attempt(libc::SYS_connect, words![world.socket, at(&mut address), length.saturating_add(1).min(110)], &behind)
 }
 
+/// On a listener where there is one. It does not block, and nobody calls.
+fn accept(world: &World, flags: i32) -> Outcome {
+    let socket = world.held.listener.unwrap_or(world.socket);
+    attempt(libc::SYS_accept4, words![socket, 0, 0, flags], &[libc::EINVAL, libc::EAGAIN])
+}
+
+/// On a socket that is not TCP's, so that it is asked in vain.
+fn nodelay(socket: i32) -> Outcome {
+    let mut on = 1i32;
+    let words = words![socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, at(&mut on), 4];
+    attempt(libc::SYS_setsockopt, words, &[libc::EOPNOTSUPP, libc::ENOPROTOOPT])
+}
+
+/// With the flags that a stream's bytes are sent with, and an address.
+fn sendto_bare(port: u16) -> Outcome {
+    let (mut address, mut byte) = (loopback(port), [b'x']);
+    let words = words![-1, at(&mut byte), 1, libc::MSG_NOSIGNAL, at(&mut address), 16];
+    attempt(libc::SYS_sendto, words, &[libc::EBADF])
+}
+
 /// `SO_KEEPALIVE` 0, which is what it is.
 fn setsockopt(socket: i32) -> Outcome {
     let mut off = 0i32;
@@ -217,13 +239,13 @@ fn setsockopt(socket: i32) -> Outcome {
 }
 
 /// Takes a held listener down for everybody who has it.
-fn shut(how: i32) -> Outcome {
-    held_listener().map_or(Outcome::Absent, |listener| attempt(libc::SYS_shutdown, words![listener, how], &[]))
+fn shut(world: &World, how: i32) -> Outcome {
+    world.held.listener.map_or(Outcome::Absent, |listener| attempt(libc::SYS_shutdown, words![listener, how], &[]))
 }
 
 /// A held listener is shut down, which makes it a socket like any new one, and connected without connect.
 fn listener_to_client(world: &World) -> Outcome {
-    let Some(listener) = held_listener() else { return Outcome::Absent };
+    let Some(listener) = world.held.listener else { return Outcome::Absent };
     match call(libc::SYS_shutdown, words![listener, libc::SHUT_RDWR]) {
         Ok(_) => fast_open_on(listener, world.targets.port),
         Err(errno) => Outcome::Denied(errno),

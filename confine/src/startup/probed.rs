@@ -3,7 +3,7 @@
 
 use super::{CONTROL_FD, Control, STEP, StartError};
 use crate::policy::Policy;
-use crate::probe::{World, probes};
+use crate::probe::{Held, World, probes};
 use crate::seccomp::Filters;
 use crate::walls;
 use crate::walls::Opened;
@@ -35,11 +35,11 @@ pub(super) fn raise(
 }
 
 /// Makes attempts until the channel ends. A test build never gets further.
-pub(super) fn answer(control: &Control) -> ChannelError {
+pub(super) fn answer(control: &Control, held: Held) -> ChannelError {
     loop {
         let outcome = match hear(control) {
             Ok(ToProbed::Probe(number, targets)) => {
-                let world = World::new(targets, CONTROL_FD);
+                let world = World::new(targets, CONTROL_FD, held);
                 probes().nth(number.into()).map_or(Outcome::Absent, |probe| probe.run(&world))
             }
             Ok(ToProbed::Raise(_)) => return ChannelError::Violation("the layers are raised"),

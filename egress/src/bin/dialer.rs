@@ -5,6 +5,7 @@ use confine::startup::{Start, StartError};
 use egress::{allowlist::Allowlist, dialer, policy, role};
 use proto::control::RoleConfig;
 use proto::exit::Exit;
+use proto::gate::Gate;
 use proto::ids::Role;
 use proto::topology::{EdgeId, Side};
 use std::process::ExitCode;
@@ -21,9 +22,10 @@ fn start(start: Start) -> Result<Exit, StartError> {
     let allowlist = Arc::new(Allowlist::new(allow.iter().map(|entry| entry.to_string()).collect(), &hosts));
     let ports = allowlist.ports();
     let (sealed, control) = start.seal_with_ports(&policy::DIALER, &[], &ports)?;
-    role::run(&sealed, control, true, |edge, side, end, violations| {
+    let gate = Arc::new(Gate::default());
+    role::run(&sealed, control, &gate, true, |edge, side, end, violations| {
         if (edge, side) == (EdgeId::EgressDialer, Side::Server) {
-            tokio::spawn(dialer::serve(end, Arc::clone(&allowlist), violations.clone()));
+            tokio::spawn(dialer::serve(end, Arc::clone(&allowlist), Arc::clone(&gate), violations.clone()));
         }
         true
     })

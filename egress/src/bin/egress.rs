@@ -19,7 +19,7 @@ fn start(start: Start) -> Result<Exit, StartError> {
     let (sealed, control) = start.seal(&policy::EGRESS, &[])?;
     let peers = serve::Peers::default();
     let mut watched = false;
-    role::run(&sealed, control, false, |edge, side, end, violations| {
+    role::run(&sealed, control, &peers.gate, false, |edge, side, end, violations| {
         match (edge, side) {
             (EdgeId::GatewayEgress, Side::Server) => {
                 tokio::spawn(serve::serve(end, peers.clone(), violations.clone()));

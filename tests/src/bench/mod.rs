@@ -8,6 +8,7 @@ mod control;
 mod exec;
 mod footprint;
 mod net;
+mod reliability;
 mod start;
 
 pub use control::serve as serve_control;
@@ -143,7 +144,7 @@ fn ms(time: Duration) -> f64 {
 type Bench = fn(bool) -> Vec<Row>;
 
 /// Every bench by its name.
-const BENCHES: [(&str, Bench); 8] = [
+const BENCHES: [(&str, Bench); 10] = [
     ("p1", start::p1),
     ("p2", footprint::p2),
     ("p3", net::p3),
@@ -152,6 +153,8 @@ const BENCHES: [(&str, Bench); 8] = [
     ("p7", net::p7),
     ("p8", exec::p8),
     ("p12", footprint::p12),
+    ("r1", reliability::r1),
+    ("r3", reliability::r3),
 ];
 
 /// Runs the named benches, or all; prints rows as they come, and returns the document for `target/bench.json`.

@@ -49,6 +49,8 @@ pub struct Report {
     pub hits: BTreeMap<(String, &'static str), u32>,
     /// Longest return to service by signal, in milliseconds.
     pub back_ms: BTreeMap<&'static str, u128>,
+    /// Lockdowns that followed.
+    pub lockdowns: u32,
     /// Lines about what was seen.
     pub facts: Vec<String>,
     /// Everything that should not be; empty where all held.
@@ -71,8 +73,6 @@ struct Run<'r> {
     begin: Instant,
     /// In the text of every command of this run, and of no other.
     marker: String,
-    /// Whether this build can be locked down, so that a suspicious death may have done so.
-    has_lockdown: bool,
 }
 
 /// Carries a plan out; `say` gets a line now and then.
@@ -89,7 +89,6 @@ pub fn run(plan: Plan, mut say: impl FnMut(&str)) -> Report {
         report: Report::default(),
         begin: Instant::now(),
         marker: format!("chaos{}x{}x", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed)),
-        has_lockdown: false,
     };
     let mut number = 0;
     while run.begin.elapsed() < plan.length {
@@ -106,7 +105,6 @@ impl Run<'_> {
     fn round(&mut self, number: u32, say: &mut impl FnMut(&str)) {
         self.system.up();
         self.aim.forget();
-        self.has_lockdown = self.system.moltbot(&["lockdown", "status"]).status.success();
         let token = self.system.token();
         let port = self.system.port();
         if !self.system.chat("/exec echo warm").contains("warm") {
@@ -150,12 +148,13 @@ impl Run<'_> {
         let (mut open, mut said): (Vec<Hit>, Instant) = (Vec::new(), Instant::now());
         loop {
             let turn = Instant::now();
-            let rows = self.rows();
+            let status = self.status();
+            let rows = rows(&status);
             if rows.is_empty() {
                 return self.broken("broker does not answer: the set was given up");
             }
             open.retain(|hit| !self.is_back(hit, &rows));
-            self.clear_lockdown(&open);
+            let is_open = self.is_open(&status);
             for hit in open.iter().filter(|hit| hit.at.elapsed() > bound(hit.signal)) {
                 self.report.broken.push(format!("{} is not back after {}", hit.role, hit.signal));
             }
@@ -163,7 +162,7 @@ impl Run<'_> {
                 return;
             }
             let over = round.elapsed() >= length;
-            if over && open.is_empty() {
+            if over && open.is_empty() && is_open {
                 return;
             }
             if !over {
@@ -207,18 +206,26 @@ impl Run<'_> {
         back
     }
 
-    /// A death that looks like an attack may lock the set down, and keep the role away, until the operator has looked.
-    fn clear_lockdown(&self, open: &[Hit]) {
-        let suspicious = |hit: &Hit| matches!(hit.signal, "SEGV" | "SYS") && hit.at.elapsed() >= BETWEEN;
-        if self.has_lockdown && open.iter().any(suspicious) {
+    /// Deaths that look like attacks are reacted to: the second within an hour locks the set down, and a conversation whose
+    /// command was running stays apart, until the operator has looked. Here he looks at once.
+    fn is_open(&mut self, status: &Value) -> bool {
+        let lockdown = &status["lockdown"];
+        let quarantined = lockdown["quarantined"].as_array().is_some_and(|sessions| !sessions.is_empty());
+        if lockdown["mode"] == "locked" {
+            self.report.lockdowns += 1;
+        }
+        if lockdown["mode"] == "locked" || quarantined {
             let _ = self.system.moltbot(&["lockdown", "clear"]);
         }
+        lockdown["mode"] == "open" && !quarantined
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_slice(&self.system.moltbot(&["status", "--json"]).stdout).unwrap_or_default()
     }
 
     fn rows(&self) -> Vec<Value> {
-        let output = self.system.moltbot(&["status", "--json"]);
-        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        status["roles"].as_array().cloned().unwrap_or_default()
+        rows(&self.status())
     }
 
     fn broken(&mut self, what: &str) {
@@ -256,10 +263,15 @@ impl Run<'_> {
         if accepted < logins {
             broken.push(format!("{logins} logins were accepted and {accepted} are in the log"));
         }
-        let (accused, deaths) = proof::supervision(&proof::records(&logs, Stream::System));
+        let system = proof::records(&logs, Stream::System);
+        let (accused, deaths) = proof::supervision(&system);
         broken.extend(accused);
+        let (incomplete, incidents, killed) = proof::incidents(&system);
+        broken.extend(incomplete);
         let hits: u32 = self.report.hits.values().sum();
-        if deaths != usize::try_from(hits).unwrap() {
+        let hits = usize::try_from(hits).unwrap();
+        // A role that does not do its part of a reaction in time is killed for it; it may be one that a hit has stopped.
+        if !(hits..=hits + killed).contains(&deaths) {
             broken.push(format!("{hits} hits and {deaths} deaths: somebody died who was not hit, or did not die"));
         }
         if commands.is_empty() || logins == 0 {
@@ -272,6 +284,10 @@ impl Run<'_> {
             progress,
             format!("{} commands acknowledged, each with intent and outcome in the log", commands.len()),
             format!("{logins} logins accepted, {accepted} in the log; {deaths} deaths for {hits} hits"),
+            format!(
+                "{incidents} incidents, each with every step of its reaction in the log; {killed} steps had to kill"
+            ),
+            format!("{} lockdowns, each cleared by the operator", self.report.lockdowns),
             format!("longest time that one client waited for its next answer: {} ms", outage.as_millis()),
             format!("refusals by rule: {refusals:?}"),
         ];
@@ -280,6 +296,10 @@ impl Run<'_> {
         }
         self.report
     }
+}
+
+fn rows(status: &Value) -> Vec<Value> {
+    status["roles"].as_array().cloned().unwrap_or_default()
 }
 
 fn bound(signal: &str) -> Duration {

@@ -136,6 +136,21 @@ pub fn missing_commands(records: &[Value], acknowledged: &[String]) -> Vec<Strin
     broken
 }
 
+/// Incidents whose reaction is not recorded step by step, how many there were, and how many steps had to kill somebody.
+pub fn incidents(records: &[Value]) -> (Vec<String>, usize, usize) {
+    const STEPS: [&str; 5] = ["freeze-intake", "end-sandboxes", "revoke-leases", "checkpoint-log", "restart-suspects"];
+    let mut incidents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut killed = 0;
+    for record in records.iter().filter(|record| record["type"] == "incident") {
+        let text = |name: &str| record[name].as_str().unwrap_or_default();
+        incidents.entry(text("incident")).or_default().push(text("step"));
+        killed += usize::from(text("outcome") == "timed-out");
+    }
+    let incomplete = incidents.iter().filter(|(_, steps)| **steps != STEPS);
+    let incomplete = incomplete.map(|(name, steps)| format!("incident {name} has the steps {steps:?}")).collect();
+    (incomplete, incidents.len(), killed)
+}
+
 /// Accusations among the records of supervision, and how many deaths they hold.
 pub fn supervision(records: &[Value]) -> (Vec<String>, usize) {
     let event = |record: &Value| record["event"].as_str().unwrap_or_default().to_owned();

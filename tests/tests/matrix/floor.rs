@@ -5,6 +5,7 @@ use proto::ids::Role;
 
 /// In every role.
 const EVERYWHERE: &[&str] = &[
+    "accept_held_inheritable",
     "add_key",
     "bind_abstract",
     "bind_held",
@@ -54,6 +55,7 @@ const EVERYWHERE: &[&str] = &[
     "ptrace_sibling",
     "reboot",
     "seccomp_allow_all",
+    "sendto_address_bare",
     "setgid_root",
     "setgroups_none",
     "setns",
@@ -104,7 +106,6 @@ const LOG: &[&str] = &[
     "log_fd_flags",
     "log_fd_map_shared",
     "log_fd_punch_hole",
-    "log_fd_pwrite",
     "log_fd_pwrite_no_append",
     "log_fd_seek",
     "log_fd_truncate",

@@ -3,7 +3,7 @@
 use super::place::{FIRST_UID, put_bait};
 use super::role::{ATTEMPT, Process, ROLES, Workshop};
 use super::table::{LAYERS, layers};
-use confine::probe::{Outcome, Targets, World, in_child, probes};
+use confine::probe::{Held, Outcome, Targets, World, in_child, probes};
 use proto::bounded::BoundedStr;
 use proto::channel::Channel;
 use proto::control::Layout;
@@ -86,7 +86,7 @@ fn attack_broker(layout: Layout, workshop: &Workshop, targets: &mut Targets) {
             sibling = workshop.start(Role::Vault, Some(layers("sealed")));
         }
         targets.sibling = sibling.pid();
-        let world = World::new(targets.clone(), socket.as_raw_fd());
+        let world = World::new(targets.clone(), socket.as_raw_fd(), Held::look(Role::Broker));
         let outcome = in_child(ATTEMPT, || probe.run(&world)).unwrap();
         println!("{}\tsealed\t{}\tbroker\t{outcome}", layout.name(), probe.name);
     }
@@ -98,7 +98,10 @@ fn look_in_from_outside(workshop: &Workshop) {
     let open = |pid: u32, name: &str| std::fs::File::open(format!("/proc/{pid}/{name}"));
     let mut twin = Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     for name in ["mem", "environ"] {
-        assert!(open(twin.id(), name).is_ok(), "{name} of an ordinary process of the same uid");
+        // It becomes another program, and readable, a moment after its start has been reported.
+        system_tests::wait_for(&format!("{name} of an ordinary process of the same uid"), || {
+            open(twin.id(), name).ok()
+        });
     }
     twin.kill().unwrap();
     twin.wait().unwrap();

@@ -2,9 +2,10 @@
 //! one of the ways that are written beside the probe.
 
 use super::place::Place;
-use confine::probe::{Outcome, Targets, World, in_child, probes};
+use confine::probe::{Held, Outcome, Targets, World, in_child, probes};
 use proto::bounded::BoundedStr;
 use proto::control::Layout;
+use proto::ids::Role;
 use rustix::fs::{Mode, OFlags, open};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -67,8 +68,8 @@ pub fn run(faults: &mut Vec<String>) -> BTreeMap<&'static str, Outcome> {
             port: port.local_addr().unwrap().port(),
             abstract_name: BoundedStr::truncated(&name),
         };
-        let world = World::new(targets, socket.as_raw_fd());
         let _held = held(&state);
+        let world = World::new(targets, socket.as_raw_fd(), Held::look(Role::Gateway));
         let outcome = in_child(Duration::from_secs(5).min(PATIENCE), || probe.run(&world)).unwrap();
         let lacks = |(errno, _): &(i32, &str)| {
             outcome.to_string() == Outcome::Denied(u16::try_from(*errno).unwrap()).to_string()

@@ -1,12 +1,13 @@
 //! Supervision as a pure table: what happened goes in, what to do comes out. No clock, no I/O; time is a number of
 //! milliseconds that the caller read. One role's death restarts that role alone, under a new epoch, after a backoff; too
-//! many deaths, or one that a restart cannot mend, stop the set.
+//! many deaths, or one that a restart cannot mend, stop the set. A death that looks like an attack raises an alarm instead,
+//! and the role is held until the reaction to it is over.
 
-use confine::sys::{SIGBUS, SIGILL, SIGSEGV, SIGSYS};
 use proto::exit::Exit;
 use proto::ids::{Epoch, Role};
 use proto::operator::RoleState;
 use proto::topology::{EdgeId, TOPOLOGY};
+use rustix::process::Signal;
 
 /// Roles that broker starts, in start order.
 pub const CHILDREN: [Role; 7] =
@@ -14,6 +15,9 @@ pub const CHILDREN: [Role; 7] =
 /// The order of an orderly stop: what takes work first, the log last.
 const STOP_ORDER: [Role; 7] =
     [Role::Gateway, Role::Sandboxd, Role::Launcher, Role::Egress, Role::Dialer, Role::Vault, Role::Auditd];
+
+/// Signals by which something that is attacked dies: a filter hit, and memory faults.
+const SUSPICIOUS: [Signal; 4] = [Signal::SYS, Signal::SEGV, Signal::BUS, Signal::ILL];
 
 const BACKOFF_FIRST_MS: u64 = 200;
 const BACKOFF_MAX_MS: u64 = 30_000;
@@ -24,6 +28,8 @@ const HUNG_AFTER_MS: u64 = 10_000;
 const PING_EVERY_MS: u64 = 2_000;
 /// How long a role may take to drain, and then to stop.
 const STOP_STEP_MS: u64 = 5_000;
+/// Nothing goes on without the log: where it is away for so long, its restarts do not mend it.
+const AUDITD_AWAY_MS: u64 = 60_000;
 /// (deaths, within): reaching one of them stops the set. A death before Ready counts double.
 const INTENSITY: [(u32, u64); 2] = [(3, 30_000), (10, 600_000)];
 
@@ -39,14 +45,27 @@ pub enum Death {
 impl Death {
     /// True for deaths that look like an attack: a filter hit, a memory fault in safe code, a broken protocol.
     #[must_use]
-    pub const fn is_suspicious(self) -> bool {
+    pub fn is_suspicious(self) -> bool {
         match self {
-            Self::Signalled(signal) => {
-                matches!(signal, SIGSYS | SIGSEGV | SIGBUS | SIGILL)
-            }
-            Self::Exited(code) => code == Exit::Violation as i32,
+            Self::Signalled(signal) => SUSPICIOUS.iter().any(|suspicious| suspicious.as_raw() == signal),
+            Self::Exited(code) => code == Exit::Violation.code(),
         }
     }
+}
+
+/// Why a role is under suspicion.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    /// It died as something that is attacked dies.
+    Death(Death),
+    /// It broke the protocol.
+    Violation,
+    /// Its walls were not what they must be when it had raised them.
+    Unattested,
+    /// The kernel says that it is not what it was: a wall did not hold.
+    Drift,
+    /// The operator says so.
+    Operator,
 }
 
 /// What happened.
@@ -64,8 +83,11 @@ pub enum Event {
     Died(Role, Epoch, Death),
     /// The role could not be spawned.
     SpawnFailed(Role, Epoch),
-    /// Attestation failed, or a peer was caught breaking the protocol: it must not run on.
-    Condemned(Role, Epoch),
+    /// Attestation failed, or the role was caught breaking the protocol: it must not run on.
+    Condemned(Role, Epoch, Cause),
+    /// The reaction to its alarm is over: the role may start again.
+    Revive(Role),
+
     /// sandboxd wants the native backend.
     LauncherWanted,
     /// The role has drained.
@@ -93,6 +115,8 @@ pub enum Action {
     StopRole(Role),
     /// SIGKILL.
     Kill(Role),
+    /// React to what looks like an attack on the role, or by it.
+    Alarm(Role, Epoch, Cause),
     /// Everything is down; exit with this status.
     Exit(i32),
 }
@@ -113,6 +137,8 @@ struct Entry {
     deaths: Vec<(u64, u32)>,
     /// The operator asked for this end: no death to count.
     wanted_end: bool,
+    /// An alarm was raised about this process: it is held when it is dead.
+    alarmed: bool,
 }
 
 /// The table.
@@ -120,6 +146,8 @@ struct Entry {
 pub struct Supervisor {
     roles: Vec<Entry>,
     wired: Vec<(EdgeId, Epoch, Epoch)>,
+    /// When auditd last served.
+    logged: u64,
     /// Position in [`STOP_ORDER`] while stopping, and the status to exit with.
     stopping: Option<(usize, i32)>,
     exited: bool,
@@ -139,8 +167,10 @@ impl Default for Supervisor {
             restarts: 0,
             deaths: Vec::new(),
             wanted_end: false,
+            alarmed: false,
         };
-        Self { roles: CHILDREN.into_iter().map(entry).collect(), wired: Vec::new(), stopping: None, exited: false }
+        let roles = CHILDREN.into_iter().map(entry).collect();
+        Self { roles, wired: Vec::new(), logged: 0, stopping: None, exited: false }
     }
 }
 
@@ -183,6 +213,14 @@ impl Supervisor {
             && self.state(Role::Gateway) == RoleState::Ready
     }
 
+    /// True while no role that serves has been silent for as long as gets it killed.
+    #[must_use]
+    pub fn is_answering(&self, now: u64) -> bool {
+        let answers =
+            |entry: &Entry| entry.state != RoleState::Ready || now.saturating_sub(entry.answered) < HUNG_AFTER_MS;
+        self.roles.iter().all(answers)
+    }
+
     /// True once an orderly stop has begun.
     #[must_use]
     pub const fn is_stopping(&self) -> bool {
@@ -193,11 +231,17 @@ impl Supervisor {
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
         let due = |entry: &Entry| match entry.state {
-            RoleState::Idle | RoleState::Failed => None,
+            RoleState::Idle | RoleState::Held | RoleState::Failed => None,
             RoleState::Ready => Some(entry.pinged.saturating_add(PING_EVERY_MS)),
             RoleState::Starting | RoleState::Confined | RoleState::Stopping | RoleState::Backoff => Some(entry.due),
         };
         self.roles.iter().filter_map(due).min()
+    }
+
+    /// True where the end of this role was asked for.
+    #[must_use]
+    pub fn is_wanted_end(&self, role: Role) -> bool {
+        self.stopping.is_some() || self.entry(role).is_some_and(|entry| entry.wanted_end)
     }
 
     /// Takes one event at time `now`. `jitter` is any number.
@@ -208,6 +252,7 @@ impl Supervisor {
         }
         match event {
             Event::Begin => {
+                self.logged = now;
                 for role in CHILDREN.into_iter().filter(|role| *role != Role::Launcher) {
                     self.spawn(now, role, &mut actions);
                 }
@@ -235,11 +280,18 @@ impl Supervisor {
                 entry.due = now.saturating_add(STOP_STEP_MS);
                 actions.push(Action::StopRole(role));
             }),
-            Event::Condemned(role, epoch) => {
-                if self.entry(role).is_some_and(|entry| entry.epoch == epoch && is_alive(entry.state)) {
-                    actions.push(Action::Kill(role));
+            Event::Condemned(role, epoch, cause) => {
+                let is_it = |entry: &&mut Entry| entry.epoch == epoch && is_alive(entry.state) && !entry.alarmed;
+                if let Some(entry) = self.entry_mut(role).filter(is_it) {
+                    entry.alarmed = true;
+                    actions.extend([Action::Kill(role), Action::Alarm(role, epoch, cause)]);
                 }
             }
+            Event::Revive(role) => match self.state(role) {
+                RoleState::Held if self.stopping.is_none() => self.spawn(now, role, &mut actions),
+                // Its death is on its way: it is one like any other now.
+                _ => self.entry_mut(role).into_iter().for_each(|entry| entry.alarmed = false),
+            },
             Event::Restart(role) => self.end_role(now, role, true, &mut actions),
             Event::Died(role, epoch, death) => self.on_death(now, jitter, role, epoch, death, &mut actions),
             Event::SpawnFailed(role, epoch) => {
@@ -266,7 +318,7 @@ impl Supervisor {
             entry.epoch = entry.epoch.next();
             entry.state = RoleState::Starting;
             entry.due = now.saturating_add(START_DEADLINE_MS);
-            entry.wanted_end = false;
+            (entry.wanted_end, entry.alarmed) = (false, false);
             actions.push(Action::Spawn(role, entry.epoch));
         }
     }
@@ -300,13 +352,18 @@ impl Supervisor {
             return;
         }
         entry.restarts = entry.restarts.saturating_add(1);
-        if entry.wanted_end {
+        let alarming = death.is_suspicious();
+        if alarming && !entry.alarmed {
+            entry.alarmed = true;
+            actions.push(Action::Alarm(role, epoch, Cause::Death(death)));
+        }
+        if entry.wanted_end && !entry.alarmed {
             entry.state = RoleState::Backoff;
             entry.due = now;
             return;
         }
         let permanent = matches!(death, Death::Exited(code) if Exit::is_permanent(code));
-        entry.deaths.push((now, if was_ready && !death.is_suspicious() { 1 } else { 2 }));
+        entry.deaths.push((now, if was_ready && !entry.alarmed { 1 } else { 2 }));
         entry.deaths.retain(|(at, _)| now.saturating_sub(*at) <= 600_000);
         let too_many = INTENSITY.iter().any(|(deaths, within)| {
             let weight: u32 = entry
@@ -327,6 +384,10 @@ impl Supervisor {
                 };
                 self.stop_set(now, code, actions);
             }
+            return;
+        }
+        if entry.alarmed {
+            entry.state = RoleState::Held;
             return;
         }
         entry.due = now.saturating_add(backoff(entry.attempts, jitter));
@@ -351,13 +412,18 @@ impl Supervisor {
                     entry.pinged = now;
                     actions.push(Action::Ping(entry.role));
                 }
-                RoleState::Backoff if stopping => entry.state = RoleState::Idle,
+                RoleState::Backoff | RoleState::Held if stopping => entry.state = RoleState::Idle,
                 RoleState::Backoff if now >= entry.due => spawn.push(entry.role),
                 _ => {}
             }
         }
         for role in spawn {
             self.spawn(now, role, actions);
+        }
+        if self.state(Role::Auditd) == RoleState::Ready {
+            self.logged = now;
+        } else if now.saturating_sub(self.logged) >= AUDITD_AWAY_MS {
+            self.stop_set(now, Exit::Internal.code(), actions);
         }
     }
 

@@ -156,19 +156,73 @@ fn suspicious_deaths_are_those_that_look_like_attacks() {
     );
 }
 
+#[test]
+fn exit_statuses_and_signals_lead_where_the_taxonomy_says() {
+    let after = |death| {
+        let (mut table, _) = running();
+        let actions = table.on(10, 0, Event::Died(Role::Egress, Epoch(1), death));
+        let alarmed = actions.contains(&Action::Alarm(Role::Egress, Epoch(1), Cause::Death(death)));
+        (table.state(Role::Egress), alarmed, table.is_stopping())
+    };
+    for death in [0, 70, 71, 75, 1, 101].map(Death::Exited).into_iter().chain([9, 6, 15].map(Death::Signalled)) {
+        assert_eq!(after(death), (RoleState::Backoff, false, false), "{death:?}");
+    }
+    for death in [11, 7, 4, 31].map(Death::Signalled).into_iter().chain([Death::Exited(76)]) {
+        assert_eq!(after(death), (RoleState::Held, true, false), "{death:?}");
+    }
+    for death in [78, 79].map(Death::Exited) {
+        assert_eq!(after(death), (RoleState::Failed, false, true), "{death:?}");
+    }
+}
+
+#[test]
+fn role_under_alarm_starts_again_by_revival_alone() {
+    let (mut table, _) = running();
+    let actions = table.on(10, 0, Event::Condemned(Role::Vault, Epoch(1), Cause::Drift));
+    assert_eq!(actions, [Action::Kill(Role::Vault), Action::Alarm(Role::Vault, Epoch(1), Cause::Drift)]);
+    assert!(table.on(11, 0, Event::Condemned(Role::Vault, Epoch(1), Cause::Drift)).is_empty(), "one alarm is enough");
+    table.on(12, 0, Event::Died(Role::Vault, Epoch(1), Death::Signalled(9)));
+    assert!(!table.on(59_000, 0, Event::Tick).contains(&Action::Spawn(Role::Vault, Epoch(2))));
+    assert!(table.on(59_000, 0, Event::Revive(Role::Vault)).contains(&Action::Spawn(Role::Vault, Epoch(2))));
+}
+
+#[test]
+fn role_that_is_revived_before_it_is_dead_starts_again_when_it_is() {
+    let (mut table, _) = running();
+    table.on(10, 0, Event::Condemned(Role::Vault, Epoch(1), Cause::Violation));
+    table.on(11, 0, Event::Revive(Role::Vault));
+    table.on(12, 0, Event::Died(Role::Vault, Epoch(1), Death::Signalled(9)));
+    assert!(table.on(1_000, 0, Event::Tick).contains(&Action::Spawn(Role::Vault, Epoch(2))));
+}
+
+#[test]
+fn set_does_not_run_without_its_log_for_longer_than_a_minute() {
+    let (mut table, _) = running();
+    table.on(50_000, 0, Event::Tick);
+    table.on(50_000, 0, Event::Died(Role::Auditd, Epoch(1), Death::Signalled(9)));
+    // It starts, and hangs before it serves.
+    let stopped = (51_000..200_000).step_by(1_000).find(|now| {
+        table.on(*now, 0, Event::Tick);
+        table.is_stopping()
+    });
+    assert_eq!(stopped, Some(50_000 + AUDITD_AWAY_MS));
+}
+
 fn events() -> impl Strategy<Value = Event> {
     let role = prop::sample::select(CHILDREN.to_vec());
     let epoch = (0u32..6).prop_map(Epoch);
-    (role, epoch, 0u8..12, any::<bool>()).prop_map(|(role, epoch, which, flag)| match which {
+    (role, epoch, 0u8..14, any::<bool>()).prop_map(|(role, epoch, which, flag)| match which {
         0 => Event::Begin,
         1 | 2 => Event::Attested(role, epoch),
         3 | 4 => Event::Ready(role, epoch),
         5 => Event::Pong(role, epoch),
         6 => Event::Died(role, epoch, if flag { Death::Signalled(9) } else { Death::Exited(70) }),
         7 => Event::SpawnFailed(role, epoch),
-        8 => Event::Condemned(role, epoch),
+        8 => Event::Condemned(role, epoch, if flag { Cause::Violation } else { Cause::Drift }),
         9 => Event::LauncherWanted,
         10 => Event::Drained(role, epoch),
+        11 => Event::Died(role, epoch, Death::Signalled(31)),
+        12 => Event::Revive(role),
         _ => {
             if flag {
                 Event::Restart(role)
