@@ -6,7 +6,7 @@
 use crate::chain::{Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
 use crate::redact::Redactor;
-use proto::audit::{AuthMethod, AuthOutcome, CommandRecord, Record, RunEnd};
+use proto::audit::{AuthOutcome, CommandRecord, Record, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
 
 /// A JSON object under construction.
@@ -150,13 +150,9 @@ pub const fn kind(record: &Record) -> &'static str {
 pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redactor) {
     match record {
         Record::Auth { client, method, outcome } => {
-            line.number("timestamp", now.millis()).text("clientIp", &redactor.clean(client)).text(
-                "method",
-                match method {
-                    AuthMethod::Token => "token",
-                    AuthMethod::None => "none",
-                },
-            );
+            line.number("timestamp", now.millis())
+                .text("clientIp", &redactor.clean(client))
+                .text("method", method.name());
             match outcome {
                 AuthOutcome::Accepted => line.flag("success", true),
                 AuthOutcome::Rejected(reason) => line.flag("success", false).text("reason", reason.name()),
@@ -166,8 +162,14 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             line.number("timestamp", now.millis());
             command_payload(line, command, redactor);
         }
-        Record::Secret { name, verb, requester, granted } => {
-            line.text("name", name).text("verb", verb).text("requester", requester).flag("success", *granted);
+        Record::Secret { name, verb, requester, granted, detail } => {
+            line.text("name", &redactor.clean(name))
+                .text("verb", verb)
+                .text("requester", requester)
+                .flag("success", *granted);
+            if !detail.is_empty() {
+                line.text("detail", &redactor.clean(detail));
+            }
         }
         Record::Role { role, epoch, event, detail } => {
             line.text("role", role.name())
@@ -232,7 +234,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::writer::Writer;
     use proptest::prelude::*;
-    use proto::audit::AuthReason;
+    use proto::audit::{AuthMethod, AuthReason};
     use proto::bounded::BoundedStr;
     use proto::ids::{RunId, SessionKey};
 

@@ -120,9 +120,10 @@ fn on_admin(request: &AdminRequest, journal: &mut Journal) -> Result<AdminReply,
                 .map_err(|errno| Refusal::new("audit.unreadable", &format!("{}: {errno}", stream.name())))?;
             Ok(AdminReply::LogBytes(BoundedBytes::new(bytes).unwrap_or_default()))
         }
-        AdminRequest::RevealGatewayToken { .. } | AdminRequest::DescribeSandbox | AdminRequest::AttachOperator => {
-            Err(Refusal::new("audit.not_mine", "auditd answers for the log only"))
-        }
+        AdminRequest::RevealGatewayToken { .. }
+        | AdminRequest::Vault { .. }
+        | AdminRequest::DescribeSandbox
+        | AdminRequest::AttachOperator => Err(Refusal::new("audit.not_mine", "auditd answers for the log only")),
     }
 }
 

@@ -110,7 +110,13 @@ mod tests {
         let role =
             Record::Role { role: Role::Vault, epoch: Epoch(1), event: text("died"), detail: BoundedStr::truncated("") };
         let name = BoundedStr::truncated("n");
-        let secret = Record::Secret { name: name.clone(), verb: text("lease"), requester: name, granted: true };
+        let secret = Record::Secret {
+            name: name.clone(),
+            verb: text("lease"),
+            requester: name,
+            granted: true,
+            detail: BoundedStr::default(),
+        };
         let types = [
             (auth("::1", true), Role::Vault),
             (secret, Role::Vault),

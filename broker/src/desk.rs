@@ -193,6 +193,10 @@ impl Broker {
                 let uid = self.visitors.iter().find(|seen| seen.number == visitor).map_or(u32::MAX, |seen| seen.uid);
                 self.ask(Role::Vault, AdminRequest::RevealGatewayToken { uid }, &[], plain(None))?;
             }
+            OperatorRequest::Vault(verb) => {
+                let uid = self.visitors.iter().find(|seen| seen.number == visitor).map_or(u32::MAX, |seen| seen.uid);
+                self.ask(Role::Vault, AdminRequest::Vault { uid, verb }, &[], plain(None))?;
+            }
             OperatorRequest::ReadLog { stream, offset } => {
                 self.ask(Role::Auditd, AdminRequest::ReadLog { stream, offset }, &[], plain(None))?;
             }
@@ -236,6 +240,7 @@ impl Broker {
             Awaited::Visitor { visitor, request, stream } => {
                 let answer = answer.and_then(|reply| match (reply, stream) {
                     (AdminReply::GatewayToken(token), None) => Ok((OperatorReply::GatewayToken(token), None)),
+                    (AdminReply::Vault(answer), None) => Ok((OperatorReply::Vault(answer), None)),
                     (AdminReply::LogBytes(bytes), None) => Ok((OperatorReply::LogBytes(bytes), None)),
                     (AdminReply::Attached, Some(stream)) => Ok((OperatorReply::Attached, Some(stream))),
                     (reply, _) => Err(Refusal::new("broker.answer", &format!("{role} answered with {reply:?}"))),

@@ -29,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   moltbot chat \"/exec uname -a\"       run a command in the session's sandbox
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
+  moltbot secrets set model.key       put a secret in; the value is asked for
   moltbot logs command -f             follow what is being run
   moltbot logs verify                 check that nobody touched the log";
 
@@ -86,6 +87,18 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<LogsCommand>,
     },
+    /// Secrets: put one in, say what may be done with it, see what was
+    Secrets {
+        /// What to do
+        #[command(subcommand)]
+        command: SecretsCommand,
+    },
+    /// The vault's own keys
+    Vault {
+        /// What to do
+        #[command(subcommand)]
+        command: VaultCommand,
+    },
     /// What is locked down; lock everything; open it again
     Lockdown {
         /// What to do
@@ -122,11 +135,83 @@ pub enum GatewayCommand {
         #[arg(long, default_value = "{}", value_name = "JSON")]
         params: String,
     },
+    /// Forget every lockout: addresses that failed to log in may try again at once
+    Unlock,
     /// End a role in order and start it under a new epoch
     Restart {
         /// Which
         #[arg(default_value = "gateway")]
         role: String,
+    },
+}
+
+/// `moltbot secrets ...`. No value is ever an argument: arguments are for everybody to read.
+#[derive(Debug, Subcommand)]
+pub enum SecretsCommand {
+    /// Names, versions and what may be done with them; never a value
+    List,
+    /// Put a new secret in; its value is asked for without echo, or read from standard input
+    Set {
+        /// Its name: a-z 0-9 . _ -
+        name: String,
+        /// What may be done with it, as lines of `field value`; without one, nothing may
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+    },
+    /// Replace a secret's value; its policy stays, its leases end
+    Rotate {
+        /// Its name
+        name: String,
+    },
+    /// Forget a secret
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// Print a secret, where its policy says `reveal yes`; recorded
+    Reveal {
+        /// Its name
+        name: String,
+    },
+    /// Print what may be done with a secret, or set it
+    Policy {
+        /// Its name
+        name: String,
+        /// Set it from this file; - is standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Allow one use of a secret whose policy says `approval yes`
+    Approve {
+        /// Its name
+        name: String,
+    },
+    /// End every lease that lives
+    Revoke,
+    /// Who used what, and when, from the log
+    Usage {
+        /// Only this secret
+        name: Option<String>,
+        /// From this time on: 2026-11-23, 2026-11-23T14:00:00Z, or 90m, 12h, 7d ago
+        #[arg(long, value_name = "TIME", value_parser = crate::logs::parse_time)]
+        since: Option<Duration>,
+    },
+    /// What left the vault since then: what to rotate after an incident
+    Touched {
+        /// From this time on: 2026-11-23, 2026-11-23T14:00:00Z, or 90m, 12h, 7d ago
+        #[arg(long, value_name = "TIME", value_parser = crate::logs::parse_time)]
+        since: Duration,
+    },
+}
+
+/// `moltbot vault ...`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum VaultCommand {
+    /// Draw a new wrapping key and seal every secret anew under it
+    Rotate {
+        /// Replace keys/secrets.key as well; the vault starts anew. Backups of the old one open old stores only
+        #[arg(long)]
+        master: bool,
     },
 }
 

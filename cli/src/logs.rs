@@ -67,7 +67,20 @@ pub fn show(dir: &Path, options: &ShowLogs, args: &Args) -> Result<(), CliError>
     }
 }
 
-type Take<'t> = &'t mut dyn FnMut(&str) -> Result<(), CliError>;
+/// Hands every record of a stream to `take`, oldest first, through broker or from the files where it is down.
+///
+/// # Errors
+/// [`CliError`].
+pub fn each(dir: &Path, stream: Stream, take: Take<'_>) -> Result<(), CliError> {
+    match Door::open(dir) {
+        Ok(door) => Live { door, stream, offset: 0, partial: Vec::new() }.read_on(take),
+        Err(CliError::NotRunning(_)) => read_files(dir, stream, take),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is done with each line.
+pub type Take<'t> = &'t mut dyn FnMut(&str) -> Result<(), CliError>;
 
 /// A stream by way of broker, as far as it was read.
 struct Live {

@@ -11,12 +11,13 @@ mod lockdown;
 mod logs;
 mod paint;
 mod restart;
+mod secrets;
 mod status;
 mod up;
 mod verify;
 mod ws;
 
-use args::{Args, Command, DrillCommand, GatewayCommand};
+use args::{Args, Command, DrillCommand, GatewayCommand, VaultCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -80,6 +81,8 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Gateway { command } => gateway(&dir, command, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
+        Command::Secrets { command } => secrets::run(&dir, command, args),
+        Command::Vault { command: VaultCommand::Rotate { master } } => secrets::rotate_keys(&dir, *master, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
         Command::Completion { shell } => {
@@ -115,6 +118,7 @@ fn gateway(dir: &std::path::Path, command: &GatewayCommand, args: &Args) -> Resu
             println!("{}", text.map_err(CliError::failed)?);
             Ok(())
         }
+        GatewayCommand::Unlock => secrets::forget_lockouts(&mut door, args),
         GatewayCommand::Restart { role } => {
             let role = Role::from_name(role)
                 .ok_or_else(|| CliError::Failed(format!("there is no role {role}; `moltbot status` lists them")))?;

@@ -11,6 +11,7 @@ pub mod policy;
 pub mod privileges;
 pub mod probe;
 pub mod seccomp;
+pub mod secret_memory;
 pub mod spawn;
 pub mod startup;
 pub mod sys;

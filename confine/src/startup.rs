@@ -108,6 +108,7 @@ pub struct Start {
     layout: Layout,
     config: RoleConfig,
     resources: Vec<(Resource, OwnedFd)>,
+    lacks: Vec<String>,
 }
 
 impl Start {
@@ -123,7 +124,7 @@ impl Start {
         match control.recv_by(Instant::now() + STEP).map_err(gone)? {
             (ToRole::Configure { layout, config, resources }, fds) if resources.len() == fds.len() => {
                 let resources = resources.iter().copied().zip(fds).collect();
-                Ok(Self { role, control, layout, config, resources })
+                Ok(Self { role, control, layout, config, resources, lacks: Vec::new() })
             }
             _ => Err(StartError::permanent("broker's first word is not a configuration")),
         }
@@ -151,6 +152,11 @@ impl Start {
             .ok_or_else(|| StartError::permanent(format!("broker sent no {resource:?}")))
     }
 
+    /// Has `status` say that something is weaker than designed, and why.
+    pub fn weaker(&mut self, lack: &str) {
+        self.lacks.push(lack.to_owned());
+    }
+
     /// Raises the walls and tells broker. Everything the role will ever open must be open by now, or lie in a directory
     /// that the policy grants; `opened` holds those directories.
     ///
@@ -176,7 +182,8 @@ impl Start {
         let held = crate::probe::Held::look(policy.role);
         #[cfg(feature = "probes")]
         let (landlock_abi, lacks, seccomp_rules) = probed::raise(&self.control, policy, opened, ports, self.layout)?;
-        let degraded = lacks.iter().map(|lack| BoundedStr::truncated(lack)).collect();
+        let own = self.lacks.iter().map(String::as_str);
+        let degraded = lacks.iter().copied().chain(own).map(BoundedStr::truncated).collect();
         let walls = Walls { landlock_abi, seccomp_rules, degraded: BoundedVec::new(degraded).unwrap_or_default() };
         // Resources that nobody took are closed here, before anybody hostile speaks.
         drop(self.resources);

@@ -3,14 +3,14 @@
 
 use crate::role::{Violations, report};
 use crate::template;
-use proto::bounded::BoundedBytes;
+use proto::bounded::BoundedStr;
 use proto::channel::{CallError, Channel};
 use proto::edge::{EgressDialer, EgressVault, GatewayEgress, Refusal};
 use proto::egress::{DialRequest, EgressRequest};
 use proto::gate::Gate;
 use proto::port::{Port, Request, Server};
 use proto::topology::{EdgeId, role};
-use proto::vault::LeaseRequest;
+use proto::vault::{Destination, LeaseRequest};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,10 +69,14 @@ pub async fn watch(peers: Peers, violations: Violations) {
 
 async fn on_http(request: &EgressRequest, peers: &Peers) -> Result<std::convert::Infallible, Refusal> {
     let digest = template::check(request)?;
-    let EgressRequest::Http { credential, host, port, .. } = request;
-    let digest =
-        BoundedBytes::new(digest.to_vec()).map_err(|error| Refusal::new("egress.digest", &error.to_string()))?;
-    let lease = LeaseRequest::Lease { credential: credential.clone(), host: host.clone(), port: *port, digest };
+    let EgressRequest::Http { credential, host, port, method, path, .. } = request;
+    let lease = LeaseRequest::Lease {
+        credential: credential.clone(),
+        to: Destination { host: host.clone(), port: *port },
+        method: BoundedStr::truncated(method),
+        path: BoundedStr::truncated(path),
+        digest,
+    };
     peers.vault.call(&lease, LEASE).await.map_err(refused)?;
     let dial = DialRequest::Connect { host: host.clone(), port: *port };
     let (dialed, _connection) = peers.dialer.call_with(&dial, &[], DIAL).await.map_err(refused)?;

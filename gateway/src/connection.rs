@@ -183,6 +183,10 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
     match answer {
         Ok(VaultReply::Accepted) => Ok(hello),
         Ok(VaultReply::Rejected { reason, retry_after_s }) => Err(connect::rejected(reason, retry_after_s)),
+        Ok(VaultReply::Denied) => Err(Refused {
+            failure: Failure::unavailable("vault: an answer to another question".to_owned()),
+            close: 1013,
+        }),
         Err(CallError::Refused(refusal)) if refusal.rule.as_str() == "lockdown" => Err(locked(&refusal)),
         Err(CallError::Refused(refusal)) => {
             let failure = Failure::unavailable(refusal.to_string()).with(json!({"code": refusal.rule.as_str()}));

@@ -54,6 +54,17 @@ pub enum AuthReason {
     RateLimited,
 }
 
+impl AuthMethod {
+    /// The method's name in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::None => "none",
+        }
+    }
+}
+
 impl AuthReason {
     /// The reason's name in answers and records.
     #[must_use]
@@ -170,6 +181,8 @@ pub enum Record {
         requester: BoundedStr<64>,
         /// True where it was granted.
         granted: bool,
+        /// Where to, and what was refused and why; empty where there is nothing to say.
+        detail: BoundedStr<320>,
     },
     /// broker: something happened to a role.
     Role {

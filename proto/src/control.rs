@@ -8,6 +8,7 @@ use crate::ids::{Epoch, Role, SessionKey};
 use crate::sandbox::Backend;
 use crate::secret::Secret;
 use crate::topology::{EdgeId, Side};
+use crate::vault::{VaultAnswer, VaultVerb};
 use serde::{Deserialize, Serialize};
 
 /// Largest control frame, in bytes, either way.
@@ -205,12 +206,19 @@ pub enum FromRole {
 }
 
 /// An operator's verb that a role carries out.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 pub enum AdminRequest {
     /// vault: the gateway token, recorded before it is answered.
     RevealGatewayToken {
         /// Uid of the operator.
         uid: u32,
+    },
+    /// vault: a verb about secrets and keys, recorded before it is answered.
+    Vault {
+        /// Uid of the operator.
+        uid: u32,
+        /// The verb.
+        verb: Box<VaultVerb>,
     },
     /// auditd: heads of all streams.
     LogHeads,
@@ -229,11 +237,27 @@ pub enum AdminRequest {
     AttachOperator,
 }
 
+impl std::fmt::Debug for AdminRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::RevealGatewayToken { .. } => "RevealGatewayToken",
+            Self::Vault { verb, .. } => verb.name(),
+            Self::LogHeads => "LogHeads",
+            Self::Checkpoint => "Checkpoint",
+            Self::ReadLog { .. } => "ReadLog",
+            Self::DescribeSandbox => "DescribeSandbox",
+            Self::AttachOperator => "AttachOperator",
+        })
+    }
+}
+
 /// Answer to an [`AdminRequest`].
 #[derive(Deserialize, Serialize)]
 pub enum AdminReply {
     /// The token.
     GatewayToken(Secret),
+    /// What the vault says.
+    Vault(VaultAnswer),
     /// The heads.
     LogHeads(BoundedVec<LogHead, 8>),
     /// Bytes of the file from the asked offset; empty at its end.
@@ -253,6 +277,7 @@ impl std::fmt::Debug for AdminReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::GatewayToken(_) => "GatewayToken",
+            Self::Vault(_) => "Vault",
             Self::LogHeads(_) => "LogHeads",
             Self::LogBytes(_) => "LogBytes",
             Self::Sandbox { .. } => "Sandbox",

@@ -7,7 +7,7 @@ use crate::bounded::BoundedStr;
 use crate::egress::{DialRequest, Dialed, EgressChunk, EgressReply, EgressRequest};
 use crate::operator::{OperatorReply, OperatorRequest};
 use crate::sandbox::{LaunchReply, LaunchRequest, OutputChunk, SandboxReply, SandboxRequest};
-use crate::vault::{Lease, LeaseRequest, VaultReply, VaultRequest};
+use crate::vault::{LeaseReply, LeaseRequest, VaultReply, VaultRequest};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A request was understood and not carried out. The sender goes on.
@@ -113,7 +113,7 @@ edges! {
     /// gateway has requests made.
     GatewayEgress: EgressRequest => EgressReply, chunk EgressChunk, caps 65_536, 65_536, window 32, fds 0, 0;
     /// egress leases a credential.
-    EgressVault: LeaseRequest => Lease, chunk NoChunk, caps 4096, 4096, window 32, fds 0, 0;
+    EgressVault: LeaseRequest => LeaseReply, chunk NoChunk, caps 4096, 4096, window 32, fds 0, 0;
     /// egress has a connection made.
     EgressDialer: DialRequest => Dialed, chunk NoChunk, caps 4096, 4096, window 32, fds 0, 1;
     /// sandboxd has a native sandbox made.

@@ -8,10 +8,11 @@ use crate::ids::{Epoch, Role, SessionKey};
 use crate::probe::DrillReport;
 use crate::sandbox::Backend;
 use crate::secret::Secret;
+use crate::vault::{VaultAnswer, VaultVerb};
 use serde::{Deserialize, Serialize};
 
 /// What an operator may ask.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Deserialize, Serialize)]
 pub enum OperatorRequest {
     /// The state of the set.
     Status,
@@ -21,6 +22,8 @@ pub enum OperatorRequest {
     Restart(Role),
     /// Print the gateway token.
     RevealGatewayToken,
+    /// A verb about secrets and keys.
+    Vault(Box<VaultVerb>),
     /// A connected stream to gateway, over which the WebSocket protocol is spoken without a token.
     Attach,
     /// Bytes of an audit stream.
@@ -40,6 +43,13 @@ pub enum OperatorRequest {
     DrillReport(Role),
 }
 
+/// The verb alone: what it carries may be a secret.
+impl std::fmt::Debug for OperatorRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.verb())
+    }
+}
+
 impl OperatorRequest {
     /// The verb as it stands in the log.
     #[must_use]
@@ -49,6 +59,7 @@ impl OperatorRequest {
             Self::Down => "down",
             Self::Restart(_) => "restart",
             Self::RevealGatewayToken => "gateway.token.reveal",
+            Self::Vault(verb) => verb.name(),
             Self::Attach => "attach",
             Self::ReadLog { .. } => "logs.read",
             Self::LockdownOn => "lockdown.on",
@@ -203,6 +214,8 @@ pub enum OperatorReply {
     Lockdown(Lockdown),
     /// The token.
     GatewayToken(Secret),
+    /// What the vault says.
+    Vault(VaultAnswer),
     /// The packet carries the stream.
     Attached,
     /// Bytes of the log; empty at its end.

@@ -131,9 +131,9 @@ topology! {
     VaultAuditd: Vault asks Auditd "append" over ToAuditd;
     SandboxdAuditd: Sandboxd asks Auditd "append" over ToAuditd;
     SandboxdLauncher: Sandboxd asks Launcher "run, probe" over SandboxdLauncher;
-    EgressVault: Egress asks Vault "lease" over EgressVault;
+    EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
     EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;
-    GatewayVault: Gateway asks Vault "verify client" over GatewayVault;
+    GatewayVault: Gateway asks Vault "verify client, verify code" over GatewayVault;
     GatewaySandboxd: Gateway asks Sandboxd "exec, describe, close" over GatewaySandboxd;
     GatewayEgress: Gateway asks Egress "http" over GatewayEgress;
 }

@@ -1,7 +1,7 @@
-//! What gateway and egress may ask of the vault. Nothing in gateway's enum returns a secret's bytes.
+//! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes.
 
 use crate::audit::AuthReason;
-use crate::bounded::{BoundedBytes, BoundedStr};
+use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +15,21 @@ pub enum VaultRequest {
         /// The token it sent, if it sent one.
         token: Option<Secret>,
     },
+    /// Is this the HMAC-SHA256 of the message under the secret? For webhooks; the secret's policy must say `verb verify`.
+    VerifyMac {
+        /// Name of the secret.
+        credential: BoundedStr<64>,
+        /// What was authenticated.
+        message: BoundedBytes<2048>,
+        /// The code that came with it.
+        mac: [u8; 32],
+    },
 }
 
 /// Answer to a [`VaultRequest`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum VaultReply {
-    /// The client is let in.
+    /// The client is let in; the code is right.
     Accepted,
     /// The client is kept out.
     Rejected {
@@ -29,31 +38,194 @@ pub enum VaultReply {
         /// Seconds until the address may try again; 0 where it may at once.
         retry_after_s: u32,
     },
+    /// The code is wrong.
+    Denied,
 }
 
-/// egress -> vault.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// Names a lease: 128 random bits.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct LeaseId(pub [u8; 16]);
+
+/// Where a request goes.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Destination {
+    /// Host name, as it will be asked for in the TLS handshake.
+    pub host: BoundedStr<253>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// egress -> vault. A lease is taken before anything is connected and redeemed when the destination has proved its name, so
+/// that a wrong peer costs no secret.
+#[derive(Deserialize, Serialize)]
 pub enum LeaseRequest {
     /// The right to use one credential for one request.
     Lease {
         /// Name of the credential.
         credential: BoundedStr<64>,
-        /// Host the request goes to.
-        host: BoundedStr<253>,
-        /// Its port.
-        port: u16,
+        /// Where the request goes.
+        to: Destination,
+        /// Its method.
+        method: BoundedStr<16>,
+        /// Its path and query.
+        path: BoundedStr<2048>,
         /// SHA-256 of the request template.
-        digest: BoundedBytes<32>,
+        digest: [u8; 32],
+    },
+    /// The credential itself, once.
+    Redeem {
+        /// Which lease.
+        lease: LeaseId,
+        /// Where the request goes; as it was leased.
+        to: Destination,
+        /// SHA-256 of the request template; as it was leased.
+        digest: [u8; 32],
+    },
+    /// HMAC-SHA256 of `message` under the credential, once; the credential stays.
+    Sign {
+        /// Which lease.
+        lease: LeaseId,
+        /// Where the request goes; as it was leased.
+        to: Destination,
+        /// SHA-256 of the request template; as it was leased.
+        digest: [u8; 32],
+        /// What to sign.
+        message: BoundedBytes<1024>,
+    },
+    /// The lease is not needed any more.
+    Release {
+        /// Which lease.
+        lease: LeaseId,
     },
 }
 
 /// Answer to a [`LeaseRequest`]; a refusal travels as a refusal.
 #[derive(Deserialize, Serialize)]
-pub struct Lease {
-    /// The credential, to be wiped when the request is done.
-    pub credential: Secret,
-    /// Header it goes into, lower case.
-    pub header: BoundedStr<64>,
-    /// Text before it in that header, as `Bearer `.
-    pub prefix: BoundedStr<32>,
+pub enum LeaseReply {
+    /// The right.
+    Leased {
+        /// Its name.
+        lease: LeaseId,
+        /// Milliseconds that it lives.
+        ttl_ms: u32,
+        /// Header the credential goes into, lower case; empty where it signs.
+        header: BoundedStr<64>,
+        /// Text before it in that header, as `Bearer `.
+        prefix: BoundedStr<32>,
+    },
+    /// The credential, to be wiped when the request is sent.
+    Redeemed(Secret),
+    /// The HMAC-SHA256.
+    Signed([u8; 32]),
+    /// It is gone.
+    Released,
+}
+
+/// What an operator may ask of the vault, at broker's socket.
+#[derive(Deserialize, Serialize)]
+pub enum VaultVerb {
+    /// Names, versions, dates.
+    ListSecrets {
+        /// Only names after this one; empty for the first page.
+        after: BoundedStr<64>,
+    },
+    /// Seals a value: the first version of a name, or the next.
+    PutSecret {
+        /// The name.
+        name: BoundedStr<64>,
+        /// The value.
+        value: Secret,
+        /// True where the name must be there already, false where it must not.
+        rotate: bool,
+    },
+    /// Forgets a secret.
+    RemoveSecret {
+        /// The name.
+        name: BoundedStr<64>,
+    },
+    /// The bytes, where the secret's policy lets the operator have them.
+    RevealSecret {
+        /// The name.
+        name: BoundedStr<64>,
+    },
+    /// The policy's text.
+    ReadPolicy {
+        /// The name.
+        name: BoundedStr<64>,
+    },
+    /// Binds the secret to another policy.
+    SetPolicy {
+        /// The name.
+        name: BoundedStr<64>,
+        /// The text.
+        text: BoundedStr<4096>,
+    },
+    /// Allows one use of a secret whose policy asks for approval.
+    ApproveUse {
+        /// The name.
+        name: BoundedStr<64>,
+    },
+    /// Ends every lease that lives.
+    RevokeLeases,
+    /// A new term of the key ring.
+    RotateKeys,
+    /// A new master key at the vault's next start, which broker is asked for by itself.
+    RenewMaster,
+    /// Forgets every lockout.
+    ForgetLockouts,
+}
+
+impl VaultVerb {
+    /// The verb as it stands in the log.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ListSecrets { .. } => "secrets.list",
+            Self::PutSecret { rotate: false, .. } => "secrets.set",
+            Self::PutSecret { rotate: true, .. } => "secrets.rotate",
+            Self::RemoveSecret { .. } => "secrets.remove",
+            Self::RevealSecret { .. } => "secrets.reveal",
+            Self::ReadPolicy { .. } => "secrets.policy",
+            Self::SetPolicy { .. } => "secrets.policy.set",
+            Self::ApproveUse { .. } => "secrets.approve",
+            Self::RevokeLeases => "secrets.revoke",
+            Self::RotateKeys => "vault.rotate",
+            Self::RenewMaster => "vault.renew",
+            Self::ForgetLockouts => "auth.unlock",
+        }
+    }
+}
+
+/// One secret as the operator sees it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SecretRow {
+    /// Its name.
+    pub name: BoundedStr<64>,
+    /// Counted from 1.
+    pub version: u64,
+    /// When this version was made, in seconds since 1970.
+    pub created: u64,
+    /// `inject`, `sign`, `verify`, or empty where no role may do anything.
+    pub verb: BoundedStr<8>,
+    /// What for.
+    pub purpose: BoundedStr<64>,
+    /// Any use of it is an incident.
+    pub honey: bool,
+    /// Uses counted against its budget.
+    pub used: u64,
+    /// The budget, if it has one.
+    pub budget: Option<u64>,
+}
+
+/// Answer to a [`VaultVerb`].
+#[derive(Deserialize, Serialize)]
+pub enum VaultAnswer {
+    /// It was done; a number where there is one: version, term, leases ended.
+    Done(u64),
+    /// The page of secrets; another follows where it is full.
+    Secrets(BoundedVec<SecretRow, 64>),
+    /// The bytes.
+    Revealed(Secret),
+    /// The text.
+    Policy(BoundedStr<4096>),
 }

@@ -8,7 +8,7 @@ use proto::egress::{DialRequest, EgressRequest};
 use proto::ids::{RequestId, SessionKey};
 use proto::sandbox::{LaunchRequest, SandboxRequest};
 use proto::topology::EdgeId;
-use proto::vault::{LeaseRequest, VaultRequest};
+use proto::vault::{Destination, LeaseRequest, VaultRequest};
 use proto::wire::{HEADER, Kind, MAX_FRAME};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -27,9 +27,12 @@ pub fn honest(edge: EdgeId, id: u32) -> Vec<u8> {
             encode(id, &VaultRequest::VerifyClient { address, token: None })
         }
         EdgeId::EgressVault => {
-            let digest = BoundedBytes::new(vec![0; 32]).unwrap();
-            let (credential, host) = (BoundedStr::truncated("model"), BoundedStr::truncated("api.example.com"));
-            encode(id, &LeaseRequest::Lease { credential, host, port: 443, digest })
+            let to = Destination { host: BoundedStr::truncated("api.example.com"), port: 443 };
+            let (credential, method) = (BoundedStr::truncated("model"), BoundedStr::truncated("GET"));
+            encode(
+                id,
+                &LeaseRequest::Lease { credential, to, method, path: BoundedStr::truncated("/"), digest: [0; 32] },
+            )
         }
         EdgeId::GatewaySandboxd => encode(id, &SandboxRequest::Describe),
         EdgeId::SandboxdLauncher => encode(id, &LaunchRequest::Probe),

@@ -23,6 +23,9 @@ pub enum AskError {
     /// The log's keeper broke the protocol.
     #[error("auditd broke the protocol: {0}")]
     AuditdViolated(proto::channel::ChannelError),
+    /// Somebody asked for a honey secret of this name: its edge is closed, and broker is told.
+    #[error("the honey secret {0} was asked for")]
+    Honey(String),
     /// Which store is on disk is not known: the process must end.
     #[error(transparent)]
     Store(StoreError),
@@ -42,9 +45,13 @@ pub fn recorded(log: &mut impl Log, record: Record, what: &str) -> Result<(), As
     })
 }
 
-fn stored(state: &mut State) -> Result<(), AskError> {
+/// Makes what was counted durable, or says why what it is of does not happen.
+///
+/// # Errors
+/// [`AskError`].
+pub fn stored(state: &mut State, what: &str) -> Result<(), AskError> {
     state.persist().map_err(|error| match error {
-        StoreError::Unwritable(_) => Refusal::new("vault.unwritable", &format!("login is refused: {error}")).into(),
+        StoreError::Unwritable(_) => Refusal::new("vault.unwritable", &format!("{what} is refused: {error}")).into(),
         other => AskError::Store(other),
     })
 }
@@ -62,38 +69,36 @@ pub fn verify_client(
 ) -> Result<VaultReply, AskError> {
     let party = Party::parse(address)
         .ok_or_else(|| Refusal::new("auth.address", "the client's address is not an IP address"))?;
-    let rejected = |reason, seconds: u64| VaultReply::Rejected {
-        reason,
-        retry_after_s: u32::try_from(seconds).unwrap_or(u32::MAX),
-    };
-    let reply = match (state.lockouts().locked(party, now), offered) {
+    let rejected = |reason, seconds: u64| (AuthOutcome::Rejected(reason), seconds);
+    let (outcome, seconds) = match (state.lockouts().locked(party, now), offered) {
         (Some(seconds), _) => rejected(AuthReason::RateLimited, seconds),
         // A client that has no token yet, as a browser that was just opened, is not guessing.
         (None, None) => rejected(AuthReason::TokenMissing, 0),
-        (None, Some(offered)) if state.gateway_token().is_some_and(|kept| token::same(kept, offered)) => {
+        (None, Some(offered)) if state.gateway_token().is_some_and(|kept| token::same(&kept, offered)) => {
             // Nothing to forget is nothing to write: logins that go well cost no disk but the record.
             if state.lockouts().succeeded(party) {
-                stored(state)?;
+                stored(state, "login")?;
             }
-            VaultReply::Accepted
+            (AuthOutcome::Accepted, 0)
         }
         (None, Some(_)) => {
             let seconds = state.lockouts().failed(party, now);
-            stored(state)?;
+            stored(state, "login")?;
             rejected(AuthReason::TokenMismatch, seconds)
         }
     };
-    let outcome = match &reply {
-        VaultReply::Accepted => AuthOutcome::Accepted,
-        VaultReply::Rejected { reason, .. } => AuthOutcome::Rejected(*reason),
-    };
     let method = if offered.is_some() { AuthMethod::Token } else { AuthMethod::None };
     recorded(log, Record::Auth { client: address.clone(), method, outcome }, "login")?;
-    Ok(reply)
+    Ok(match outcome {
+        AuthOutcome::Accepted => VaultReply::Accepted,
+        AuthOutcome::Rejected(reason) => {
+            VaultReply::Rejected { reason, retry_after_s: u32::try_from(seconds).unwrap_or(u32::MAX) }
+        }
+    })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::state::tests::Dirs;
 
@@ -101,9 +106,9 @@ mod tests {
 
     /// A log that keeps what it is told, and can be made to fail.
     #[derive(Default)]
-    struct Kept {
-        records: Vec<Record>,
-        broken: bool,
+    pub(crate) struct Kept {
+        pub(crate) records: Vec<Record>,
+        pub(crate) broken: bool,
     }
 
     impl Log for Kept {

@@ -162,6 +162,15 @@ pub fn settle(directory: BorrowedFd<'_>) -> Result<(), KeyError> {
     rustix::fs::fsync(directory).map_err(os("fsync of its directory"))
 }
 
+/// Gives the pending key the name of the one that it follows, which is gone then.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn succeed(directory: BorrowedFd<'_>) -> Result<(), KeyError> {
+    rustix::fs::renameat(directory, PENDING, directory, NAME).map_err(os("rename"))?;
+    rustix::fs::fsync(directory).map_err(os("fsync of its directory"))
+}
+
 /// Removes a pending key that sealed nothing.
 ///
 /// # Errors

@@ -2,9 +2,10 @@
 //!
 //! Addresses come from gateway and may be lies; a fallen gateway can lock anybody out and get around a lockout of its
 //! own clients, but it cannot make the table grow. Five failures within five minutes of the first lock an address for
-//! five minutes from the fifth. Time is the wall clock in seconds, because a lockout outlives a restart of the machine;
+//! five minutes from the fifth; 500 of all addresses lock all. Time is the wall clock in seconds, because a lockout outlives a restart of the machine;
 //! where the clock was set back, what lies in the future is taken to have happened now.
 
+use crate::codec::{Reader, Writer};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -14,6 +15,9 @@ pub const FAILURES: u8 = 5;
 pub const WINDOW: u64 = 300;
 /// Seconds that a lock holds.
 pub const LOCK: u64 = 300;
+/// Failures of all addresses together, in their windows, that let nobody try any more: a guesser with a thousand addresses
+/// is one guesser. Logins from the operator's socket need no token and go on.
+pub const CEILING: usize = 500;
 /// Addresses remembered at most.
 pub const CAPACITY: usize = 4096;
 
@@ -84,15 +88,38 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table as it was stored; more than [`CAPACITY`] are cut.
-    #[must_use]
-    pub fn restore(entries: impl IntoIterator<Item = (Party, Entry)>) -> Self {
+    /// A table of these; more than [`CAPACITY`] are cut.
+    #[cfg(test)]
+    pub(crate) fn restore(entries: impl IntoIterator<Item = (Party, Entry)>) -> Self {
         Self { entries: entries.into_iter().take(CAPACITY).collect() }
     }
 
-    /// What there is to store.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&Party, &Entry)> {
-        self.entries.iter()
+    /// Appends what there is to store.
+    pub fn encode(&self, into: &mut Writer) {
+        into.count(self.entries.len());
+        for (party, entry) in &self.entries {
+            match party {
+                Party::V4(address) => into.byte(4).number(u64::from(*address)),
+                Party::V6(network) => into.byte(6).number(*network),
+            };
+            into.number(entry.first).byte(entry.failures).number(entry.until);
+        }
+    }
+
+    /// Reads a table as it was stored.
+    #[must_use]
+    pub fn decode(from: &mut Reader<'_>) -> Option<Self> {
+        let mut entries = BTreeMap::new();
+        for _ in 0..from.count(CAPACITY)? {
+            let (kind, network) = (from.byte()?, from.number()?);
+            let party = match kind {
+                4 => Party::V4(u32::try_from(network).ok()?),
+                6 => Party::V6(network),
+                _ => return None,
+            };
+            entries.insert(party, Entry { first: from.number()?, failures: from.byte()?, until: from.number()? });
+        }
+        Some(Self { entries })
     }
 
     /// Seconds until `party` may try, if it may not now. Where the table is full of locked ones, a new party waits for the
@@ -100,9 +127,14 @@ impl Table {
     pub fn locked(&mut self, party: Party, now: u64) -> Option<u64> {
         if let Some(entry) = self.entries.get_mut(&party) {
             entry.settle(now);
-            return entry.locked(now).then(|| entry.until.saturating_sub(now));
+            if entry.locked(now) {
+                return Some(entry.until.saturating_sub(now));
+            }
         }
-        if self.entries.len() < CAPACITY {
+        if let Some(seconds) = self.over_ceiling(now) {
+            return Some(seconds);
+        }
+        if self.entries.contains_key(&party) || self.entries.len() < CAPACITY {
             return None;
         }
         for entry in self.entries.values_mut() {
@@ -110,6 +142,22 @@ impl Table {
         }
         let first = self.entries.values().map(|entry| if entry.locked(now) { entry.until } else { 0 }).min();
         first.filter(|until| *until > now).map(|until| until.saturating_sub(now))
+    }
+
+    /// Seconds until one of the failures that are too many is forgotten.
+    fn over_ceiling(&mut self, now: u64) -> Option<u64> {
+        if self.entries.len() < CEILING.div_ceil(usize::from(FAILURES)) {
+            return None;
+        }
+        let (mut failures, mut first) = (0usize, u64::MAX);
+        for entry in self.entries.values_mut() {
+            entry.settle(now);
+            if !entry.over(now) {
+                failures = failures.saturating_add(entry.failures.into());
+                first = first.min(entry.until.max(entry.first.saturating_add(WINDOW)));
+            }
+        }
+        (failures >= CEILING).then(|| first.saturating_sub(now).max(1))
     }
 
     /// Counts a failure of `party`, which is not locked. Returns the seconds it is locked for now, 0 where it is not.
@@ -133,6 +181,11 @@ impl Table {
     /// Forgets `party`. True where there was something to forget.
     pub fn succeeded(&mut self, party: Party) -> bool {
         self.entries.remove(&party).is_some()
+    }
+
+    /// Forgets everybody. Returns how many there were.
+    pub fn clear(&mut self) -> usize {
+        std::mem::take(&mut self.entries).len()
     }
 
     fn make_room(&mut self, now: u64) {
@@ -219,18 +272,40 @@ mod tests {
     }
 
     #[test]
-    fn full_table_drops_the_oldest_unlocked_and_refuses_where_all_are_locked() {
+    fn full_table_forgets_what_is_over_and_refuses_where_all_are_locked() {
         let mut table = Table::restore(
-            (0..4096).map(|n| (Party::V4(n), Entry { first: NOW + u64::from(n % 7), failures: 1, until: 0 })),
+            (0..4096).map(|n| (Party::V4(n), Entry { first: NOW - 299 + u64::from(n % 7), failures: 1, until: 0 })),
         );
-        assert_eq!(table.locked(Party::V4(9999), NOW + 10), None);
+        assert_eq!(table.locked(Party::V4(9999), NOW + 10), None, "all are over by then");
         table.failed(Party::V4(9999), NOW + 10);
-        assert_eq!(table.entries.len(), CAPACITY);
-        assert!(!table.entries.contains_key(&Party::V4(0)) && table.entries.contains_key(&Party::V4(7)));
+        assert_eq!(table.entries.len(), 1);
         let mut full =
             Table::restore((0..4096).map(|n| (Party::V4(n), Entry { first: NOW, failures: 5, until: NOW + 100 })));
-        assert_eq!(full.locked(Party::V4(9999), NOW), Some(100));
-        assert_eq!(full.locked(Party::V4(9999), NOW + 100), None);
+        assert_eq!(full.locked(Party::V4(9999), NOW + 99), Some(201), "five hundred failures are remembered");
+    }
+
+    #[test]
+    fn guesser_with_many_addresses_is_stopped_as_one() {
+        let mut table = Table::default();
+        let mut tried = 0;
+        for n in 0..10_000 {
+            let party = Party::V4(n);
+            while table.locked(party, NOW).is_none() {
+                table.failed(party, NOW);
+                tried += 1;
+            }
+        }
+        assert_eq!(tried, CEILING);
+        assert_eq!(table.locked(Party::V4(99_999), NOW), Some(300));
+        assert_eq!(table.locked(Party::V4(99_999), NOW + 299), Some(1));
+        assert_eq!(table.locked(Party::V4(99_999), NOW + 300), None);
+        for n in 0..99 {
+            let party = Party::V6(n);
+            while table.locked(party, NOW + 300).is_none() {
+                table.failed(party, NOW + 300);
+            }
+        }
+        assert_eq!(table.locked(Party::V4(99_999), NOW + 300), None, "495 are not too many");
     }
 
     proptest! {

@@ -1,7 +1,8 @@
-//! moltbot-vault: the start order of the keeper of secrets. The key and the store are opened before the walls go up;
-//! behind them it can replace its store and open nothing else.
+//! moltbot-vault: the start order of the keeper of secrets. Heap and stack are in secret memory from the first block on;
+//! the key and the store are opened before the walls go up; behind them it can replace its store and open nothing else.
 #![forbid(unsafe_code)]
 
+use confine::secret_memory::{self, Heap};
 use confine::startup::{Start, StartError};
 use proto::control::{Resource, RoleConfig};
 use proto::exit::Exit;
@@ -11,12 +12,18 @@ use std::process::ExitCode;
 use vault::state::State;
 use vault::{policy, serve};
 
+#[global_allocator]
+static HEAP: Heap = Heap;
+
 fn main() -> ExitCode {
-    confine::startup::run(Role::Vault, start)
+    secret_memory::on_secret_stack(|| confine::startup::run(Role::Vault, start))
 }
 
 fn start(mut start: Start) -> Result<Exit, StartError> {
     let RoleConfig::Vault = start.config() else { return Err(start.wrong_config()) };
+    if let Some(lack) = secret_memory::lack() {
+        start.weaker(lack);
+    }
     policy::answer_file_size_limit_with_errno()
         .map_err(|errno| StartError::internal(format!("SIGXFSZ cannot be blocked: {errno}")))?;
     let keys = start.take(Resource::KeyDir)?;

@@ -1,21 +1,22 @@
 //! The loop: one question at a time from gateway, egress and the operator, each answered when its record is durable.
 //!
-//! Both edges are hostile. A peer that breaks the protocol, or does not read its answers, loses its edge and is reported.
+//! Both edges are hostile. A peer that breaks the protocol, does not read its answers, or asks for a honey secret loses its
+//! edge and is reported. Leases end with the edge that they were given on.
 //! Which questions there are is decided by the edge's type: gateway's has none whose answer holds a secret.
 
 use crate::audit::{Auditor, Log as _};
 use crate::auth::{self, AskError};
+use crate::lease::Leases;
+use crate::lend::{Desk, secret_record};
 use crate::state::{GATEWAY_TOKEN, State, unix_now};
 use confine::startup::{Control, Sealed, StartError};
-use proto::audit::Record;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
 use proto::exit::Exit;
-use proto::secret::Secret;
 use proto::topology::{EdgeId, Side};
-use proto::vault::{Lease, LeaseRequest, VaultReply, VaultRequest};
+use proto::vault::{VaultReply, VaultRequest};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -28,8 +29,15 @@ const TURN: usize = 16;
 /// # Errors
 /// [`StartError`], internal: the store's state on disk is not known, or the machine fails.
 pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, StartError> {
-    let mut vault =
-        Vault { state, auditor: Auditor::default(), ready: false, frozen: None, gateway: None, egress: None };
+    let mut vault = Vault {
+        state,
+        leases: Leases::default(),
+        auditor: Auditor::default(),
+        ready: false,
+        frozen: None,
+        gateway: None,
+        egress: None,
+    };
     loop {
         let (gateway, egress) = vault.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         loop {
@@ -59,6 +67,7 @@ fn gone(error: &ChannelError) -> StartError {
 
 struct Vault {
     state: State,
+    leases: Leases,
     auditor: Auditor,
     ready: bool,
     /// Why nobody is let in and nothing is leased, while that is so.
@@ -91,7 +100,7 @@ impl Vault {
             ToRole::Grant { edge, side, peer: _ } => return self.on_grant(edge, side, fds, control).map(|()| None),
             ToRole::Ping(number) => FromRole::Pong(number),
             ToRole::Admin(number, request) => {
-                let reply = match self.on_admin(&request) {
+                let reply = match self.on_admin(request) {
                     Ok(reply) => Ok(reply),
                     Err(error) => Err(self.refusal(error, control)?),
                 };
@@ -99,7 +108,13 @@ impl Vault {
             }
             ToRole::Freeze { why } => {
                 self.frozen = Some(why.to_string());
-                FromRole::Frozen { sessions: BoundedVec::default(), detail: BoundedStr::truncated("no lease is out") }
+                // Not recorded here: broker writes what comes of it, and it must not wait for the log.
+                let (ended, names) = self.leases.end_all(now_ms());
+                let detail = format!("{ended} leases ended: {}", names.join(" "));
+                FromRole::Frozen {
+                    sessions: BoundedVec::default(),
+                    detail: BoundedStr::truncated(detail.trim_end_matches(": ")),
+                }
             }
             ToRole::Thaw => {
                 self.frozen = None;
@@ -122,7 +137,10 @@ impl Vault {
         let channel = Channel::from_fd(fd);
         match (edge, side) {
             (EdgeId::GatewayVault, Side::Server) => self.gateway = Some(channel),
-            (EdgeId::EgressVault, Side::Server) => self.egress = Some(channel),
+            (EdgeId::EgressVault, Side::Server) => {
+                self.leases.end_all(now_ms());
+                self.egress = Some(channel);
+            }
             (EdgeId::VaultAuditd, Side::Client) => {
                 self.auditor.attach(channel);
                 self.record_making();
@@ -136,11 +154,16 @@ impl Vault {
         Ok(())
     }
 
-    /// The token was made before there was a log; its record comes first of all. Where that fails, the next log gets it.
+    /// The token was made, or the master key renewed, before there was a log; its record comes first of all. Where that
+    /// fails, the next log gets it.
     fn record_making(&mut self) {
         if self.state.newly_made {
-            let record = secret_record(GATEWAY_TOKEN, "create", "vault", true);
+            let record = secret_record(GATEWAY_TOKEN, "create", "vault", true, "");
             self.state.newly_made = self.auditor.append(record).is_err();
+        }
+        if self.state.renewed {
+            let record = secret_record("", "vault.renewed", "vault", true, "a new master key is in force");
+            self.state.renewed = self.auditor.append(record).is_err();
         }
     }
 
@@ -156,47 +179,53 @@ impl Vault {
                     "auditd broke the protocol; nothing is done that cannot be recorded",
                 ))
             }
+            // Only roles ask for uses; broker's operator is told what it is.
+            AskError::Honey(name) => Ok(Refusal::new("vault.honey", &format!("{name} is shown to nobody"))),
             AskError::Store(error) => Err(StartError::internal(format!("vault/{error}"))),
         }
     }
 
-    fn on_admin(&mut self, request: &AdminRequest) -> Result<AdminReply, AskError> {
-        let AdminRequest::RevealGatewayToken { uid } = request else {
-            return Err(Refusal::new("vault.not_mine", "the vault answers for secrets only").into());
-        };
-        let record = secret_record(GATEWAY_TOKEN, "reveal", &format!("operator:{uid}"), true);
-        auth::recorded(&mut self.auditor, record, "revealing the token")?;
-        self.state
-            .gateway_token()
-            .and_then(|token| Secret::new(token.expose().to_vec()).ok())
-            .map(AdminReply::GatewayToken)
-            .ok_or_else(|| Refusal::new("vault.no_such_secret", "there is no gateway token").into())
+    fn desk(&mut self) -> Desk<'_, Auditor> {
+        Desk { state: &mut self.state, leases: &mut self.leases, log: &mut self.auditor, now_ms: now_ms() }
     }
 
-    fn on_verify_client(&mut self, request: VaultRequest) -> Result<VaultReply, AskError> {
-        let VaultRequest::VerifyClient { address, token } = request;
-        auth::verify_client(&mut self.state, &mut self.auditor, &address, token.as_ref(), unix_now())
+    fn on_admin(&mut self, request: AdminRequest) -> Result<AdminReply, AskError> {
+        match request {
+            AdminRequest::RevealGatewayToken { uid } => {
+                let record = secret_record(GATEWAY_TOKEN, "reveal", &format!("operator:{uid}"), true, "");
+                auth::recorded(&mut self.auditor, record, "revealing the token")?;
+                self.state
+                    .gateway_token()
+                    .map(AdminReply::GatewayToken)
+                    .ok_or_else(|| Refusal::new("vault.no_such_secret", "there is no gateway token").into())
+            }
+            AdminRequest::Vault { uid, verb } => self.desk().on_verb(uid, *verb).map(AdminReply::Vault),
+            _ => Err(Refusal::new("vault.not_mine", "the vault answers for secrets only").into()),
+        }
     }
 
-    /// Denied: a lease needs a policy that names the credential, the role and the destination, and there is none.
-    fn on_lease(&mut self, request: &LeaseRequest) -> Result<Lease, AskError> {
-        let LeaseRequest::Lease { credential, host, port, digest: _ } = request;
-        let record = secret_record(credential, "lease", "egress", false);
-        auth::recorded(&mut self.auditor, record, "the lease")?;
-        let message = format!("no credential {credential:?} has a policy that allows it to go to {host}:{port}");
-        Err(Refusal::new("vault.no_such_credential", &message).into())
+    fn on_gateway(&mut self, request: VaultRequest) -> Result<VaultReply, AskError> {
+        match request {
+            VaultRequest::VerifyClient { address, token } => {
+                auth::verify_client(&mut self.state, &mut self.auditor, &address, token.as_ref(), unix_now())
+            }
+            VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
+        }
     }
 
     fn turn_gateway(&mut self, control: &Control) -> Result<(), StartError> {
         let Some(channel) = self.gateway.take() else { return Ok(()) };
-        self.gateway = self.turn::<GatewayVault>(EdgeId::GatewayVault, channel, control, Self::on_verify_client)?;
+        self.gateway = self.turn::<GatewayVault>(EdgeId::GatewayVault, channel, control, Self::on_gateway)?;
         Ok(())
     }
 
     fn turn_egress(&mut self, control: &Control) -> Result<(), StartError> {
         let Some(channel) = self.egress.take() else { return Ok(()) };
-        let on_lease = |vault: &mut Self, request| vault.on_lease(&request);
+        let on_lease = |vault: &mut Self, request| vault.desk().on_lease(request);
         self.egress = self.turn::<EgressVault>(EdgeId::EgressVault, channel, control, on_lease)?;
+        if self.egress.is_none() {
+            self.leases.end_all(now_ms());
+        }
         Ok(())
     }
 
@@ -222,6 +251,11 @@ impl Vault {
             };
             let frame = match outcome {
                 Ok(reply) => reply_frame::<E>(id, &reply),
+                Err(AskError::Honey(name)) => {
+                    let detail = BoundedStr::truncated(&format!("it asked for the honey secret {name}"));
+                    control.send(&FromRole::Violated { edge, detail }).map_err(|error| gone(&error))?;
+                    return Ok(None);
+                }
                 Err(error) => refusal_frame::<E>(id, &self.refusal(error, control)?),
             };
             match frame.map_err(ChannelError::from).and_then(|frame| channel.send(&frame, &[])) {
@@ -261,11 +295,9 @@ fn violated(edge: EdgeId, error: &ChannelError) -> FromRole {
     FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) }
 }
 
-fn secret_record(name: &str, verb: &str, requester: &str, granted: bool) -> Record {
-    Record::Secret {
-        name: BoundedStr::truncated(name),
-        verb: BoundedStr::truncated(verb),
-        requester: BoundedStr::truncated(requester),
-        granted,
-    }
+/// Milliseconds since the machine started, those asleep included: a lease must not live through a night.
+fn now_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds.saturating_mul(1_000).saturating_add(u64::try_from(now.tv_nsec / 1_000_000).unwrap_or_default())
 }

@@ -1,11 +1,16 @@
 //! What the vault knows, and the only place where it changes: in memory and in the store together.
 
+use crate::budget::Budgets;
+use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
-use crate::store::{self, Contents, Identity, Kept, StoreError};
+use crate::permit::Policy;
+use crate::snapshot::{self, Contents, Place, SnapshotError};
+use crate::store::{self, StoreError};
 use crate::token;
 use confine::startup::StartError;
 use proto::secret::Secret;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,16 +21,32 @@ pub const GATEWAY_TOKEN: &str = "gateway.token";
 pub struct State {
     directory: OwnedFd,
     master: Master,
-    identity: Identity,
+    place: Place,
     contents: Contents,
     /// True until the record of the token's making is durable.
     pub newly_made: bool,
+    /// True until the record of the master key's renewal is durable.
+    pub renewed: bool,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
 #[must_use]
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Why a secret did not change, or does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// No secret has this name.
+    #[error("there is no secret of this name")]
+    NoSuchSecret,
+    /// Its envelope.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// Its store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 fn key_failed(error: &KeyError) -> StartError {
@@ -38,7 +59,8 @@ fn key_failed(error: &KeyError) -> StartError {
 fn store_failed(error: &StoreError) -> StartError {
     let text = format!("vault/{error}");
     match error {
-        StoreError::Missing | StoreError::Format | StoreError::Seal => {
+        StoreError::Snapshot(SnapshotError::Seal(_)) => StartError::internal(text),
+        StoreError::Missing | StoreError::Kind | StoreError::Snapshot(_) => {
             StartError::integrity(format!("{text}; put keys/ and vault/ back from the same backup"))
         }
         StoreError::Unwritable(_) | StoreError::Durability { .. } | StoreError::Os(_) => StartError::internal(text),
@@ -54,7 +76,7 @@ impl State {
     pub fn open(keys: &OwnedFd, directory: OwnedFd) -> Result<Self, StartError> {
         store::sweep(directory.as_fd()).map_err(|error| store_failed(&error))?;
         match keys::read(keys.as_fd(), keys::NAME) {
-            Ok(master) => return Self::open_store(directory, master),
+            Ok(master) => return Self::open_named(keys, directory, master),
             Err(KeyError::Missing(_)) => {}
             Err(error) => return Err(key_failed(&error)),
         }
@@ -84,19 +106,66 @@ impl State {
     }
 
     fn open_store(directory: OwnedFd, master: Master) -> Result<Self, StartError> {
-        let (identity, contents) = store::read(directory.as_fd(), &master).map_err(|error| store_failed(&error))?;
-        Ok(Self { directory, master, identity, contents, newly_made: false })
+        let (place, contents) = store::read(directory.as_fd(), &master).map_err(|error| store_failed(&error))?;
+        Ok(Self { directory, master, place, contents, newly_made: false, renewed: false })
+    }
+
+    /// Opens the store of a key that has its name. One that followed it, and whose store is there already, takes its place;
+    /// any other pending key sealed nothing.
+    fn open_named(keys: &OwnedFd, directory: OwnedFd, master: Master) -> Result<Self, StartError> {
+        let foreign = match store::read(directory.as_fd(), &master) {
+            Ok((place, contents)) => {
+                keys::discard_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
+                let mut state = Self { directory, master, place, contents, newly_made: false, renewed: false };
+                if state.contents.renew {
+                    state.renew_master(keys)?;
+                }
+                return Ok(state);
+            }
+            Err(error @ StoreError::Snapshot(SnapshotError::Foreign)) => store_failed(&error),
+            Err(error) => return Err(store_failed(&error)),
+        };
+        let Ok(next) = keys::read(keys.as_fd(), keys::PENDING) else { return Err(foreign) };
+        let Ok((place, contents)) = store::read(directory.as_fd(), &next) else { return Err(foreign) };
+        keys::succeed(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        Ok(Self { directory, master: next, place, contents, newly_made: false, renewed: true })
+    }
+
+    /// A new master key, and everything sealed anew under it: the key first, under its pending name; then the store; then
+    /// the key's name. Whatever of this a crash leaves, the next start goes on from.
+    fn renew_master(&mut self, keys: &OwnedFd) -> Result<(), StartError> {
+        let sealed = |error: ChangeError| match error {
+            ChangeError::Store(error) => store_failed(&error),
+            other => StartError::internal(format!("vault/vault.db: {other}")),
+        };
+        let next = keys::make_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        let old = std::mem::replace(&mut self.master, next);
+        self.contents.renew = false;
+        if let Err(error) = self.rotate_keys(unix_now()) {
+            self.master = old;
+            return Err(sealed(error));
+        }
+        keys::succeed(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        self.renewed = true;
+        Ok(())
     }
 
     fn make(keys: &OwnedFd, directory: OwnedFd) -> Result<Self, StartError> {
         let random = |errno| StartError::internal(format!("getrandom: {errno}"));
+        let sealed = |error: EnvelopeError| StartError::internal(format!("vault/vault.db: {error}"));
         keys::discard_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
         let master = keys::make_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        let mut vault = [0; 16];
+        crate::entropy::fill(&mut vault).map_err(random)?;
+        let mut ring = Keyring::make(&master, vault, unix_now()).map_err(sealed)?;
+        let policy = Policy { reveal: true, ..Policy::default() };
         let value = token::draw().map_err(random)?;
-        let kept = Kept { name: GATEWAY_TOKEN.to_owned(), version: 1, created: unix_now(), value };
-        let contents = Contents { secrets: vec![kept], lockouts: Table::default() };
-        let identity = Identity::draw().map_err(random)?;
-        let mut state = Self { directory, master, identity, contents, newly_made: true };
+        let record = Record::seal(&mut ring, GATEWAY_TOKEN, 1, unix_now(), &policy, &value).map_err(sealed)?;
+        let records = BTreeMap::from([(GATEWAY_TOKEN.to_owned(), record)]);
+        let contents =
+            Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default(), renew: false };
+        let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
+        let mut state = Self { directory, master, place, contents, newly_made: true, renewed: false };
         state.persist().map_err(|error| store_failed(&error))?;
         keys::settle(keys.as_fd()).map_err(|error| key_failed(&error))?;
         Ok(state)
@@ -107,10 +176,137 @@ impl State {
     /// # Errors
     /// [`StoreError`]; after [`StoreError::Durability`] the process must end.
     pub fn persist(&mut self) -> Result<(), StoreError> {
-        let next = Identity { generation: self.identity.generation.saturating_add(1), ..self.identity };
-        store::replace(self.directory.as_fd(), &store::seal(&self.master, next, &self.contents)?)?;
-        self.identity = next;
+        let next = Place {
+            generation: self.place.generation.saturating_add(1),
+            root: self.contents.root(),
+            previous: self.place.root,
+            ..self.place
+        };
+        store::replace(self.directory.as_fd(), &snapshot::seal(&self.master, &next, &self.contents)?)?;
+        self.place = next;
         Ok(())
+    }
+
+    /// Seals `value` as the next version of `name`, under `policy` or the one that it has, and makes it durable. Where that
+    /// fails, the version before stands, in memory as on disk.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn put(&mut self, name: &str, value: &Secret, policy: Option<&Policy>, now: u64) -> Result<u64, ChangeError> {
+        let before = self.contents.records.get(name);
+        let version = before.map_or(0, Record::version).saturating_add(1);
+        let kept = before.map(Record::policy).unwrap_or_default();
+        if self.contents.ring.is_worn() {
+            self.rotate_keys(now)?;
+        }
+        let record = Record::seal(&mut self.contents.ring, name, version, now, policy.unwrap_or(&kept), value)?;
+        self.exchange(name, Some(record))?;
+        Ok(version)
+    }
+
+    /// Binds `name` to another policy: a new version with the same value, because the old envelope would open under the old
+    /// policy alone.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn set_policy(&mut self, name: &str, policy: &Policy, now: u64) -> Result<u64, ChangeError> {
+        let value = self.open_secret(name)?;
+        self.put(name, &value, Some(policy), now)
+    }
+
+    /// Forgets `name`, durably.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn remove(&mut self, name: &str) -> Result<(), ChangeError> {
+        if !self.contents.records.contains_key(name) {
+            return Err(ChangeError::NoSuchSecret);
+        }
+        let before = self.contents.budgets.clone();
+        self.contents.budgets.forget(name);
+        self.exchange(name, None).inspect_err(|_| self.contents.budgets = before)
+    }
+
+    fn exchange(&mut self, name: &str, record: Option<Record>) -> Result<(), ChangeError> {
+        let records = &mut self.contents.records;
+        let before = match record {
+            Some(record) => records.insert(name.to_owned(), record),
+            None => records.remove(name),
+        };
+        let Err(error) = self.persist() else { return Ok(()) };
+        match before {
+            Some(before) => self.contents.records.insert(name.to_owned(), before),
+            None => self.contents.records.remove(name),
+        };
+        Err(error.into())
+    }
+
+    /// Draws a key of the next term and seals everything anew under it, in one snapshot: the old key wraps nothing any more.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the old term stands.
+    pub fn rotate_keys(&mut self, now: u64) -> Result<u32, ChangeError> {
+        let mut ring = self.contents.ring.next(&self.master, now)?;
+        let mut records = BTreeMap::new();
+        for (name, old) in &self.contents.records {
+            let value = old.open(&self.contents.ring)?;
+            let record = Record::seal(&mut ring, name, old.version(), old.created(), &old.policy(), &value)?;
+            records.insert(name.clone(), record);
+        }
+        let term = ring.term();
+        let old_ring = std::mem::replace(&mut self.contents.ring, ring);
+        let old_records = std::mem::replace(&mut self.contents.records, records);
+        let Err(error) = self.persist() else { return Ok(term) };
+        (self.contents.ring, self.contents.records) = (old_ring, old_records);
+        Err(error.into())
+    }
+
+    /// Has the next start draw a new master key: behind the walls no key can be written.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is not so.
+    pub fn want_new_master(&mut self) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut self.contents.renew, true);
+        self.persist().inspect_err(|_| self.contents.renew = before)
+    }
+
+    /// Every secret, sealed.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.contents.records.values()
+    }
+
+    /// The secret of this name, sealed.
+    #[must_use]
+    pub fn record(&self, name: &str) -> Option<&Record> {
+        self.contents.records.get(name)
+    }
+
+    /// The secret of this name, open.
+    ///
+    /// # Errors
+    /// [`ChangeError::NoSuchSecret`], [`ChangeError::Envelope`].
+    pub fn open_secret(&self, name: &str) -> Result<Secret, ChangeError> {
+        Ok(self.record(name).ok_or(ChangeError::NoSuchSecret)?.open(&self.contents.ring)?)
+    }
+
+    /// Everything, for a test that looks for keys where they must not be.
+    #[must_use]
+    pub const fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// Forgets every failure, durably. Returns how many addresses were remembered.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing is forgotten.
+    pub fn unlock(&mut self) -> Result<usize, StoreError> {
+        let before = self.contents.lockouts.clone();
+        let forgotten = self.contents.lockouts.clear();
+        if let Err(error) = self.persist() {
+            self.contents.lockouts = before;
+            return Err(error);
+        }
+        Ok(forgotten)
     }
 
     /// The failures that count.
@@ -118,98 +314,23 @@ impl State {
         &mut self.contents.lockouts
     }
 
+    /// The uses that count.
+    pub const fn budgets(&mut self) -> &mut Budgets {
+        &mut self.contents.budgets
+    }
+
     /// The gateway token, if there is one.
     #[must_use]
-    pub fn gateway_token(&self) -> Option<&Secret> {
-        self.contents.secrets.iter().find(|kept| kept.name == GATEWAY_TOKEN).map(|kept| &kept.value)
+    pub fn gateway_token(&self) -> Option<Secret> {
+        self.open_secret(GATEWAY_TOKEN).ok()
     }
 
     /// How often the store was replaced.
     #[must_use]
     pub const fn generation(&self) -> u64 {
-        self.identity.generation
+        self.place.generation
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use std::fs::File;
-
-    pub(crate) struct Dirs {
-        pub(crate) dir: tempfile::TempDir,
-    }
-
-    impl Dirs {
-        pub(crate) fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            std::fs::create_dir(dir.path().join("keys")).unwrap();
-            std::fs::create_dir(dir.path().join("vault")).unwrap();
-            Self { dir }
-        }
-
-        pub(crate) fn open(&self) -> Result<State, StartError> {
-            let fd = |name| OwnedFd::from(File::open(self.dir.path().join(name)).unwrap());
-            State::open(&fd("keys"), fd("vault"))
-        }
-
-        fn remove(&self, name: &str) {
-            std::fs::remove_file(self.dir.path().join(name)).unwrap();
-        }
-
-        fn rename(&self, from: &str, to: &str) {
-            std::fs::rename(self.dir.path().join(from), self.dir.path().join(to)).unwrap();
-        }
-    }
-
-    fn token(state: &State) -> Vec<u8> {
-        state.gateway_token().unwrap().expose().to_vec()
-    }
-
-    #[test]
-    fn first_start_makes_a_token_that_the_next_start_finds() {
-        let dirs = Dirs::new();
-        let first = dirs.open().unwrap();
-        assert!(first.newly_made && token(&first).len() == 43);
-        let second = dirs.open().unwrap();
-        assert!(!second.newly_made);
-        assert_eq!(token(&second), token(&first));
-        assert_ne!(token(&Dirs::new().open().unwrap()), token(&first));
-    }
-
-    #[test]
-    fn lost_key_and_lost_store_are_refused_and_nothing_is_made_in_their_place() {
-        for name in ["keys/secrets.key", "vault/vault.db"] {
-            let dirs = Dirs::new();
-            dirs.open().unwrap();
-            dirs.remove(name);
-            assert!(dirs.open().is_err());
-            assert!(!dirs.dir.path().join(name).exists());
-        }
-    }
-
-    #[test]
-    fn key_of_another_vault_is_refused() {
-        let (dirs, other) = (Dirs::new(), Dirs::new());
-        dirs.open().unwrap();
-        other.open().unwrap();
-        std::fs::rename(other.dir.path().join("keys/secrets.key"), dirs.dir.path().join("keys/secrets.key")).unwrap();
-        assert!(dirs.open().is_err_and(|error| error.to_string().contains("not the store of this key")));
-    }
-
-    #[test]
-    fn interrupted_first_start_is_finished_by_the_next() {
-        let dirs = Dirs::new();
-        let made = token(&dirs.open().unwrap());
-        dirs.rename("keys/secrets.key", "keys/secrets.key.new");
-        let finished = dirs.open().unwrap();
-        assert!(finished.newly_made);
-        assert_eq!(token(&finished), made);
-        dirs.rename("keys/secrets.key", "keys/secrets.key.new");
-        dirs.remove("vault/vault.db");
-        let afresh = dirs.open().unwrap();
-        assert_ne!(token(&afresh), made);
-        std::fs::write(dirs.dir.path().join("vault/vault.db.new"), b"half").unwrap();
-        assert_eq!(token(&dirs.open().unwrap()), token(&afresh));
-    }
-}
+pub(crate) mod tests;

@@ -1,131 +1,19 @@
 //! The real process behind its real walls, with the test in the places of broker, auditd and gateway.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
-use proto::audit::{AuditRequest, AuthReason, Receipt, Record};
-use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
-use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
-use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
-use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd};
-use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
+mod common;
+
+use common::{Broker, PATIENCE, login};
+use hmac::{Hmac, Mac as _};
+use proto::audit::{AuthReason, Record};
+use proto::bounded::{BoundedBytes, BoundedStr};
+use proto::channel::{CallError, Channel};
+use proto::control::FromRole;
+use proto::edge::Refusal;
 use proto::secret::Secret;
-use proto::topology::{EdgeId, Side, role};
-use proto::vault::{LeaseRequest, VaultReply, VaultRequest};
-use proto::wire::{self, Header, Kind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Broker {
-    control: Channel,
-    child: Child,
-}
-
-impl Broker {
-    fn start(state: &std::path::Path) -> Self {
-        let (control, theirs) = Channel::pair().unwrap();
-        // The shell puts the channel where broker would, and nothing else.
-        let child = Command::new("sh")
-            .args(["-c", "exec \"$0\" 3<&0 0<&- 1>&-", env!("CARGO_BIN_EXE_moltbot-vault")])
-            .env_clear()
-            .stdin(Stdio::from(theirs.into_fd()))
-            .spawn()
-            .unwrap();
-        let broker = Self { control, child };
-        let FromRole::Hello { role: Role::Vault, .. } = broker.hear() else { panic!("hello") };
-        let fds = ["keys", "vault"].map(|name| {
-            let path = state.join(name);
-            std::fs::create_dir_all(&path).unwrap();
-            OwnedFd::from(std::fs::File::open(path).unwrap())
-        });
-        let resources = BoundedVec::new(vec![Resource::KeyDir, Resource::VaultDir]).unwrap();
-        broker.say(
-            &ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources },
-            &[fds[0].as_fd(), fds[1].as_fd()],
-        );
-        broker
-    }
-
-    /// Also plays auditd, which refuses where `writable` is false; the records come out of the receiver.
-    fn ready(state: &std::path::Path, writable: bool) -> (Self, Receiver<Record>) {
-        let broker = Self::start(state);
-        let FromRole::Confined(walls) = broker.hear() else { panic!("confined") };
-        assert!(walls.landlock_abi >= 2 && walls.seccomp_rules > 0);
-        broker.say(&ToRole::Attested, &[]);
-        let (ours, theirs) = Channel::pair().unwrap();
-        let (send, records) = channel();
-        std::thread::spawn(move || {
-            while let Ok(packet) = ours.recv_by(ToAuditd::MAX_REQUEST, 0, Instant::now() + PATIENCE) {
-                let Ok(Incoming::Request { id, request, .. }) = decode_incoming::<ToAuditd>(packet) else { return };
-                let AuditRequest::Append(record) = request;
-                let frame = if writable {
-                    let _ = send.send(record);
-                    reply_frame::<ToAuditd>(id, &Receipt { seq: Seq(0), leaf: LeafHash([0; 32]) })
-                } else {
-                    refusal_frame::<ToAuditd>(id, &Refusal::new("audit.unwritable", "write: No space left on device"))
-                };
-                ours.send(&frame.unwrap(), &[]).unwrap();
-            }
-        });
-        broker.grant(EdgeId::VaultAuditd, Side::Client, &theirs);
-        let FromRole::Ready = broker.hear() else { panic!("ready") };
-        (broker, records)
-    }
-
-    fn grant(&self, edge: EdgeId, side: Side, channel: &Channel) {
-        self.say(&ToRole::Grant { edge, side, peer: Epoch(1) }, &[channel.as_fd()]);
-    }
-
-    fn say(&self, message: &ToRole, fds: &[BorrowedFd<'_>]) {
-        let header = Header { kind: Kind::Note, id: RequestId(0), deadline_ms: 0 };
-        self.control.send(&wire::encode(header, message, MAX_CONTROL).unwrap(), fds).unwrap();
-    }
-
-    fn hear(&self) -> FromRole {
-        let packet = self.control.recv_by(MAX_CONTROL, 0, Instant::now() + PATIENCE).unwrap();
-        wire::decode(wire::split(&packet.bytes, MAX_CONTROL).unwrap().1).unwrap()
-    }
-
-    fn client(&self, edge: EdgeId) -> Client<GatewayVault> {
-        self.attached(edge, Client::new(role::Gateway))
-    }
-
-    fn attached<E: Edge>(&self, edge: EdgeId, mut client: Client<E>) -> Client<E> {
-        let (ours, theirs) = Channel::pair().unwrap();
-        self.grant(edge, Side::Server, &theirs);
-        client.attach(ours);
-        client
-    }
-
-    fn reveal(&self) -> Result<Vec<u8>, Refusal> {
-        self.say(&ToRole::Admin(4, AdminRequest::RevealGatewayToken { uid: 1000 }), &[]);
-        match self.hear() {
-            FromRole::Admin(4, Ok(AdminReply::GatewayToken(token))) => Ok(token.expose().to_vec()),
-            FromRole::Admin(4, Err(refusal)) => Err(refusal),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn exit(mut self) -> Option<i32> {
-        self.say(&ToRole::Stop, &[]);
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn login(gateway: &mut Client<GatewayVault>, token: &[u8]) -> Result<VaultReply, CallError> {
-    let token = Some(Secret::new(token.to_vec()).unwrap());
-    let request = VaultRequest::VerifyClient { address: BoundedStr::truncated("192.0.2.1"), token };
-    gateway.call(&request, &[], PATIENCE).map(|(reply, _)| reply)
-}
+use proto::topology::{EdgeId, Side};
+use proto::vault::{Destination, LeaseReply, LeaseRequest, VaultAnswer, VaultReply, VaultRequest, VaultVerb};
+use sha2::Sha256;
 
 #[test]
 fn sealed_vault_reveals_its_token_recorded_and_lets_it_in() {
@@ -176,17 +64,137 @@ fn sealed_vault_refuses_everything_while_nothing_can_be_recorded() {
 fn lease_without_a_policy_is_recorded_and_refused() {
     let state = tempfile::tempdir().unwrap();
     let (broker, records) = Broker::ready(state.path(), true);
-    let request = LeaseRequest::Lease {
-        credential: BoundedStr::truncated("gateway.token"),
-        host: BoundedStr::truncated("example.org"),
-        port: 443,
-        digest: BoundedBytes::new(vec![0; 32]).unwrap(),
-    };
-    let mut egress = broker.attached::<EgressVault>(EdgeId::EgressVault, Client::new(role::Egress));
+    let request = lease("gateway.token", "example.org");
+    let mut egress = broker.egress();
     let Err(CallError::Refused(refusal)) = egress.call(&request, &[], PATIENCE) else { panic!("granted") };
-    assert_eq!(refusal.rule.as_str(), "vault.no_such_credential");
+    assert_eq!(refusal.rule.as_str(), "vault.no_grant");
     let last = records.recv().and_then(|_made| records.recv()).unwrap();
     assert!(matches!(last, Record::Secret { granted: false, .. }));
+    assert_eq!(broker.exit(), Some(0));
+}
+
+const POLICY: &str =
+    "verb inject\nrole egress\nheader authorization\nprefix \"Bearer \"\nhost example.org\nmethod GET\npath /v1\n";
+
+fn lease(name: &str, host: &str) -> LeaseRequest {
+    LeaseRequest::Lease {
+        credential: BoundedStr::truncated(name),
+        to: Destination { host: BoundedStr::truncated(host), port: 443 },
+        method: BoundedStr::truncated("GET"),
+        path: BoundedStr::truncated("/v1/chat?key=1"),
+        digest: [7; 32],
+    }
+}
+
+fn redeem(reply: LeaseReply) -> LeaseRequest {
+    let LeaseReply::Leased { lease, .. } = reply else { panic!("no lease") };
+    let to = Destination { host: BoundedStr::truncated("example.org"), port: 443 };
+    LeaseRequest::Redeem { lease, to, digest: [7; 32] }
+}
+
+fn put(broker: &Broker, name: &str, policy: &str) {
+    let (name, value) = (BoundedStr::truncated(name), Secret::new(b"the value".to_vec()).unwrap());
+    broker.verb(VaultVerb::PutSecret { name: name.clone(), value, rotate: false }).map(drop).unwrap();
+    broker.verb(VaultVerb::SetPolicy { name, text: BoundedStr::truncated(policy) }).map(drop).unwrap();
+}
+
+fn rule<T>(outcome: Result<T, CallError>) -> String {
+    match outcome.map(drop).unwrap_err() {
+        CallError::Refused(Refusal { rule, .. }) => rule.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn leased_secret_is_redeemed_once_and_each_step_is_recorded_before_it_is_answered() {
+    let state = tempfile::tempdir().unwrap();
+    let (broker, records) = Broker::ready(state.path(), true);
+    put(&broker, "model", POLICY);
+    let mut egress = broker.egress();
+    let (reply, _) = egress.call(&lease("model", "example.org"), &[], PATIENCE).unwrap();
+    let request = redeem(reply);
+    let Ok((LeaseReply::Redeemed(value), _)) = egress.call(&request, &[], PATIENCE) else { panic!("not redeemed") };
+    assert_eq!(value.expose(), b"the value");
+    let again = egress.call(&request, &[], PATIENCE);
+    assert_eq!(rule(again), "vault.no_lease");
+    let seen: Vec<_> = records.try_iter().collect();
+    let verbs: Vec<_> = seen
+        .iter()
+        .map(|record| match record {
+            Record::Secret { verb, granted, detail, .. } => {
+                assert!(!detail.contains("key=1") && !detail.contains("the value"), "{detail}");
+                (verb.as_str(), *granted)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        ("create", true),
+        ("secrets.set", true),
+        ("secrets.policy.set", true),
+        ("lease", true),
+        ("redeem", true),
+        ("redeem", false),
+    ];
+    assert_eq!(verbs, expected);
+    assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn lease_ends_with_its_edge_and_when_it_is_revoked() {
+    let state = tempfile::tempdir().unwrap();
+    let (broker, _records) = Broker::ready(state.path(), true);
+    put(&broker, "model", POLICY);
+    let mut egress = broker.egress();
+    let (reply, _) = egress.call(&lease("model", "example.org"), &[], PATIENCE).unwrap();
+    let mut egress = broker.egress();
+    assert_eq!(rule(egress.call(&redeem(reply), &[], PATIENCE)), "vault.no_lease");
+    let (reply, _) = egress.call(&lease("model", "example.org"), &[], PATIENCE).unwrap();
+    assert!(matches!(broker.verb(VaultVerb::RevokeLeases), Ok(VaultAnswer::Done(1))));
+    assert_eq!(rule(egress.call(&redeem(reply), &[], PATIENCE)), "vault.no_lease");
+    assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn honey_secret_closes_the_edge_of_who_asks_and_is_reported_and_recorded() {
+    let state = tempfile::tempdir().unwrap();
+    let (broker, records) = Broker::ready(state.path(), true);
+    put(&broker, "aws.root", &format!("{POLICY}honey yes\n"));
+    put(&broker, "model", POLICY);
+    let mut egress = broker.egress();
+    egress.call(&lease("model", "example.org"), &[], PATIENCE).map(drop).unwrap();
+    assert!(matches!(egress.call(&lease("aws.root", "example.org"), &[], PATIENCE), Err(CallError::Gone)));
+    let FromRole::Violated { edge: EdgeId::EgressVault, detail } = broker.hear() else { panic!("not reported") };
+    assert!(detail.contains("aws.root"));
+    assert!(
+        records
+            .try_iter()
+            .any(|record| matches!(&record, Record::Secret { verb, granted: false, .. } if verb.as_str() == "honey"))
+    );
+    let name = BoundedStr::truncated("aws.root");
+    let shown = broker.verb(VaultVerb::RevealSecret { name }).map(drop);
+    assert_eq!(shown.unwrap_err().rule.as_str(), "vault.honey");
+    assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn gateway_learns_one_bit_of_a_secret_that_verifies() {
+    let state = tempfile::tempdir().unwrap();
+    let (broker, _records) = Broker::ready(state.path(), true);
+    put(&broker, "hook", "verb verify\nrole gateway\nrate 2/60\n");
+    put(&broker, "model", POLICY);
+    let mut gateway = broker.client(EdgeId::GatewayVault);
+    let mut ask = |name: &str, mac| {
+        let (credential, message) = (BoundedStr::truncated(name), BoundedBytes::new(b"message".to_vec()).unwrap());
+        gateway.call(&VaultRequest::VerifyMac { credential, message, mac }, &[], PATIENCE).map(|(reply, _)| reply)
+    };
+    let mut right = Hmac::<Sha256>::new_from_slice(b"the value").unwrap();
+    right.update(b"message");
+    assert_eq!(ask("hook", right.finalize().into_bytes().into()).unwrap(), VaultReply::Accepted);
+    assert_eq!(ask("hook", [0; 32]).unwrap(), VaultReply::Denied);
+    assert_eq!(rule(ask("hook", [0; 32])), "vault.rate");
+    assert_eq!(rule(ask("model", [0; 32])), "vault.verb");
+    assert_eq!(rule(ask("absent", [0; 32])), "vault.no_such_credential");
     assert_eq!(broker.exit(), Some(0));
 }
 

@@ -4,7 +4,7 @@
 use crate::{Outcome, cargo, run};
 
 /// Roles that have such tests.
-const ROLES: [&str; 1] = ["auditd"];
+const ROLES: [&str; 2] = ["auditd", "vault"];
 
 /// Runs those of the named role; of every role where none is named.
 pub fn torture(args: &[String]) -> Outcome {

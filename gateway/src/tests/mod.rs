@@ -60,7 +60,7 @@ pub(super) fn attach_sandbox(gateway: &Gateway) {
 
 async fn vault(server: Server<GatewayVault>) {
     while let Ok(Request { request, responder, .. }) = server.next().await {
-        let VaultRequest::VerifyClient { address, token } = request;
+        let VaultRequest::VerifyClient { address, token } = request else { panic!("another question") };
         assert_eq!(address.as_str(), "127.0.0.1");
         let token = token.map(|token| String::from_utf8_lossy(token.expose()).into_owned());
         let rejected = |reason, retry_after_s| VaultReply::Rejected { reason, retry_after_s };

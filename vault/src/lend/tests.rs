@@ -1,0 +1,158 @@
+use super::*;
+use crate::auth::tests::Kept;
+use crate::permit::Policy;
+use crate::permit::tests::TELEGRAM;
+use crate::state::tests::Dirs;
+use proto::bounded::BoundedBytes;
+
+const NOW: u64 = 5_000_000;
+
+struct World {
+    dirs: Dirs,
+    state: State,
+    leases: Leases,
+    log: Kept,
+}
+
+impl World {
+    fn new(policy: &str) -> Self {
+        let dirs = Dirs::new();
+        let mut state = dirs.open().unwrap();
+        let policy = Policy::parse(policy).unwrap();
+        state.put("bot", &Secret::new(b"value".to_vec()).unwrap(), Some(&policy), 1).unwrap();
+        Self { dirs, state, leases: Leases::default(), log: Kept::default() }
+    }
+
+    fn ask(&mut self, request: LeaseRequest) -> Result<LeaseReply, AskError> {
+        let Self { state, leases, log, .. } = self;
+        Desk { state, leases, log, now_ms: NOW }.on_lease(request)
+    }
+
+    fn last(&self) -> (&str, bool, &str) {
+        match self.log.records.last().unwrap() {
+            Record::Secret { verb, granted, detail, .. } => (verb, *granted, detail),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn there() -> Destination {
+    Destination { host: BoundedStr::truncated("api.telegram.org"), port: 443 }
+}
+
+fn lease(name: &str) -> LeaseRequest {
+    let (method, path) = (BoundedStr::truncated("POST"), BoundedStr::truncated("/bot/send"));
+    LeaseRequest::Lease { credential: BoundedStr::truncated(name), to: there(), method, path, digest: [1; 32] }
+}
+
+fn id(reply: LeaseReply) -> LeaseId {
+    match reply {
+        LeaseReply::Leased { lease, header, prefix, ttl_ms: 20_000 } if header.as_str() == "authorization" => {
+            assert_eq!(prefix.as_str(), "Bearer ");
+            lease
+        }
+        _ => panic!("not leased"),
+    }
+}
+
+fn rule<T>(outcome: Result<T, AskError>) -> String {
+    match outcome.map(drop).unwrap_err() {
+        AskError::Refused(refusal) => refusal.rule.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn redeem(lease: LeaseId) -> LeaseRequest {
+    LeaseRequest::Redeem { lease, to: there(), digest: [1; 32] }
+}
+
+#[test]
+fn secret_that_changed_since_is_not_what_was_leased() {
+    for change in ["rotate", "policy", "remove"] {
+        let mut world = World::new(TELEGRAM);
+        let lent = id(world.ask(lease("bot")).unwrap());
+        let value = Secret::new(b"new".to_vec()).unwrap();
+        match change {
+            "rotate" => world.state.put("bot", &value, None, 2).map(drop),
+            "policy" => world.state.set_policy("bot", &Policy::default(), 2).map(drop),
+            _ => world.state.remove("bot"),
+        }
+        .unwrap();
+        assert_eq!(rule(world.ask(redeem(lent))), "vault.no_lease", "{change}");
+        assert!(!world.last().1);
+    }
+    let mut world = World::new(TELEGRAM);
+    let lent = id(world.ask(lease("bot")).unwrap());
+    assert!(matches!(world.ask(redeem(lent)), Ok(LeaseReply::Redeemed(value)) if value.expose() == b"value"));
+}
+
+#[test]
+fn nothing_is_leased_or_redeemed_that_cannot_be_recorded() {
+    let mut world = World::new(TELEGRAM);
+    let lent = id(world.ask(lease("bot")).unwrap());
+    world.log.broken = true;
+    assert_eq!(rule(world.ask(lease("bot"))), "audit.unwritable");
+    assert_eq!(rule(world.ask(redeem(lent))), "audit.unwritable");
+    world.log.broken = false;
+    assert_eq!(rule(world.ask(redeem(lent))), "vault.no_lease", "one try is one use");
+    let lent = id(world.ask(lease("bot")).unwrap());
+    assert!(world.ask(redeem(lent)).is_ok());
+}
+
+#[test]
+fn budget_outlives_a_restart() {
+    let mut world = World::new(&TELEGRAM.replace("budget 1000", "budget 2"));
+    for _ in 0..2 {
+        world.state = world.dirs.open().unwrap();
+        world.ask(lease("bot")).map(drop).unwrap();
+    }
+    world.state = world.dirs.open().unwrap();
+    assert_eq!(rule(world.ask(lease("bot"))), "vault.budget");
+    world.state.put("bot", &Secret::new(b"new".to_vec()).unwrap(), None, 2).unwrap();
+    assert!(world.ask(lease("bot")).is_ok());
+}
+
+#[test]
+fn honey_secret_gives_nobody_anything_and_is_recorded_as_such() {
+    let mut world = World::new(&format!("{TELEGRAM}honey yes\n"));
+    assert!(matches!(world.ask(lease("bot")), Err(AskError::Honey(name)) if name == "bot"));
+    assert_eq!(world.last().0, "honey");
+    world.log.broken = true;
+    assert!(matches!(world.ask(lease("bot")), Err(AskError::Honey(_))), "broker hears of it all the same");
+}
+
+#[test]
+fn signature_is_made_without_the_key_leaving() {
+    let text = TELEGRAM.replace("verb inject", "verb sign").replace("header authorization\nprefix \"Bearer \"\n", "");
+    let mut world = World::new(&text);
+    let Ok(LeaseReply::Leased { lease: lent, .. }) = world.ask(lease("bot")) else { panic!("not leased") };
+    assert_eq!(rule(world.ask(redeem(lent))), "vault.lease_bound", "a secret that signs is not given out");
+    let Ok(LeaseReply::Leased { lease: lent, .. }) = world.ask(lease("bot")) else { panic!("not leased") };
+    let message = BoundedBytes::new(b"message".to_vec()).unwrap();
+    let signed = world.ask(LeaseRequest::Sign { lease: lent, to: there(), digest: [1; 32], message }).unwrap();
+    let mut expected = Hmac::<Sha256>::new_from_slice(b"value").unwrap();
+    expected.update(b"message");
+    let expected: [u8; 32] = expected.finalize().into_bytes().into();
+    assert!(matches!(signed, LeaseReply::Signed(code) if code == expected));
+}
+
+#[test]
+fn release_is_recorded_and_ends_the_lease() {
+    let mut world = World::new(TELEGRAM);
+    let lent = id(world.ask(lease("bot")).unwrap());
+    assert!(matches!(world.ask(LeaseRequest::Release { lease: lent }), Ok(LeaseReply::Released)));
+    assert_eq!(world.last().0, "release");
+    let records = world.log.records.len();
+    assert!(matches!(world.ask(LeaseRequest::Release { lease: lent }), Ok(LeaseReply::Released)));
+    assert_eq!(world.log.records.len(), records, "nothing happened, so nothing is written");
+    assert_eq!(rule(world.ask(redeem(lent))), "vault.no_lease");
+}
+
+#[test]
+fn refusal_names_the_rule_and_is_recorded() {
+    let mut world = World::new("");
+    assert_eq!(rule(world.ask(lease("bot"))), "vault.no_grant");
+    assert!(!world.last().1 && world.last().2.starts_with("vault.no_grant"));
+    assert_eq!(rule(world.ask(lease("none"))), "vault.no_such_credential");
+    assert_eq!(rule(World::new(&format!("{TELEGRAM}approval yes\n")).ask(lease("bot"))), "vault.approval");
+}

@@ -1,0 +1,261 @@
+//! The bytes of `vault.db`: one snapshot of everything, sealed whole. `docs/FORMATS.md` specifies them.
+//!
+//! The file is hostile until its trailer was checked, which comes before anything in it is decrypted or decoded. The
+//! trailer is an HMAC under a key of the master key, so it commits to that key, and it holds the generation and the root
+//! over the records: to delete, add, swap or take back one record is to alter the file. What it cannot tell is that a
+//! whole older file was put back.
+
+use crate::budget::Budgets;
+use crate::cipher::Key;
+use crate::codec::{Reader, Writer};
+use crate::entropy;
+use crate::envelope::{Keyring, Record, VaultId};
+use crate::keys::Master;
+use crate::lockout::Table;
+use crate::merkle::{self, Hash};
+use hmac::{Hmac, Mac as _};
+use rustix::io::Errno;
+use sha2::Sha256;
+use std::collections::BTreeMap;
+use zeroize::Zeroizing;
+
+const MAGIC: [u8; 8] = *b"MOLTVLT2";
+const HEADER: usize = 84;
+const TRAILER: usize = 64;
+const TAG: usize = 16;
+/// Bytes of a store at most. Three of them fit into the vault's secret memory beside what it works with.
+pub const MAX: usize = 1 << 20;
+/// Records at most; more do not fit into [`MAX`] anyway.
+const MAX_RECORDS: usize = 4096;
+
+/// Why bytes are no store of this vault.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Something else, or a store of another version of the format.
+    #[error("vault.db is not a store of this version")]
+    Format,
+    /// Cut, or something was added.
+    #[error("vault.db has {found} bytes where its header says {says}: it was cut, or added to")]
+    Length {
+        /// Bytes there are.
+        found: usize,
+        /// Bytes there should be.
+        says: usize,
+    },
+    /// Sealed with another master key.
+    #[error("vault.db is not the store of this key")]
+    Foreign,
+    /// Its trailer does not hold.
+    #[error("vault.db was altered: its trailer does not hold")]
+    Altered,
+    /// Its trailer holds and its inside makes no sense, which no build of this version writes.
+    #[error("vault.db does not read: {0}")]
+    Inside(&'static str),
+    /// It would be larger than a store may be.
+    #[error(
+        "the vault is full: its store would have {0} bytes and {MAX} are allowed; remove secrets that are not needed"
+    )]
+    Full(usize),
+    /// The kernel gives no random bytes, or a cipher failed.
+    #[error("vault.db cannot be sealed: {0}")]
+    Seal(Errno),
+}
+
+/// All that the vault knows.
+pub struct Contents {
+    /// Keys that wrap.
+    pub ring: Keyring,
+    /// Secrets, sealed, by name.
+    pub records: BTreeMap<String, Record>,
+    /// Failures that count.
+    pub lockouts: Table,
+    /// Uses that count.
+    pub budgets: Budgets,
+    /// The next start draws a new master key.
+    pub renew: bool,
+}
+
+/// A snapshot among those of its vault.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// Which vault.
+    pub vault: VaultId,
+    /// One more for every replacement.
+    pub generation: u64,
+    /// Root over the records.
+    pub root: Hash,
+    /// Root of the snapshot before.
+    pub previous: Hash,
+}
+
+impl Contents {
+    /// Root over the records, by name.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        merkle::root(self.records.values().map(Record::encode))
+    }
+}
+
+fn key_id(master: &Master) -> [u8; 16] {
+    let derived = Key::derive(master, &[], b"moltbot/key-id/v1");
+    let (id, _) = derived.expose().split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    *id
+}
+
+fn body_key(master: &Master, vault: &VaultId, salt: &[u8; 32]) -> Key {
+    let mut info = b"moltbot/body/v1".to_vec();
+    info.extend_from_slice(vault);
+    Key::derive(master, salt, &info)
+}
+
+fn trailer(master: &Master, vault: &VaultId, covered: &[u8]) -> Option<Hmac<Sha256>> {
+    let key = Key::derive(master, vault, b"moltbot/trailer/v1");
+    Hmac::<Sha256>::new_from_slice(key.expose()).ok().map(|mac| mac.chain_update(covered))
+}
+
+/// Seals everything as the snapshot of this vault and generation. Its root and the one before are in `place`.
+///
+/// # Errors
+/// [`SnapshotError::Full`], [`SnapshotError::Seal`].
+pub fn seal(master: &Master, place: &Place, contents: &Contents) -> Result<Vec<u8>, SnapshotError> {
+    let body = encode(place, contents);
+    let whole = HEADER + body.len() + TAG + TRAILER;
+    if whole > MAX {
+        return Err(SnapshotError::Full(whole));
+    }
+    let mut salt = [0; 32];
+    entropy::fill(&mut salt).map_err(SnapshotError::Seal)?;
+    let mut file = Vec::with_capacity(whole);
+    file.extend_from_slice(&MAGIC);
+    file.extend_from_slice(&key_id(master));
+    file.extend_from_slice(&place.vault);
+    file.extend_from_slice(&place.generation.to_le_bytes());
+    file.extend_from_slice(&salt);
+    file.extend_from_slice(&u32::try_from(body.len() + TAG).unwrap_or(u32::MAX).to_le_bytes());
+    let failed = || SnapshotError::Seal(Errno::INVAL);
+    let sealed = body_key(master, &place.vault, &salt).seal([0; 12], &file, &body).ok_or_else(failed)?;
+    file.extend_from_slice(&sealed);
+    file.extend_from_slice(&place.root);
+    let tag = trailer(master, &place.vault, &file).ok_or_else(failed)?.finalize().into_bytes();
+    file.extend_from_slice(&tag);
+    Ok(file)
+}
+
+/// Opens a snapshot.
+///
+/// # Errors
+/// [`SnapshotError`].
+pub fn unseal(master: &Master, file: &[u8]) -> Result<(Place, Contents), SnapshotError> {
+    let mut header = Reader::new(file);
+    let format = || SnapshotError::Format;
+    if header.array::<8>() != Some(MAGIC) {
+        return Err(format());
+    }
+    let cut = SnapshotError::Length { found: file.len(), says: HEADER + TAG + TRAILER };
+    let id: [u8; 16] = header.array().ok_or(cut)?;
+    let (vault, generation) = (header.array().ok_or(cut)?, header.number().ok_or(cut)?);
+    let (salt, length) = (header.array().ok_or(cut)?, header.number32().ok_or(cut)?);
+    let says = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(HEADER + TRAILER);
+    if says != file.len() || file.len() > MAX {
+        return Err(SnapshotError::Length { found: file.len(), says });
+    }
+    if id != key_id(master) {
+        return Err(SnapshotError::Foreign);
+    }
+    let altered = || SnapshotError::Altered;
+    let (covered, tag) = file.split_last_chunk::<32>().ok_or(cut)?;
+    trailer(master, &vault, covered).ok_or_else(altered)?.verify_slice(tag).map_err(|_| altered())?;
+    let (front, root) = covered.split_last_chunk::<32>().ok_or(cut)?;
+    let (aad, sealed) = front.split_at_checked(HEADER).ok_or(cut)?;
+    let body = body_key(master, &vault, &salt).open([0; 12], aad, sealed).ok_or_else(altered)?;
+    let (previous, contents) = decode(&body, master, vault)?;
+    let place = Place { vault, generation, root: *root, previous };
+    if contents.root() != place.root {
+        return Err(SnapshotError::Inside("the root is not that of the records"));
+    }
+    Ok((place, contents))
+}
+
+/// Parts of the state beside keys and secrets, each behind a number and its length.
+const LOCKOUTS: u8 = 1;
+const BUDGETS: u8 = 2;
+const RENEW: u8 = 3;
+
+fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
+    let records: Vec<_> = contents.records.values().map(Record::encode).collect();
+    let mut sections = Vec::new();
+    for (number, write) in [
+        (LOCKOUTS, (&|into: &mut Writer| contents.lockouts.encode(into)) as &dyn Fn(&mut Writer)),
+        (BUDGETS, &|into: &mut Writer| contents.budgets.encode(into)),
+        (RENEW, &|into: &mut Writer| {
+            into.byte(u8::from(contents.renew));
+        }),
+    ] {
+        let mut section = Writer::new(4096);
+        write(&mut section);
+        sections.push((number, section.finish()));
+    }
+    let records_length: usize = records.iter().map(|record| 4 + record.len()).sum();
+    let sections_length: usize = sections.iter().map(|(_, section)| 5 + section.len()).sum();
+    let mut body = Writer::new(1024 + records_length + sections_length);
+    body.raw(&place.previous);
+    contents.ring.encode(&mut body);
+    body.count(records.len());
+    for record in &records {
+        body.bytes(record);
+    }
+    body.count(sections.len());
+    for (number, section) in &sections {
+        body.byte(*number).bytes(section);
+    }
+    body.finish()
+}
+
+fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Contents), SnapshotError> {
+    let mut from = Reader::new(body);
+    let previous = from.array().ok_or(SnapshotError::Inside("no root of the snapshot before"))?;
+    let ring = Keyring::decode(&mut from, master, vault).ok_or(SnapshotError::Inside("the key ring does not open"))?;
+    let records = decode_records(&mut from).ok_or(SnapshotError::Inside("the records are not in order"))?;
+    let mut contents =
+        Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default(), renew: false };
+    decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
+    if !from.is_done() {
+        return Err(SnapshotError::Inside("bytes follow the state"));
+    }
+    Ok((previous, contents))
+}
+
+fn decode_records(from: &mut Reader<'_>) -> Option<BTreeMap<String, Record>> {
+    let mut records = BTreeMap::new();
+    for _ in 0..from.count(MAX_RECORDS)? {
+        let record = Record::decode(from.bytes(MAX)?)?;
+        // Names rise, so no name stands twice and a set of records has one form.
+        if records.last_key_value().is_some_and(|(before, _): (&String, _)| before.as_str() >= record.name()) {
+            return None;
+        }
+        records.insert(record.name().to_owned(), record);
+    }
+    Some(records)
+}
+
+fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()> {
+    let mut last = 0;
+    for _ in 0..from.count(usize::from(u8::MAX))? {
+        let number = from.byte().filter(|number| *number > last)?;
+        last = number;
+        let mut section = Reader::new(from.bytes(MAX)?);
+        match number {
+            LOCKOUTS => contents.lockouts = Table::decode(&mut section)?,
+            BUDGETS => contents.budgets = Budgets::decode(&mut section)?,
+            RENEW => contents.renew = section.byte().filter(|byte| *byte <= 1)? == 1,
+            _ => return None,
+        }
+        if !section.is_done() {
+            return None;
+        }
+    }
+    Some(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,184 @@
+use super::*;
+use crate::auth::tests::Kept;
+use crate::lease::Leases;
+use crate::permit::tests::TELEGRAM;
+use crate::state::State;
+use crate::state::tests::Dirs;
+use proto::audit::Record;
+
+struct World {
+    dirs: Dirs,
+    state: State,
+    leases: Leases,
+    log: Kept,
+}
+
+impl World {
+    fn new() -> Self {
+        let dirs = Dirs::new();
+        let state = dirs.open().unwrap();
+        Self { dirs, state, leases: Leases::default(), log: Kept::default() }
+    }
+
+    fn ask(&mut self, verb: VaultVerb) -> Result<VaultAnswer, AskError> {
+        let Self { state, leases, log, .. } = self;
+        Desk { state, leases, log, now_ms: 1 }.on_verb(1000, verb)
+    }
+
+    fn put(&mut self, name: &str, value: &str, rotate: bool) -> Result<VaultAnswer, AskError> {
+        let value = Secret::new(value.as_bytes().to_vec()).unwrap();
+        self.ask(VaultVerb::PutSecret { name: BoundedStr::truncated(name), value, rotate })
+    }
+
+    fn policy(&mut self, name: &str, text: &str) -> Result<VaultAnswer, AskError> {
+        self.ask(VaultVerb::SetPolicy { name: BoundedStr::truncated(name), text: BoundedStr::truncated(text) })
+    }
+
+    fn reveal(&mut self, name: &str) -> Result<VaultAnswer, AskError> {
+        self.ask(VaultVerb::RevealSecret { name: BoundedStr::truncated(name) })
+    }
+
+    fn last(&self) -> (&str, &str, bool) {
+        match self.log.records.last().unwrap() {
+            Record::Secret { verb, requester, granted, .. } => (verb, requester, *granted),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn rule(outcome: Result<VaultAnswer, AskError>) -> String {
+    match outcome.map(drop).unwrap_err() {
+        AskError::Refused(refusal) => refusal.rule.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn done(outcome: Result<VaultAnswer, AskError>) -> u64 {
+    match outcome.unwrap() {
+        VaultAnswer::Done(number) => number,
+        _ => panic!("another answer"),
+    }
+}
+
+#[test]
+fn each_verb_is_recorded_with_who_asked() {
+    let mut world = World::new();
+    assert_eq!(done(world.put("bot", "one", false)), 1);
+    assert_eq!(world.last(), ("secrets.set", "operator:1000", true));
+    assert_eq!(done(world.put("bot", "two", true)), 2);
+    assert_eq!(done(world.policy("bot", TELEGRAM)), 3);
+    assert_eq!(world.last(), ("secrets.policy.set", "operator:1000", true));
+    assert_eq!(done(world.ask(VaultVerb::RotateKeys)), 2);
+    assert_eq!(world.last(), ("vault.rotate", "operator:1000", true));
+    world.ask(VaultVerb::RemoveSecret { name: BoundedStr::truncated("bot") }).map(drop).unwrap();
+    assert_eq!(world.last(), ("secrets.remove", "operator:1000", true));
+    let shown = format!("{:?}", world.log.records);
+    assert!(!shown.contains("one") && !shown.contains("two"), "no value is in a record");
+}
+
+#[test]
+fn verb_that_cannot_be_recorded_changes_nothing() {
+    let mut world = World::new();
+    world.log.broken = true;
+    assert_eq!(rule(world.put("bot", "one", false)), "audit.unwritable");
+    assert_eq!(rule(world.ask(VaultVerb::RotateKeys)), "audit.unwritable");
+    assert!(world.state.record("bot").is_none() && world.state.generation() == 1);
+    assert!(world.dirs.open().unwrap().record("bot").is_none());
+    world.log.broken = false;
+    assert_eq!(done(world.put("bot", "one", false)), 1);
+}
+
+#[test]
+fn secret_is_shown_only_where_its_policy_says_so() {
+    let mut world = World::new();
+    world.put("bot", "one", false).map(drop).unwrap();
+    assert_eq!(rule(world.reveal("bot")), "vault.reveal");
+    assert_eq!(world.last(), ("secrets.reveal", "operator:1000", false));
+    world.policy("bot", TELEGRAM).map(drop).unwrap();
+    assert_eq!(rule(world.reveal("bot")), "vault.reveal");
+    world.policy("bot", "reveal yes\nhoney yes").map(drop).unwrap();
+    assert_eq!(rule(world.reveal("bot")), "vault.honey");
+    world.policy("bot", "reveal yes").map(drop).unwrap();
+    assert!(matches!(world.reveal("bot").unwrap(), VaultAnswer::Revealed(value) if value.expose() == b"one"));
+    assert_eq!(world.last(), ("secrets.reveal", "operator:1000", true));
+}
+
+#[test]
+fn wrong_name_value_or_policy_is_refused_by_its_own_rule_and_changes_nothing() {
+    let mut world = World::new();
+    world.put("bot", "one", false).map(drop).unwrap();
+    let generation = world.state.generation();
+    for name in ["", "Bot", "9bot", "bot/../x", "b\0t"] {
+        assert_eq!(rule(world.put(name, "x", false)), "vault.name", "{name}");
+    }
+    assert_eq!(rule(world.put("other", "", false)), "vault.empty");
+    assert_eq!(rule(world.put("bot", "two", false)), "vault.exists");
+    assert_eq!(rule(world.put("none", "two", true)), "vault.no_such_secret");
+    assert_eq!(rule(world.policy("none", "")), "vault.no_such_secret");
+    assert_eq!(rule(world.policy("bot", "hosts x.org")), "vault.policy");
+    assert_eq!(rule(world.reveal("none")), "vault.no_such_secret");
+    assert_eq!(rule(world.ask(VaultVerb::ApproveUse { name: BoundedStr::truncated("bot") })), "vault.approval");
+    assert_eq!(rule(world.put(GATEWAY_TOKEN, "short", true)), "vault.short");
+    assert_eq!(rule(world.policy(GATEWAY_TOKEN, "")), "vault.reserved");
+    let name = BoundedStr::truncated(GATEWAY_TOKEN);
+    assert_eq!(rule(world.ask(VaultVerb::RemoveSecret { name })), "vault.reserved");
+    assert_eq!(world.state.generation(), generation);
+    assert_eq!(done(world.put(GATEWAY_TOKEN, &"x".repeat(43), true)), 2);
+}
+
+#[test]
+fn failure_after_its_record_is_recorded_too() {
+    let mut world = World::new();
+    let block = world.dirs.dir.path().join("vault/vault.db.new");
+    std::fs::write(&block, b"").unwrap();
+    assert_eq!(rule(world.put("bot", "one", false)), "vault.unwritable");
+    assert_eq!(world.last(), ("secrets.set", "operator:1000", false));
+    assert!(world.state.record("bot").is_none());
+    std::fs::remove_file(block).unwrap();
+    assert_eq!(done(world.put("bot", "one", false)), 1);
+}
+
+#[test]
+fn leases_are_revoked_even_where_that_cannot_be_recorded() {
+    let mut world = World::new();
+    let grant = Policy::parse(TELEGRAM).unwrap().grant.unwrap();
+    let to = proto::vault::Destination { host: BoundedStr::truncated("api.telegram.org"), port: 443 };
+    let id = proto::vault::LeaseId([1; 16]);
+    world.leases.give(id, proto::ids::Role::Egress, "bot", 1, &grant, &to, [0; 32], 1);
+    world.log.broken = true;
+    assert_eq!(rule(world.ask(VaultVerb::RevokeLeases)), "audit.unwritable");
+    world.log.broken = false;
+    assert_eq!(done(world.ask(VaultVerb::RevokeLeases)), 0);
+}
+
+#[test]
+fn unlock_forgets_every_lockout_for_good() {
+    let mut world = World::new();
+    let party = crate::lockout::Party::parse("192.0.2.1").unwrap();
+    for _ in 0..5 {
+        world.state.lockouts().failed(party, 100);
+    }
+    world.state.persist().unwrap();
+    assert!(world.dirs.open().unwrap().lockouts().locked(party, 100).is_some());
+    assert_eq!(done(world.ask(VaultVerb::ForgetLockouts)), 1);
+    assert_eq!(world.dirs.open().unwrap().lockouts().locked(party, 100), None);
+}
+
+#[test]
+fn list_goes_page_by_page_and_shows_no_value() {
+    let mut world = World::new();
+    let policy = Policy::parse(TELEGRAM).unwrap();
+    for n in 0..70 {
+        let value = Secret::new(b"value".to_vec()).unwrap();
+        world.state.put(&format!("n{n:03}"), &value, Some(&policy), 7).unwrap();
+    }
+    let mut page =
+        |after: &str| match world.ask(VaultVerb::ListSecrets { after: BoundedStr::truncated(after) }).unwrap() {
+            VaultAnswer::Secrets(rows) => rows.into_vec(),
+            _ => panic!("another answer"),
+        };
+    let first = page("");
+    assert_eq!((first.len(), first[0].name.as_str(), first[1].verb.as_str()), (64, GATEWAY_TOKEN, "inject"));
+    assert_eq!(page(first[63].name.as_str()).len(), 7);
+    assert_eq!(first[1].budget, Some(1000));
+}

@@ -1,0 +1,148 @@
+//! The real process, with the test in the places of broker, auditd and gateway.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "shared by test programs that each use a part; a test that cannot go on has failed"
+)]
+
+use proto::audit::{AuditRequest, Receipt, Record};
+use proto::bounded::{BoundedStr, BoundedVec};
+use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
+use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd};
+use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
+use proto::secret::Secret;
+use proto::topology::{EdgeId, Side, role};
+use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
+use proto::wire::{self, Header, Kind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Broker {
+    control: Channel,
+    pub child: Child,
+}
+
+impl Broker {
+    pub fn start(state: &std::path::Path) -> Self {
+        let (control, theirs) = Channel::pair().unwrap();
+        // The shell puts the channel where broker would, and nothing else.
+        let child = Command::new("sh")
+            .args(["-c", "exec \"$0\" 3<&0 0<&- 1>&-", env!("CARGO_BIN_EXE_moltbot-vault")])
+            .env_clear()
+            .stdin(Stdio::from(theirs.into_fd()))
+            .spawn()
+            .unwrap();
+        let broker = Self { control, child };
+        let FromRole::Hello { role: Role::Vault, .. } = broker.hear() else { panic!("hello") };
+        let fds = ["keys", "vault"].map(|name| {
+            let path = state.join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            OwnedFd::from(std::fs::File::open(path).unwrap())
+        });
+        let resources = BoundedVec::new(vec![Resource::KeyDir, Resource::VaultDir]).unwrap();
+        broker.say(
+            &ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources },
+            &[fds[0].as_fd(), fds[1].as_fd()],
+        );
+        broker
+    }
+
+    /// Also plays auditd, which refuses where `writable` is false; the records come out of the receiver.
+    pub fn ready(state: &std::path::Path, writable: bool) -> (Self, Receiver<Record>) {
+        let broker = Self::start(state);
+        let FromRole::Confined(walls) = broker.hear() else { panic!("confined") };
+        assert!(walls.landlock_abi >= 2 && walls.seccomp_rules > 0);
+        broker.say(&ToRole::Attested, &[]);
+        let (ours, theirs) = Channel::pair().unwrap();
+        let (send, records) = channel();
+        std::thread::spawn(move || {
+            while let Ok(packet) = ours.recv_by(ToAuditd::MAX_REQUEST, 0, Instant::now() + PATIENCE) {
+                let Ok(Incoming::Request { id, request, .. }) = decode_incoming::<ToAuditd>(packet) else { return };
+                let AuditRequest::Append(record) = request;
+                let frame = if writable {
+                    let _ = send.send(record);
+                    reply_frame::<ToAuditd>(id, &Receipt { seq: Seq(0), leaf: LeafHash([0; 32]) })
+                } else {
+                    refusal_frame::<ToAuditd>(id, &Refusal::new("audit.unwritable", "write: No space left on device"))
+                };
+                ours.send(&frame.unwrap(), &[]).unwrap();
+            }
+        });
+        broker.grant(EdgeId::VaultAuditd, Side::Client, &theirs);
+        let FromRole::Ready = broker.hear() else { panic!("ready") };
+        (broker, records)
+    }
+
+    pub fn grant(&self, edge: EdgeId, side: Side, channel: &Channel) {
+        self.say(&ToRole::Grant { edge, side, peer: Epoch(1) }, &[channel.as_fd()]);
+    }
+
+    pub fn say(&self, message: &ToRole, fds: &[BorrowedFd<'_>]) {
+        let header = Header { kind: Kind::Note, id: RequestId(0), deadline_ms: 0 };
+        self.control.send(&wire::encode(header, message, MAX_CONTROL).unwrap(), fds).unwrap();
+    }
+
+    pub fn hear(&self) -> FromRole {
+        let packet = self.control.recv_by(MAX_CONTROL, 0, Instant::now() + PATIENCE).unwrap();
+        wire::decode(wire::split(&packet.bytes, MAX_CONTROL).unwrap().1).unwrap()
+    }
+
+    pub fn client(&self, edge: EdgeId) -> Client<GatewayVault> {
+        self.attached(edge, Client::new(role::Gateway))
+    }
+
+    pub fn egress(&self) -> Client<EgressVault> {
+        self.attached(EdgeId::EgressVault, Client::new(role::Egress))
+    }
+
+    fn attached<E: Edge>(&self, edge: EdgeId, mut client: Client<E>) -> Client<E> {
+        let (ours, theirs) = Channel::pair().unwrap();
+        self.grant(edge, Side::Server, &theirs);
+        client.attach(ours);
+        client
+    }
+
+    /// A verb of the operator of uid 1000.
+    pub fn verb(&self, verb: VaultVerb) -> Result<VaultAnswer, Refusal> {
+        self.say(&ToRole::Admin(5, AdminRequest::Vault { uid: 1000, verb: Box::new(verb) }), &[]);
+        match self.hear() {
+            FromRole::Admin(5, Ok(AdminReply::Vault(answer))) => Ok(answer),
+            FromRole::Admin(5, Err(refusal)) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn reveal(&self) -> Result<Vec<u8>, Refusal> {
+        self.say(&ToRole::Admin(4, AdminRequest::RevealGatewayToken { uid: 1000 }), &[]);
+        match self.hear() {
+            FromRole::Admin(4, Ok(AdminReply::GatewayToken(token))) => Ok(token.expose().to_vec()),
+            FromRole::Admin(4, Err(refusal)) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn exit(mut self) -> Option<i32> {
+        self.say(&ToRole::Stop, &[]);
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn login(gateway: &mut Client<GatewayVault>, token: &[u8]) -> Result<VaultReply, CallError> {
+    let token = Some(Secret::new(token.to_vec()).unwrap());
+    let request = VaultRequest::VerifyClient { address: BoundedStr::truncated("192.0.2.1"), token };
+    gateway.call(&request, &[], PATIENCE).map(|(reply, _)| reply)
+}
