@@ -8,7 +8,7 @@ use hmac::{Hmac, Mac as _};
 use proto::audit::{AuthReason, Record};
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::{CallError, Channel};
-use proto::control::FromRole;
+use proto::control::{FromRole, ToRole};
 use proto::edge::Refusal;
 use proto::secret::Secret;
 use proto::topology::{EdgeId, Side};
@@ -137,6 +137,26 @@ fn leased_secret_is_redeemed_once_and_each_step_is_recorded_before_it_is_answere
         ("redeem", false),
     ];
     assert_eq!(verbs, expected);
+    assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn freeze_ends_every_lease_and_names_what_was_lent() {
+    let state = tempfile::tempdir().unwrap();
+    let (broker, _records) = Broker::ready(state.path(), true);
+    put(&broker, "model", POLICY);
+    let mut egress = broker.egress();
+    let (reply, _) = egress.call(&lease("model", "example.org"), &[], PATIENCE).unwrap();
+    let request = redeem(reply);
+    broker.say(&ToRole::Freeze { why: BoundedStr::truncated("a test") }, &[]);
+    let FromRole::Frozen { detail, .. } = broker.hear() else { panic!("not frozen") };
+    assert_eq!(detail.as_str(), "1 leases ended: model");
+    assert_eq!(rule(egress.call(&request, &[], PATIENCE)), "lockdown");
+    assert_eq!(rule(egress.call(&lease("model", "example.org"), &[], PATIENCE)), "lockdown");
+    broker.say(&ToRole::Thaw, &[]);
+    let (reply, _) = egress.call(&lease("model", "example.org"), &[], PATIENCE).unwrap();
+    assert_eq!(rule(egress.call(&request, &[], PATIENCE)), "vault.no_lease", "what was lent before is gone for good");
+    assert!(matches!(egress.call(&redeem(reply), &[], PATIENCE), Ok((LeaseReply::Redeemed(_), _))));
     assert_eq!(broker.exit(), Some(0));
 }
 
