@@ -36,6 +36,7 @@ const VAULT_WAIT: Duration = Duration::from_secs(8);
 /// How long one frame may take to leave.
 const SEND: Duration = Duration::from_secs(30);
 const CLOSE: Duration = Duration::from_secs(2);
+const CLOSE_AT_END: Duration = Duration::from_millis(200);
 /// Bytes that are read and thrown away so that the close frame is not lost to a reset.
 const LINGER: usize = 8 << 20;
 /// Requests in flight for one client.
@@ -117,7 +118,7 @@ pub async fn serve(gateway: Arc<Gateway>, io: Upgraded, peer: Peer, stranger: Op
             say_goodbye(&mut ws, end).await;
             // Not earlier: whoever waits for the list to empty waits for the goodbyes.
             drop(member);
-            linger(ws).await;
+            linger(ws, patience(&gateway)).await;
         }
         Err((id, refused)) => {
             let reason = refused.failure.message.clone();
@@ -293,7 +294,12 @@ async fn carry_out(gateway: Arc<Gateway>, outbox: &Outbox, scopes: &[&str], requ
 
 async fn finish(mut ws: Ws, end: End) {
     say_goodbye(&mut ws, end).await;
-    linger(ws).await;
+    linger(ws, CLOSE).await;
+}
+
+/// How long a client gets to close its end: less where this gateway's own end waits for it.
+fn patience(gateway: &Gateway) -> Duration {
+    if gateway.drain.refusal().is_some() { CLOSE_AT_END } else { CLOSE }
 }
 
 async fn say_goodbye(ws: &mut Ws, end: End) {
@@ -310,10 +316,10 @@ async fn say_goodbye(ws: &mut Ws, end: End) {
 }
 
 /// Reads on for a moment: a socket closed with input unread is reset, and the close frame lost with it.
-async fn linger(ws: Ws) {
+async fn linger(ws: Ws, patience: Duration) {
     let mut raw = ws.into_inner();
     raw.open();
-    let _ = timeout(CLOSE, async {
+    let _ = timeout(patience, async {
         raw.shutdown().await?;
         let mut block = vec![0u8; 16_384];
         let mut read = 0usize;

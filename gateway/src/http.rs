@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
@@ -34,18 +35,35 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let slot = Arc::new(slot);
+    let (served, asked) = (Arc::clone(&gateway), Arc::new(AtomicBool::new(false)));
+    let has_asked = Arc::clone(&asked);
     let service = hyper::service::service_fn(move |request| {
-        let answer = answer(&gateway, request, peer, &slot);
+        asked.store(true, Ordering::Release);
+        let mut answer = answer(&served, request, peer, &slot);
+        if served.drain.refusal().is_some() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         async move { Ok::<_, Infallible>(answer) }
     });
-    // What fails here is one client's connection, and hyper has answered what can be answered.
-    let _ = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    // What fails here is one client's connection, and hyper has answered what can be answered.
+    let _ = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = gateway.drain.closed() => {
+            // What was taken in is answered, and its connection is not kept for another request. hyper would close one on
+            // which nothing was asked yet, whose client waits for its first answer.
+            if has_asked.load(Ordering::Acquire) {
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.await
+        }
+    };
 }
 
 fn answer(

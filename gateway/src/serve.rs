@@ -5,7 +5,7 @@ use crate::connect::TICK_MS;
 use crate::connection::Peer;
 use crate::http;
 use crate::sessions::now_ms;
-use crate::state::{Gateway, log};
+use crate::state::{Gateway, MAX_CONNECTIONS, log};
 use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
@@ -178,12 +178,15 @@ impl Role {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
         }
+        self.gateway.drain.close("this gateway ends");
         self.gateway.runs().stop_all();
         let goodbye = json!({"reason": "service restart", "restartExpectedMs": RESTART_MS}).to_string();
         self.gateway.hub.event("shutdown", &goodbye);
         self.gateway.hub.close(1012, "service restart");
-        // A client that does not go in time is cut by the exit.
-        let _ = timeout(DRAIN, self.gateway.hub.emptied()).await;
+        // Connections that were taken in and have not said yet what they want are waited for as well: nobody else will answer
+        // them. One that does not go in time is cut by the exit.
+        let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+        let _ = timeout(DRAIN, self.gateway.connections.acquire_many(all)).await;
         self.tell(&FromRole::Drained).await
     }
 }

@@ -187,6 +187,8 @@ pub struct Gateway {
     pub started: Instant,
     /// Closed while nothing is let in.
     pub gate: Gate,
+    /// Closed when this gateway ends: what was taken in is still answered.
+    pub drain: Gate,
     /// Clients.
     pub hub: Hub,
     /// Conversations.
@@ -216,6 +218,7 @@ impl Gateway {
             boot_id: uuid(),
             started: Instant::now(),
             gate: Gate::default(),
+            drain: Gate::default(),
             hub: Hub::default(),
             sessions: Mutex::new(store),
             runs: Mutex::default(),
