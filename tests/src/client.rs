@@ -56,6 +56,8 @@ impl Client {
                 }
                 Ok(Message::Close(None)) => return Came::Closed(1005, String::new()),
                 Ok(_) => {}
+                // A tracer's stop, as of `cargo xtask rules-hit`.
+                Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Came::Closed(1006, error.to_string()),
             }
         }
