@@ -154,6 +154,9 @@ fn freeze_ends_every_lease_and_names_what_was_lent() {
     assert_eq!(rule(egress.call(&request, &[], PATIENCE)), "lockdown");
     assert_eq!(rule(egress.call(&lease("model", "example.org"), &[], PATIENCE)), "lockdown");
     broker.say(&ToRole::Thaw, &[]);
+    // Control and the edge are two ways: only what is answered on the one is known to be before what comes on the other.
+    broker.say(&ToRole::Ping(1), &[]);
+    assert!(matches!(broker.hear(), FromRole::Pong(1)));
     let (reply, _) = egress.call(&lease("model", "example.org"), &[], PATIENCE).unwrap();
     assert_eq!(rule(egress.call(&request, &[], PATIENCE)), "vault.no_lease", "what was lent before is gone for good");
     assert!(matches!(egress.call(&redeem(reply), &[], PATIENCE), Ok((LeaseReply::Redeemed(_), _))));
