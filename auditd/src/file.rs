@@ -53,6 +53,14 @@ pub enum AppendError {
         /// What does not fit.
         what: &'static str,
     },
+    /// The tiles are not those of the log.
+    #[error("{file} {what}")]
+    Tiles {
+        /// Name of their file.
+        file: String,
+        /// What does not fit.
+        what: &'static str,
+    },
 }
 
 impl AppendError {

@@ -14,6 +14,8 @@ use crate::record::Source;
 use crate::scan::{Scan, Tail, VerifyError, scan};
 use crate::segment::Segment;
 use crate::state::{Health, Limits};
+use crate::tiles::live::LiveTiles;
+use crate::tree::Hash;
 use crate::verify::{Position, Verifier};
 use crate::writer::Writer;
 use proto::audit::{LogHead, Receipt, Record, Stream};
@@ -55,6 +57,7 @@ pub struct LogStream {
     closed: Vec<Closed>,
     file: LogFile,
     notes: NotesFile,
+    tiles: LiveTiles,
     /// Made for the next file, which then could not be made.
     next_notes: Option<NotesFile>,
     /// Behind the last durable record.
@@ -77,11 +80,14 @@ struct Draft {
     at: Position,
     recorded: u64,
     text: Vec<u8>,
+    leaves: Vec<Hash>,
 }
 
 impl Draft {
     fn push(&mut self, line: &[u8]) {
-        self.at.push(crate::chain::leaf(line).0);
+        let leaf = crate::chain::leaf(line).0;
+        self.at.push(leaf);
+        self.leaves.push(leaf);
         self.text.extend_from_slice(line);
         self.text.push(b'\n');
     }
@@ -125,7 +131,7 @@ impl LogStream {
     }
 
     fn draft(&self) -> Draft {
-        Draft { at: self.at.clone(), recorded: self.recorded, text: Vec::new() }
+        Draft { at: self.at.clone(), recorded: self.recorded, text: Vec::new(), leaves: Vec::new() }
     }
 
     /// Appends all of `batch` and makes it durable; a receipt each, in order.
@@ -170,8 +176,13 @@ impl LogStream {
             self.health = std::mem::take(&mut self.health).failed(&error.to_string(), 0);
             return Err(error);
         }
+        self.advance(draft)
+    }
+
+    /// The draft is in the file.
+    fn advance(&mut self, draft: Draft) -> Result<(), AppendError> {
         (self.at, self.recorded) = (draft.at, draft.recorded);
-        Ok(())
+        draft.leaves.into_iter().try_for_each(|leaf| self.tiles.push(leaf))
     }
 
     /// A batch failed. Where it failed for want of room before anything was written, the room kept back takes the reason.
@@ -183,7 +194,8 @@ impl LogStream {
             draft.push(&pen.writer.full(self.stream, draft.at.head, &cause, pen.now));
             let signed = self.checkpoint(pen, &mut draft);
             if signed.and_then(|()| self.file.write(&draft.text)).is_ok() {
-                (self.at, self.recorded) = (draft.at, draft.recorded);
+                // Tiles that are not the log's are refused by the next batch.
+                let _ = self.advance(draft);
             }
         }
         let records = u64::try_from(records).unwrap_or(u64::MAX);
@@ -228,18 +240,18 @@ impl LogStream {
             // What the fragment was, a record for all that, or junk, is for the check to say.
             self.file.settle(self.file.bytes().saturating_sub(u64::try_from(text.len()).unwrap_or(0)));
             let again = self.rescan()?;
-            self.settle(again);
-            return Ok(());
+            return self.settle(again);
         }
-        self.settle(found);
-        Ok(())
+        self.settle(found)
     }
 
-    fn settle(&mut self, found: Scan) {
+    fn settle(&mut self, found: Scan) -> Result<(), AppendError> {
         self.file.settle(self.file.bytes().saturating_add(found.sound_bytes));
         let signed = self.at.signed;
         self.at = Position { signed: found.sound.signed.max(signed), ..found.sound };
         self.fresh = self.fresh && self.at.closed;
+        let first = self.first();
+        open::catch_up(&mut self.tiles, &self.file, first, self.file.bytes())
     }
 
     /// Checks the file from the last durable record on.

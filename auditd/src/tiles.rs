@@ -7,6 +7,9 @@ use crate::proof::{Item, each_line};
 use crate::tree::{Frontier, Hash, leaf_hash};
 use std::path::Path;
 
+pub mod live;
+pub mod stored;
+
 /// Hashes in a full tile.
 const WIDTH: usize = 256;
 

@@ -158,6 +158,21 @@ impl Prover {
         }
     }
 
+    /// Takes every sibling from the roots of complete subtrees, which `subtree` gives for a first leaf and a number of them.
+    /// None where it does not have one.
+    pub fn fill(&mut self, mut subtree: impl FnMut(u64, u64) -> Option<Hash>) -> Option<()> {
+        for sibling in &mut self.siblings {
+            let size = sibling.until.saturating_sub(sibling.from);
+            let mut from = sibling.from;
+            for part in (0..64).rev().map(|bit| 1u64 << bit).filter(|part| size & part != 0) {
+                sibling.tree.peaks.push(subtree(from, part)?);
+                from = from.saturating_add(part);
+            }
+            sibling.tree.size = size;
+        }
+        Some(())
+    }
+
     /// Takes the leaf at position `at`; every leaf of the tree must come once, in order.
     pub fn push(&mut self, at: u64, leaf: Hash) {
         if let Some(sibling) = self.siblings.iter_mut().find(|sibling| (sibling.from..sibling.until).contains(&at)) {

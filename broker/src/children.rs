@@ -192,9 +192,9 @@ impl Child {
 /// Descriptors of a role that has just raised its walls: 0 to 3, and what it holds by then.
 const fn descriptors_at_start(role: Role) -> u64 {
     4 + match role {
-        // Of each of the four streams the lines and the checkpoints, for appending and for reading; the signing key; the
-        // directory of them all.
-        Role::Auditd => 18,
+        // Of each of the four streams the lines and the checkpoints, for appending and for reading, and four levels of
+        // tiles, for appending; the signing key; the directory of them all.
+        Role::Auditd => 34,
         // The directory of the store, twice while its grant is made; the key is read and closed.
         Role::Vault => 2,
         // The listener, and the directory of sessions twice while its grant is made.

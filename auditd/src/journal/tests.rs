@@ -92,10 +92,12 @@ fn lost_key_other_key_and_missing_stream_are_evidence_and_no_start() {
         std::fs::copy(elsewhere.path().join("signing.key"), logs.join("signing.key")).unwrap();
     });
     assert!(other.to_string().contains("signed with another key"), "{other}");
-    let missing = start_after(|logs| {
-        std::fs::remove_file(logs.join("auth-audit.jsonl")).unwrap();
-        std::fs::remove_file(logs.join("auth-audit.checkpoints")).unwrap();
-    });
+    let remove = |logs: &Path, names: &[&str]| {
+        names.iter().for_each(|name| std::fs::remove_file(logs.join(format!("auth-audit.{name}"))).unwrap());
+    };
+    let cut = start_after(|logs| remove(logs, &["jsonl", "checkpoints"]));
+    assert!(cut.to_string().contains("the log was cut"), "{cut}");
+    let missing = start_after(|logs| remove(logs, &["jsonl", "checkpoints", "tile0"]));
     assert!(missing.to_string().contains("is missing or empty"), "{missing}");
     let foreign = start_after(|logs| {
         std::fs::copy(logs.join("command-audit.jsonl"), logs.join("auth-audit.jsonl")).unwrap();

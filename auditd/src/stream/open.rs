@@ -12,6 +12,7 @@ use crate::notes::{self, Feed, NotesFile};
 use crate::scan::{Scan, Tail, VerifyError, scan};
 use crate::segment::Segment;
 use crate::state::Health;
+use crate::tiles::live::LiveTiles;
 use crate::verify::{Position, Verifier};
 use proto::audit::Stream;
 use rustix::fs::{AtFlags, statat};
@@ -58,6 +59,7 @@ impl LogStream {
         file.settle(found.from.saturating_add(found.scan.sound_bytes));
         let health = if found.scan.tail == Tail::Clean { Health::Sound } else { Health::Unclean };
         let fresh = found.scan.sound.closed && found.from == 0 && found.scan.sound_bytes == 0;
+        let tiles = tiles(stream, directory, &segments, &file, last.first, &found.scan.sound)?;
         let begun = first_line(&file)?.and_then(|line| time(&line));
         Ok(Self {
             stream,
@@ -66,6 +68,7 @@ impl LogStream {
             closed,
             file,
             notes,
+            tiles,
             next_notes: None,
             at: found.scan.sound,
             health,
@@ -75,6 +78,56 @@ impl LogStream {
             latest: None,
             noted_ns: 0,
         })
+    }
+}
+
+/// Opens the tiles, makes from the lines what they lack, and holds them against the tree of the lines.
+fn tiles(
+    stream: Stream,
+    directory: &Arc<OwnedFd>,
+    closed: &[Segment],
+    file: &LogFile,
+    first: u64,
+    at: &Position,
+) -> Result<LiveTiles, AppendError> {
+    let mut tiles = LiveTiles::open(directory.as_fd(), stream)?;
+    let oldest = closed.first().map_or(first, |segment| segment.first);
+    if tiles.size() < oldest {
+        return Err(tiles.bad("lacks hashes of lines whose file is gone; put it back from a backup"));
+    }
+    let ends = closed.iter().skip(1).map(|segment| segment.first).chain([first]);
+    for (segment, end) in closed.iter().zip(ends).filter(|(_, end)| *end > tiles.size()).collect::<Vec<_>>() {
+        let file = LogFile::open(directory.as_fd(), segment.log(), false, None)?;
+        catch_up(&mut tiles, &file, segment.first, file.end()?)?;
+        if tiles.size() != end {
+            return Err(tiles.bad("cannot be made: a file of lines does not reach to the next one"));
+        }
+    }
+    catch_up(&mut tiles, file, first, file.bytes())?;
+    if tiles.size() > at.head.size {
+        return Err(tiles.bad("holds hashes of more lines than there are: the log was cut"));
+    }
+    if !tiles.are_of(&at.tree) {
+        return Err(tiles.bad("does not hold the hashes of these lines; while no file was pruned, move .tile0 to .tile3 of the stream away and they are made anew"));
+    }
+    tiles.flush();
+    Ok(tiles)
+}
+
+/// Gives the tiles the lines of a file, whose first is at `first`, that they lack.
+pub(super) fn catch_up(tiles: &mut LiveTiles, file: &LogFile, first: u64, until: u64) -> Result<(), AppendError> {
+    let mut reader = file.section(0, until);
+    let (mut at, mut line) = (first, Vec::new());
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(|error| failed(file.name(), error.into()))?;
+        if read == 0 || line.pop_if(|byte| *byte == b'\n').is_none() {
+            return Ok(());
+        }
+        if at == tiles.size() {
+            tiles.push(crate::chain::leaf(&line).0)?;
+        }
+        at = at.saturating_add(1);
     }
 }
 

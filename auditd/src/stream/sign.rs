@@ -85,6 +85,8 @@ impl LogStream {
         self.commit(draft)?;
         // Where it fails, the first record of the next file covers it all the same.
         let _ = self.sign_beside(pen).and_then(|()| self.notes.sync());
+        // Before the file may be pruned, the tiles must hold.
+        let _ = self.tiles.sync();
         Ok(())
     }
 
@@ -166,6 +168,7 @@ impl LogStream {
         let note = pen.ring.sign(self.stream, epoch, size, self.at.tree.root());
         self.notes.append(&note.map_err(|_| self.key("auditd does not hold its signing key"))?)?;
         self.at.signed = size;
+        self.tiles.flush();
         Ok(())
     }
 
@@ -192,6 +195,8 @@ impl LogStream {
         if self.at.head.size > self.at.signed && self.health == Health::Sound {
             self.note(pen)?;
         }
+        self.tiles.flush();
+        self.tiles.sync()?;
         self.notes.sync()
     }
 }
