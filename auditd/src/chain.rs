@@ -154,6 +154,9 @@ pub enum Class {
     /// A record after the one that closed the file.
     #[error("stands behind the record that closed the file")]
     Closed,
+    /// The tiles have another hash there.
+    #[error("is not the line whose hash stands in the tiles")]
+    Tiles,
     /// Written by a newer version than this one.
     #[error("is of a newer format")]
     Newer,
@@ -181,6 +184,7 @@ impl Class {
             Self::RolledBack => "rolled-back",
             Self::MissingFile => "missing-file",
             Self::Closed => "closed",
+            Self::Tiles => "tiles",
             Self::Newer => "newer",
         }
     }

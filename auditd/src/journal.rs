@@ -190,13 +190,13 @@ impl Journal {
         self.streams.iter().map(LogStream::head).collect()
     }
 
-    /// At most `cap` bytes of a stream from `offset` on; empty at its end and past it.
+    /// At most `cap` bytes of a stream from `offset` on, and where they begin, as [`LogStream::read`].
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn read(&self, stream: Stream, offset: u64, cap: usize) -> Result<Vec<u8>, rustix::io::Errno> {
+    pub fn read(&self, stream: Stream, offset: u64, cap: usize) -> Result<(u64, Vec<u8>), rustix::io::Errno> {
         let found = self.streams.iter().find(|open| open.head().stream == stream);
-        found.map_or_else(|| Ok(Vec::new()), |open| open.read(offset, cap))
+        found.map_or_else(|| Ok((offset, Vec::new())), |open| open.read(offset, cap))
     }
 }
 

@@ -16,6 +16,8 @@ pub mod notes;
 pub mod offline;
 pub mod policy;
 pub mod proof;
+pub mod prune;
+pub mod pruned;
 pub mod record;
 pub mod redact;
 pub mod scan;

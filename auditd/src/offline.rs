@@ -27,6 +27,8 @@ pub struct Expected {
     pub receipts: Vec<Receipt>,
     /// Checkpoints, in the form of a file of checkpoints.
     pub checkpoints: Vec<Entry>,
+    /// What stood before the oldest file, where files were pruned and this is known.
+    pub pruned: Option<Position>,
 }
 
 /// One file of a stream, with its checkpoints.
@@ -92,7 +94,7 @@ pub enum OfflineError {
     Nothing(&'static str),
 }
 
-fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
@@ -161,7 +163,7 @@ fn attempt(
     asks: bool,
     each: &mut dyn FnMut(Head, u64),
 ) -> Result<Report, OfflineError> {
-    let mut verifier = Verifier::new(stream, Position::default(), expected.first_key);
+    let mut verifier = Verifier::new(stream, expected.pruned.clone().unwrap_or_default(), expected.first_key);
     let mut kept = Feed::new(&expected.checkpoints);
     let (mut done, mut checkpoints, mut torn, mut first_line) = (0u64, 0usize, false, None);
     for (at, pair) in files.iter().enumerate() {

@@ -59,7 +59,11 @@ pub static POLICY: Policy = Policy {
     rules: &[BASE, OWN],
     soft: &[],
     limits: &[
-        Limit { resource: LimitKind::RLIMIT_NOFILE, value: 64, why: "four streams with their tiles, a writer for each role" },
+        Limit {
+            resource: LimitKind::RLIMIT_NOFILE,
+            value: 64,
+            why: "four streams with their tiles, a writer for each role",
+        },
         Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" },
     ],
     grants: &[Grant {

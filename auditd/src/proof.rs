@@ -4,13 +4,17 @@
 use crate::chain::leaf;
 use crate::note::{Checkpoint, PublicKey, SignedNote};
 use crate::offline::{self, LogPath, OfflineError};
+use crate::pruned::first_of;
+use crate::tiles::stored::StoredTiles;
 use crate::tree::{Frontier, Hash, Prover, includes, leaf_hash};
 use crate::verify::Position;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use proto::audit::Stream;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 /// Hashes in a proof at most: a tree of more leaves cannot be counted.
@@ -100,6 +104,12 @@ pub enum ProveError {
     /// No checkpoint covers the record.
     #[error("no checkpoint covers record {0} yet")]
     Unsigned(u64),
+    /// The line that was brought is not the record's.
+    #[error("that is not the line of record {0}: its hash in the tiles is another")]
+    Other(u64),
+    /// The record's file was pruned, and its line was not brought.
+    #[error("record {0} was pruned; whoever kept its line can prove it with --record FILE")]
+    Pruned(u64),
     /// The record's file is not there any more, or never was.
     #[error("record {0} is not in these files")]
     Missing(u64),
@@ -127,6 +137,55 @@ pub fn prove(files: &[LogPath], seq: u64) -> Result<Proof, ProveError> {
     })?;
     let (Some(record), Some(hashes)) = (record, prover.finish()) else { return Err(ProveError::Missing(seq)) };
     Ok(Proof { record, index: seq, hashes, checkpoint })
+}
+
+/// As [`prove`] for a directory: by its tiles, where they reach, in a few reads. `record` is the line of a record whose
+/// file was pruned.
+///
+/// # Errors
+/// [`ProveError`].
+pub fn prove_in(directory: &Path, stream: Stream, seq: u64, record: Option<Vec<u8>>) -> Result<Proof, ProveError> {
+    let files = offline::find(directory, stream)?;
+    let unreadable = |source| OfflineError::Read { file: directory.display().to_string(), source };
+    let tiles = if directory.is_dir() { StoredTiles::open(directory, stream).map_err(unreadable)? } else { None };
+    let oldest = files.first().and_then(|pair| first_of(pair, stream)).unwrap_or(0);
+    let checkpoint = offline::newest_checkpoint(&files)?.ok_or(ProveError::Unsigned(seq))?;
+    let point = Checkpoint::parse(checkpoint.text()).map_err(|_| ProveError::Unsigned(seq))?;
+    let Some(tiles) = tiles.filter(|tiles| tiles.size() >= point.size && seq < point.size) else {
+        return prove(&files, seq);
+    };
+    let record = match record {
+        Some(record) => record,
+        None if seq < oldest => return Err(ProveError::Pruned(seq)),
+        None => line_of(&files, stream, seq)?.ok_or(ProveError::Missing(seq))?,
+    };
+    if tiles.leaf(seq) != Some(leaf(&record).0) {
+        return Err(ProveError::Other(seq));
+    }
+    let hashes = tiles.inclusion(seq, point.size).ok_or(ProveError::Missing(seq))?;
+    let proof = Proof { record, index: seq, hashes, checkpoint };
+    // Tiles that lie about an inner hash make a proof that proves nothing; the lines make a good one, where they are.
+    let leaf = leaf_hash(&proof.record);
+    if !includes(&point.root, point.size, seq, &leaf, &proof.hashes) {
+        return prove(&files, seq);
+    }
+    Ok(proof)
+}
+
+/// The line of record `seq`, out of the one file that holds it.
+fn line_of(files: &[LogPath], stream: Stream, seq: u64) -> Result<Option<Vec<u8>>, OfflineError> {
+    let first = |pair: &LogPath| first_of(pair, stream).filter(|first| *first <= seq);
+    let Some((pair, first)) = files.iter().rev().find_map(|pair| Some((pair, first(pair)?))) else { return Ok(None) };
+    let (mut at, mut found) = (first, None);
+    each_line(std::slice::from_ref(pair), |item| {
+        if let Item::Line(_, line) = item {
+            if at == seq {
+                found = Some(line.to_vec());
+            }
+            at = at.saturating_add(1);
+        }
+    })?;
+    Ok(found)
 }
 
 /// What there is in a stream's files.

@@ -115,10 +115,10 @@ fn on_admin(request: &AdminRequest, journal: &mut Journal) -> Result<AdminReply,
             Ok(AdminReply::LogHeads(BoundedVec::new(journal.heads()).unwrap_or_default()))
         }
         AdminRequest::ReadLog { stream, offset } => {
-            let bytes = journal
+            let (from, bytes) = journal
                 .read(*stream, *offset, READ)
                 .map_err(|errno| Refusal::new("audit.unreadable", &format!("{}: {errno}", stream.name())))?;
-            Ok(AdminReply::LogBytes(BoundedBytes::new(bytes).unwrap_or_default()))
+            Ok(AdminReply::LogBytes { from, bytes: BoundedBytes::new(bytes).unwrap_or_default() })
         }
         AdminRequest::RevealGatewayToken { .. }
         | AdminRequest::Vault { .. }

@@ -112,22 +112,32 @@ impl LogStream {
         self.file.name()
     }
 
-    /// At most `cap` durable bytes from `offset` on, the stream's files taken as one; empty at the end and past it. What
-    /// is not durable yet is not shown, so that a reader only ever sees a log that verifies.
+    /// At most `cap` durable bytes from `offset` on, the stream's files taken as one, and where they begin: further on
+    /// where a file was pruned, and at the end where `offset` is past it. What is not durable yet is not shown, so that a
+    /// reader only ever sees a log that verifies.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn read(&self, offset: u64, cap: usize) -> Result<Vec<u8>, Errno> {
-        let mut offset = offset;
+    pub fn read(&self, offset: u64, cap: usize) -> Result<(u64, Vec<u8>), Errno> {
+        let mut begins = 0u64;
+        let mut from = offset;
         for closed in &self.closed {
-            if let Some(beyond) = offset.checked_sub(closed.bytes) {
-                offset = beyond;
-                continue;
+            let ends = begins.saturating_add(closed.bytes);
+            if from < ends {
+                match crate::file::reader(self.directory.as_fd(), &closed.name) {
+                    Ok(file) => {
+                        let within = from.saturating_sub(begins);
+                        return Ok((from, crate::file::read_at(file.as_fd(), within, closed.bytes, cap)?));
+                    }
+                    // Pruned since this process began.
+                    Err(Errno::NOENT) => from = ends,
+                    Err(errno) => return Err(errno),
+                }
             }
-            let file = crate::file::reader(self.directory.as_fd(), &closed.name)?;
-            return crate::file::read_at(file.as_fd(), offset, closed.bytes, cap);
+            begins = ends;
         }
-        self.file.read(offset, cap)
+        let from = from.min(begins.saturating_add(self.file.bytes()));
+        Ok((from, self.file.read(from.saturating_sub(begins), cap)?))
     }
 
     fn draft(&self) -> Draft {

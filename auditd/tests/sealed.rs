@@ -25,7 +25,7 @@ fn sealed_auditd_appends_reports_reads_and_stops() {
     assert_eq!((heads[0].stream, heads[0].size, heads[0].leaf), (Stream::Auth, 5, leaves[4]));
     for (offset, expected) in [(0, file.as_bytes()), (1 << 40, b"".as_slice())] {
         broker.say(&ToRole::Admin(2, AdminRequest::ReadLog { stream: Stream::Auth, offset }), &[]);
-        let FromRole::Admin(2, Ok(AdminReply::LogBytes(bytes))) = broker.hear() else { panic!("bytes") };
+        let FromRole::Admin(2, Ok(AdminReply::LogBytes { bytes, .. })) = broker.hear() else { panic!("bytes") };
         assert_eq!(&*bytes, expected);
     }
     broker.say(&ToRole::Ping(9), &[]);

@@ -134,6 +134,9 @@ impl Broker {
                 Ok((newer, detail))
             }
             OperatorRequest::DrillStart(role) => Ok((None, role.name().to_owned())),
+            OperatorRequest::PruneLogs { stream, first, until, files } => {
+                Ok((None, format!("{} lines {first} to {} in {files} files", stream.name(), until.saturating_sub(1))))
+            }
             _ => Ok((None, String::new())),
         }
     }
@@ -169,6 +172,8 @@ impl Broker {
                 self.answer(visitor, request, Ok((OperatorReply::Started, None)));
                 self.happen(Event::Restart(role));
             }
+            // Broker has no right to the log's files: its record is all that the operator's command waits for.
+            OperatorRequest::PruneLogs { .. } => self.answer(visitor, request, Ok((OperatorReply::Started, None))),
             OperatorRequest::LockdownOn => self.lock_down(visitor, request),
             OperatorRequest::LockdownClear => {
                 if !self.clear_lockdown() {
@@ -241,7 +246,7 @@ impl Broker {
                 let answer = answer.and_then(|reply| match (reply, stream) {
                     (AdminReply::GatewayToken(token), None) => Ok((OperatorReply::GatewayToken(token), None)),
                     (AdminReply::Vault(answer), None) => Ok((OperatorReply::Vault(answer), None)),
-                    (AdminReply::LogBytes(bytes), None) => Ok((OperatorReply::LogBytes(bytes), None)),
+                    (AdminReply::LogBytes { from, bytes }, None) => Ok((OperatorReply::LogBytes { from, bytes }, None)),
                     (AdminReply::Attached, Some(stream)) => Ok((OperatorReply::Attached, Some(stream))),
                     (reply, _) => Err(Refusal::new("broker.answer", &format!("{role} answered with {reply:?}"))),
                 });

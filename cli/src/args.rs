@@ -297,6 +297,9 @@ pub enum LogsCommand {
         /// A file or a directory [default: logs/ of the state directory]
         #[arg(long, value_name = "PATH")]
         path: Option<PathBuf>,
+        /// A file with the record's line, as you kept it: for a record whose file was pruned
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
     },
     /// Check such a proof and print the record
     CheckProof {
@@ -306,6 +309,8 @@ pub enum LogsCommand {
         #[arg(long, value_name = "KEY", value_parser = auditd::offline::parse_key)]
         key: Option<[u8; 32]>,
     },
+    /// Remove the oldest files, over what is to be kept; checked and recorded before, and their hashes stay
+    Prune(crate::prune::Options),
     /// Write a stream as static tiles that other readers of transparency logs know (c2sp.org/tlog-tiles)
     Export {
         /// Which stream

@@ -94,7 +94,14 @@ impl Live {
     fn read_on(&mut self, take: Take<'_>) -> Result<(), CliError> {
         loop {
             let request = OperatorRequest::ReadLog { stream: self.stream, offset: self.offset };
-            let (OperatorReply::LogBytes(bytes), _) = self.door.ask(&request)? else { return Err(unexpected()) };
+            let (OperatorReply::LogBytes { from, bytes }, _) = self.door.ask(&request)? else {
+                return Err(unexpected());
+            };
+            if from != self.offset {
+                // What was begun before a pruned file does not go on behind it.
+                self.partial.clear();
+            }
+            self.offset = from;
             if bytes.is_empty() {
                 return Ok(());
             }

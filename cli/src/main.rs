@@ -10,6 +10,7 @@ mod drill;
 mod lockdown;
 mod logs;
 mod paint;
+mod prune;
 mod restart;
 mod secrets;
 mod status;

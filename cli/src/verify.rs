@@ -8,6 +8,7 @@ use auditd::chain::hex;
 use auditd::note::{Checkpoint, PublicKey};
 use auditd::offline::{self, Expected, LogPath, OfflineError, Report};
 use auditd::proof::{self, Proof};
+use auditd::pruned::{self, Attested};
 use proto::audit::Stream;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -36,9 +37,10 @@ pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliErro
             verify(&logs(path), stream.map(Stream::from), &expected, args)
         }
         LogsCommand::Checkpoint { path } => checkpoints(&logs(path)),
-        LogsCommand::Prove { seq, stream, path } => {
-            let files = offline::find(&logs(path), (*stream).into()).map_err(unreadable)?;
-            let proof = proof::prove(&files, *seq).map_err(CliError::failed)?;
+        LogsCommand::Prune(options) => crate::prune::run(dir, *options, args),
+        LogsCommand::Prove { seq, stream, path, record } => {
+            let line = record.as_ref().map(|file| line(file)).transpose()?;
+            let proof = proof::prove_in(&logs(path), (*stream).into(), *seq, line).map_err(CliError::failed)?;
             Ok(write!(std::io::stdout().lock(), "{proof}")?)
         }
         LogsCommand::CheckProof { file, key } => check_proof(&dir.join("logs"), file, *key, args),
@@ -53,6 +55,13 @@ pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliErro
             Ok(())
         }
     }
+}
+
+/// The one line of a file.
+fn line(file: &Path) -> Result<Vec<u8>, CliError> {
+    let mut line = std::fs::read(file).map_err(|error| unchecked(file.display(), error))?;
+    line.pop_if(|byte| *byte == b'\n');
+    Ok(line)
 }
 
 fn unchecked(what: impl std::fmt::Display, error: impl std::fmt::Display) -> CliError {
@@ -76,14 +85,14 @@ fn verify(path: &Path, only: Option<Stream>, expected: &Expected, args: &Args) -
         let expected = of_stream(expected, *stream);
         let outcome = offline::find(path, *stream).and_then(|files| {
             let mut progress = Progress::new(&files, *stream);
-            let outcome = offline::verify(&files, *stream, &expected, |_, bytes| progress.at(bytes));
+            let outcome = pruned::verify(path, *stream, &expected, |_, bytes| progress.at(bytes));
             progress.end();
             outcome
         });
         match outcome {
-            Ok(report) if args.json => results.push(as_json(&report)),
-            Ok(report) => {
-                println!("{}", as_text(&report, paint));
+            Ok((report, attested)) if args.json => results.push(as_json(&report, attested)),
+            Ok((report, attested)) => {
+                println!("{}", as_text(&report, attested, paint));
                 keys.extend(report.first_key.map(|first| hex(&first.key.bytes())));
             }
             Err(OfflineError::Fault(fault)) => {
@@ -130,7 +139,7 @@ fn of_stream(expected: &Expected, stream: Stream) -> Expected {
     expected
 }
 
-fn as_json(report: &Report) -> Value {
+fn as_json(report: &Report, attested: Attested) -> Value {
     let key = |key: &Option<auditd::verify::EpochKey>| {
         key.as_ref().map(|key| json!({ "epoch": key.epoch, "key": key.key.to_string() }))
     };
@@ -147,10 +156,12 @@ fn as_json(report: &Report) -> Value {
         "firstKey": key(&report.first_key),
         "key": key(&report.key),
         "torn": report.torn,
+        "tiles": attested.tiles,
+        "attestedByTilesOnly": attested.pruned,
     })
 }
 
-fn as_text(report: &Report, paint: Paint) -> String {
+fn as_text(report: &Report, attested: Attested, paint: Paint) -> String {
     let mut text = format!(
         "{} {:<14} {} records in {} file(s), signed up to {}, root {}",
         paint.good("ok   "),
@@ -160,8 +171,16 @@ fn as_text(report: &Report, paint: Paint) -> String {
         report.signed,
         hex(&report.root)
     );
-    if report.first_line > 0 {
-        text.push_str(&format!("\n      {}", paint.warn(&format!("begins at record {}", report.first_line))));
+    match report.first_line.checked_sub(1) {
+        Some(last) if attested.pruned > 0 => text.push_str(&format!(
+            "\n      {}",
+            paint.warn(&format!("records 0 to {last} were pruned: attested by their hashes in the tiles alone"))
+        )),
+        Some(last) => text.push_str(&format!(
+            "\n      {}",
+            paint.warn(&format!("begins at record {}; nothing here attests records 0 to {last}", report.first_line))
+        )),
+        None => {}
     }
     if report.torn {
         text.push_str(&format!("\n      {}", paint.warn("ends in a torn line, which the next start accounts for")));

@@ -51,6 +51,8 @@ pub struct Config {
     pub agents: Agents,
     /// The way out.
     pub egress: Egress,
+    /// The audit log.
+    pub logging: Logging,
 }
 
 /// `gateway`
@@ -163,6 +165,18 @@ pub struct Egress {
     pub allow: Vec<String>,
 }
 
+/// `logging`. Where nothing is said, every file of the log is kept for good.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Logging {
+    /// Files of each stream that `moltbot logs prune` keeps, the newest; 1 at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_files: Option<u32>,
+    /// Days for which it keeps a file after it was closed; 1 at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_days: Option<u32>,
+}
+
 impl Config {
     /// Reads the file; one that is not there is the defaults.
     ///
@@ -197,6 +211,9 @@ impl Config {
                 "agents.defaults.sandbox.docker.socket: {} is not an absolute path",
                 self.docker_socket()
             ));
+        }
+        if self.logging.keep_files == Some(0) || self.logging.keep_days == Some(0) {
+            return Err("logging: keepFiles and keepDays are 1 at least; leave them out to keep everything".to_owned());
         }
         for (at, entry) in self.egress.allow.iter().enumerate() {
             let port = entry
@@ -268,6 +285,8 @@ mod tests {
             ("{ gateway: { port: 70000 } }", "70000"),
             ("{ gateway: { bind: 'lan' } }", "lan"),
             ("{ gateway: { auth: { mode: 'token', token: 'x' } } }", "moltbot gateway token --reveal"),
+            ("{ logging: { keepFiles: 0 } }", "1 at least"),
+            ("{ logging: { keepDays: 0 } }", "1 at least"),
             ("{ egress: { allow: ['*:443'] } }", "egress.allow[0]"),
             ("{ egress: { allow: ['host'] } }", "egress.allow[0]"),
             ("{ agents: { defaults: { sandbox: { docker: { socket: 'x' } } } } }", "absolute"),

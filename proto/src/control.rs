@@ -260,8 +260,13 @@ pub enum AdminReply {
     Vault(VaultAnswer),
     /// The heads.
     LogHeads(BoundedVec<LogHead, 8>),
-    /// Bytes of the file from the asked offset; empty at its end.
-    LogBytes(BoundedBytes<49_152>),
+    /// Bytes of the file; empty at its end.
+    LogBytes {
+        /// Where they begin: as asked, or further on where a file was pruned.
+        from: u64,
+        /// They.
+        bytes: BoundedBytes<49_152>,
+    },
     /// The backend.
     Sandbox {
         /// Which.
@@ -279,7 +284,7 @@ impl std::fmt::Debug for AdminReply {
             Self::GatewayToken(_) => "GatewayToken",
             Self::Vault(_) => "Vault",
             Self::LogHeads(_) => "LogHeads",
-            Self::LogBytes(_) => "LogBytes",
+            Self::LogBytes { .. } => "LogBytes",
             Self::Sandbox { .. } => "Sandbox",
             Self::Attached => "Attached",
         })

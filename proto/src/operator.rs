@@ -33,6 +33,17 @@ pub enum OperatorRequest {
         /// From this byte on.
         offset: u64,
     },
+    /// Record that the oldest files of a stream are about to be removed; the operator's command removes them.
+    PruneLogs {
+        /// Which.
+        stream: Stream,
+        /// Position of the first line that goes.
+        first: u64,
+        /// Position of the first line that stays.
+        until: u64,
+        /// Files that go.
+        files: u32,
+    },
     /// Freeze everything until `LockdownClear`; answered when it is done.
     LockdownOn,
     /// End a lockdown and every quarantine.
@@ -62,6 +73,7 @@ impl OperatorRequest {
             Self::Vault(verb) => verb.name(),
             Self::Attach => "attach",
             Self::ReadLog { .. } => "logs.read",
+            Self::PruneLogs { .. } => "logs.prune",
             Self::LockdownOn => "lockdown.on",
             Self::LockdownClear => "lockdown.clear",
             Self::DrillStart(_) => "drill.start",
@@ -219,7 +231,12 @@ pub enum OperatorReply {
     /// The packet carries the stream.
     Attached,
     /// Bytes of the log; empty at its end.
-    LogBytes(BoundedBytes<49_152>),
+    LogBytes {
+        /// Where they begin: as asked, or further on where a file was pruned.
+        from: u64,
+        /// They.
+        bytes: BoundedBytes<49_152>,
+    },
     /// What a drill has found; none where nothing is there yet.
     Drill(Option<DrillReport>),
 }

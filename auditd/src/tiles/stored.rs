@@ -9,6 +9,9 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+/// Hashes that are read at once.
+const AT_ONCE: u64 = 8_192;
+
 /// The files of one stream.
 #[derive(Debug)]
 pub struct StoredTiles {
@@ -64,7 +67,6 @@ impl StoredTiles {
 
     /// Hands the hashes of the lines `0..until` to `take`, in order; false where they are not all here.
     pub fn each(&self, until: u64, mut take: impl FnMut(u64, Hash)) -> bool {
-        const AT_ONCE: u64 = 8_192;
         let mut at = 0;
         while at < until {
             let end = until.min(at.saturating_add(AT_ONCE));
@@ -73,6 +75,13 @@ impl StoredTiles {
             at = end;
         }
         true
+    }
+
+    /// Hashes of lines from `from` on, as many as are read at once; none where there are none.
+    #[must_use]
+    pub fn leaves(&self, from: u64) -> Option<Vec<Hash>> {
+        let until = self.size().min(from.saturating_add(AT_ONCE));
+        self.hashes(0, from, until).filter(|hashes| !hashes.is_empty())
     }
 
     /// A line's hash.
