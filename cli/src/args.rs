@@ -213,6 +213,8 @@ pub enum VaultCommand {
         #[arg(long)]
         master: bool,
     },
+    /// Go on although an older vault.db or an older log was put back, and the vault refuses everything because of it; recorded
+    AcceptRollback,
 }
 
 /// `moltbot lockdown ...`
@@ -278,6 +280,9 @@ pub enum LogsCommand {
         /// A file with checkpoints that were kept elsewhere; a log that does not reach them was rolled back
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
+        /// The key that the vault cosigns with, as you noted it [default: the one that the log names]
+        #[arg(long, value_name = "KEY")]
+        cosigner: Option<Box<str>>,
         /// Only this stream
         #[arg(long, value_enum)]
         stream: Option<StreamName>,

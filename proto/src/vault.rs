@@ -173,6 +173,8 @@ pub enum VaultVerb {
     RenewMaster,
     /// Forgets every lockout.
     ForgetLockouts,
+    /// Goes on with a store or a log that was put back.
+    AcceptRollback,
 }
 
 impl VaultVerb {
@@ -192,6 +194,7 @@ impl VaultVerb {
             Self::RotateKeys => "vault.rotate",
             Self::RenewMaster => "vault.renew",
             Self::ForgetLockouts => "auth.unlock",
+            Self::AcceptRollback => "vault.accept-rollback",
         }
     }
 }

@@ -51,6 +51,7 @@ pub fn recorded(log: &mut impl Log, record: Record, what: &str) -> Result<(), As
 /// [`AskError`].
 pub fn stored(state: &mut State, what: &str) -> Result<(), AskError> {
     state.persist().map_err(|error| match error {
+        StoreError::Unrecorded(_) => Refusal::new("audit.unwritable", &format!("{what} is refused: {error}")).into(),
         StoreError::Unwritable(_) => Refusal::new("vault.unwritable", &format!("{what} is refused: {error}")).into(),
         other => AskError::Store(other),
     })

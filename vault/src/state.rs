@@ -5,14 +5,18 @@ use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
 use crate::permit::Policy;
-use crate::snapshot::{self, Contents, Place, SnapshotError};
+use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
 use crate::token;
+use crate::witness::memory::Memory;
 use confine::startup::StartError;
 use proto::secret::Secret;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
+use witnessed::Bond;
+
+pub mod witnessed;
 
 /// Name of the gateway token in the store and in records.
 pub const GATEWAY_TOKEN: &str = "gateway.token";
@@ -27,6 +31,7 @@ pub struct State {
     pub newly_made: bool,
     /// True until the record of the master key's renewal is durable.
     pub renewed: bool,
+    bond: Bond,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -63,7 +68,11 @@ fn store_failed(error: &StoreError) -> StartError {
         StoreError::Missing | StoreError::Kind | StoreError::Snapshot(_) => {
             StartError::integrity(format!("{text}; put keys/ and vault/ back from the same backup"))
         }
-        StoreError::Unwritable(_) | StoreError::Durability { .. } | StoreError::Os(_) => StartError::internal(text),
+        StoreError::Unrecorded(_)
+        | StoreError::Unanswerable(_)
+        | StoreError::Unwritable(_)
+        | StoreError::Durability { .. }
+        | StoreError::Os(_) => StartError::internal(text),
     }
 }
 
@@ -107,7 +116,7 @@ impl State {
 
     fn open_store(directory: OwnedFd, master: Master) -> Result<Self, StartError> {
         let (place, contents) = store::read(directory.as_fd(), &master).map_err(|error| store_failed(&error))?;
-        Ok(Self { directory, master, place, contents, newly_made: false, renewed: false })
+        Ok(Self { directory, master, place, contents, newly_made: false, renewed: false, bond: Bond::default() })
     }
 
     /// Opens the store of a key that has its name. One that followed it, and whose store is there already, takes its place;
@@ -116,7 +125,15 @@ impl State {
         let foreign = match store::read(directory.as_fd(), &master) {
             Ok((place, contents)) => {
                 keys::discard_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
-                let mut state = Self { directory, master, place, contents, newly_made: false, renewed: false };
+                let mut state = Self {
+                    directory,
+                    master,
+                    place,
+                    contents,
+                    newly_made: false,
+                    renewed: false,
+                    bond: Bond::default(),
+                };
                 if state.contents.renew {
                     state.renew_master(keys)?;
                 }
@@ -128,7 +145,7 @@ impl State {
         let Ok(next) = keys::read(keys.as_fd(), keys::PENDING) else { return Err(foreign) };
         let Ok((place, contents)) = store::read(directory.as_fd(), &next) else { return Err(foreign) };
         keys::succeed(keys.as_fd()).map_err(|error| key_failed(&error))?;
-        Ok(Self { directory, master: next, place, contents, newly_made: false, renewed: true })
+        Ok(Self { directory, master: next, place, contents, newly_made: false, renewed: true, bond: Bond::default() })
     }
 
     /// A new master key, and everything sealed anew under it: the key first, under its pending name; then the store; then
@@ -162,29 +179,20 @@ impl State {
         let value = token::draw().map_err(random)?;
         let record = Record::seal(&mut ring, GATEWAY_TOKEN, 1, unix_now(), &policy, &value).map_err(sealed)?;
         let records = BTreeMap::from([(GATEWAY_TOKEN.to_owned(), record)]);
-        let contents =
-            Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default(), renew: false };
+        let contents = Contents {
+            ring,
+            records,
+            lockouts: Table::default(),
+            budgets: Budgets::default(),
+            renew: false,
+            memory: Memory::default(),
+        };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
-        let mut state = Self { directory, master, place, contents, newly_made: true, renewed: false };
+        let mut state =
+            Self { directory, master, place, contents, newly_made: true, renewed: false, bond: Bond::default() };
         state.persist().map_err(|error| store_failed(&error))?;
         keys::settle(keys.as_fd()).map_err(|error| key_failed(&error))?;
         Ok(state)
-    }
-
-    /// Writes everything to the store, durably.
-    ///
-    /// # Errors
-    /// [`StoreError`]; after [`StoreError::Durability`] the process must end.
-    pub fn persist(&mut self) -> Result<(), StoreError> {
-        let next = Place {
-            generation: self.place.generation.saturating_add(1),
-            root: self.contents.root(),
-            previous: self.place.root,
-            ..self.place
-        };
-        store::replace(self.directory.as_fd(), &snapshot::seal(&self.master, &next, &self.contents)?)?;
-        self.place = next;
-        Ok(())
     }
 
     /// Seals `value` as the next version of `name`, under `policy` or the one that it has, and makes it durable. Where that

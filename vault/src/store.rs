@@ -4,6 +4,7 @@
 //! error of `fsync` ends the process: after it Linux counts the pages as clean, so asking again would lie (PostgreSQL has
 //! done the same since its version 12). What the bytes mean is `snapshot`'s subject.
 
+use crate::audit::AuditError;
 use crate::keys::Master;
 use crate::snapshot::{self, Contents, Place, SnapshotError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -28,6 +29,13 @@ pub enum StoreError {
     /// Its bytes are not what was written, or cannot be made.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The log cannot be told, so nothing was changed.
+    #[error("vault.db was not changed, because that cannot be recorded: {0}")]
+    Unrecorded(AuditError),
+    /// The new store is in force, and the log cannot be told: the process must end, so that nobody is answered before the
+    /// next one has told it.
+    #[error("vault.db was changed, and that cannot be recorded: {0}")]
+    Unanswerable(AuditError),
     /// The old store stands; nothing was lost.
     #[error("vault.db cannot be written: {0}")]
     Unwritable(Errno),

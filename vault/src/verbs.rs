@@ -30,6 +30,7 @@ fn changed(error: ChangeError) -> AskError {
         ChangeError::NoSuchSecret => refuse("vault.no_such_secret", "there is no secret of this name"),
         ChangeError::Envelope(EnvelopeError::Name) => refuse("vault.name", &EnvelopeError::Name.to_string()),
         ChangeError::Envelope(error) => refuse("vault.envelope", &error.to_string()),
+        ChangeError::Store(error @ StoreError::Unrecorded(_)) => refuse("audit.unwritable", &error.to_string()),
         ChangeError::Store(error @ StoreError::Unwritable(_)) => refuse("vault.unwritable", &error.to_string()),
         ChangeError::Store(StoreError::Snapshot(error @ SnapshotError::Full(_))) => {
             refuse("vault.full", &error.to_string())
@@ -51,6 +52,7 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::RevokeLeases
         | VaultVerb::RotateKeys
         | VaultVerb::RenewMaster
+        | VaultVerb::AcceptRollback
         | VaultVerb::ForgetLockouts => "",
     }
 }
@@ -111,6 +113,10 @@ impl<L: Log> Desk<'_, L> {
                     (_, record) => Ok(format!("version {}", record.map_or(0, |record| record.version()) + 1)),
                 }
             }
+            VaultVerb::AcceptRollback => Err(refuse(
+                "vault.not_rolled_back",
+                "neither the store nor the log was put back: there is nothing to accept",
+            )),
             VaultVerb::ListSecrets { .. }
             | VaultVerb::RevokeLeases
             | VaultVerb::RotateKeys
@@ -184,6 +190,8 @@ impl<L: Log> Desk<'_, L> {
                 self.leases.approve(&name, version);
                 Ok(VaultAnswer::Done(1))
             }
+            // Refused before it comes here, and carried out by the loop where there is something to accept.
+            VaultVerb::AcceptRollback => Ok(VaultAnswer::Done(0)),
             VaultVerb::RevokeLeases => self.end_leases("operator").map(VaultAnswer::Done),
             VaultVerb::RotateKeys => {
                 self.state.rotate_keys(now).map(|term| VaultAnswer::Done(u64::from(term))).map_err(changed)

@@ -11,14 +11,18 @@ use proto::audit::{AuditRequest, Receipt, Record};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
-use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd, VaultWitness};
 use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
 use proto::secret::Secret;
 use proto::topology::{EdgeId, Side, role};
 use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
 use proto::wire::{self, Header, Kind};
+use proto::witness::{Commitment, StoreStep, WitnessReply, WitnessRequest};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -75,6 +79,7 @@ impl Broker {
                 ours.send(&frame.unwrap(), &[]).unwrap();
             }
         });
+        broker.grant(EdgeId::VaultWitness, Side::Client, &witness(state));
         broker.grant(EdgeId::VaultAuditd, Side::Client, &theirs);
         let FromRole::Ready = broker.hear() else { panic!("ready") };
         (broker, records)
@@ -139,6 +144,59 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What each store's log says of it, for as long as the tests run.
+static LOGS: Mutex<BTreeMap<PathBuf, Commitments>> = Mutex::new(BTreeMap::new());
+
+#[derive(Clone, Copy, Default)]
+pub struct Commitments {
+    pub committed: Option<Commitment>,
+    pub intended: Option<Commitment>,
+}
+
+/// What the log of this store says of it.
+pub fn logged(state: &Path) -> Commitments {
+    LOGS.lock().unwrap().get(state).copied().unwrap_or_default()
+}
+
+/// Puts another log in its place.
+pub fn put_log_back(state: &Path, log: Commitments) {
+    LOGS.lock().unwrap().insert(state.to_owned(), log);
+}
+
+/// The vault's end of an edge to an auditd whose log has no lines, and which writes down what it is told.
+fn witness(state: &Path) -> Channel {
+    let (ours, theirs) = Channel::pair().unwrap();
+    let state = state.to_owned();
+    std::thread::spawn(move || {
+        while let Ok(packet) = ours.recv_by(VaultWitness::MAX_REQUEST, 0, Instant::now() + PATIENCE) {
+            let Ok(Incoming::Request { id, request, .. }) = decode_incoming::<VaultWitness>(packet) else { return };
+            let reply = {
+                let mut logs = LOGS.lock().unwrap();
+                let log = logs.entry(state.clone()).or_default();
+                match request {
+                    WitnessRequest::Look { wait: true, .. } => continue,
+                    WitnessRequest::Look { .. } => {
+                        let Commitments { committed, intended } = *log;
+                        WitnessReply::Seen { committed, intended, heads: BoundedVec::default() }
+                    }
+                    WitnessRequest::Store(StoreStep::Intended, state) => {
+                        log.intended = Some(state);
+                        WitnessReply::Written
+                    }
+                    WitnessRequest::Store(StoreStep::Committed, state) => {
+                        *log = Commitments { committed: Some(state), intended: None };
+                        WitnessReply::Written
+                    }
+                }
+            };
+            if ours.send(&reply_frame::<VaultWitness>(id, &reply).unwrap(), &[]).is_err() {
+                return;
+            }
+        }
+    });
+    theirs
 }
 
 pub fn login(gateway: &mut Client<GatewayVault>, token: &[u8]) -> Result<VaultReply, CallError> {

@@ -1,0 +1,40 @@
+//! `moltbot vault`: the operator's verbs about the vault itself. What is said to it goes over broker's socket and is
+//! recorded before it is done.
+
+use crate::CliError;
+use crate::args::{Args, VaultCommand};
+use crate::door::Door;
+use crate::secrets::{done, say};
+use proto::ids::Role;
+use proto::operator::OperatorRequest;
+use proto::vault::VaultVerb;
+use serde_json::json;
+use std::path::Path;
+
+/// Carries it out.
+///
+/// # Errors
+/// [`CliError`].
+pub fn run(dir: &Path, command: &VaultCommand, args: &Args) -> Result<(), CliError> {
+    let mut door = Door::open(dir)?;
+    match command {
+        VaultCommand::Rotate { master: true } => {
+            done(&mut door, VaultVerb::RenewMaster)?;
+            door.ask(&OperatorRequest::Restart(Role::Vault))?;
+            say(args, &json!({ "ok": true, "role": "vault" }), "vault restarts, and draws a new master key")
+        }
+        VaultCommand::Rotate { master: false } => {
+            let term = done(&mut door, VaultVerb::RotateKeys)?;
+            let text = format!("every secret is sealed under a key of term {term}");
+            say(args, &json!({ "ok": true, "term": term }), &text)
+        }
+        VaultCommand::AcceptRollback => {
+            // Said before it is done: what is accepted is not to be guessed afterwards.
+            let what = door.status()?.vault.to_string();
+            let generation = done(&mut door, VaultVerb::AcceptRollback)?;
+            let what = what.split_once("; put back").map_or(what.as_str(), |(what, _)| what);
+            let text = format!("accepted: {what}\nthe vault goes on as generation {generation}, and answers again");
+            say(args, &json!({ "ok": true, "accepted": what, "generation": generation }), &text)
+        }
+    }
+}
