@@ -255,6 +255,16 @@ pub(crate) mod tests {
         Record::Auth { client: BoundedStr::truncated(client), method: AuthMethod::Token, outcome }
     }
 
+    pub(crate) fn secret(verb: &str) -> Record {
+        Record::Secret {
+            name: BoundedStr::truncated("model"),
+            verb: BoundedStr::truncated(verb),
+            requester: BoundedStr::truncated("egress"),
+            granted: true,
+            detail: BoundedStr::default(),
+        }
+    }
+
     pub(crate) fn intent(command: &str) -> Record {
         Record::Command(CommandRecord::Intent {
             run: RunId(BoundedStr::truncated("r-1")),

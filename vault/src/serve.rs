@@ -60,14 +60,14 @@ pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, S
                 Err(error) => return Err(gone(&error)),
             }
         }
-        if witness {
-            vault.turn_witness(None, control)?;
-        }
         if gateway {
             vault.turn_gateway(control)?;
         }
         if egress {
             vault.turn_egress(control)?;
+        }
+        if witness || vault.state.witness().has_view() {
+            vault.turn_witness(None, control)?;
         }
     }
 }

@@ -62,6 +62,12 @@ impl Witness {
         self.edge.fd()
     }
 
+    /// True where an answer to [`Witness::ask`] came while another was waited for: nothing will be readable for it.
+    #[must_use]
+    pub const fn has_view(&self) -> bool {
+        self.seen.is_some()
+    }
+
     /// What auditd did, where it broke the protocol on this edge.
     pub const fn take_violation(&mut self) -> Option<ChannelError> {
         self.violation.take()
@@ -107,8 +113,8 @@ impl Witness {
             }
             match (self.collect_one()?, deadline) {
                 (Some(_), _) => {}
+                (None, _) if self.seen.is_some() => {}
                 (None, None) => return Ok(None),
-                (None, Some(_)) if self.seen.is_some() => {}
                 (None, Some(deadline)) => self.wait(deadline)?,
             }
         }

@@ -60,6 +60,11 @@ impl Broker {
 
     /// Also plays auditd, which refuses where `writable` is false; the records come out of the receiver.
     pub fn ready(state: &std::path::Path, writable: bool) -> (Self, Receiver<Record>) {
+        Self::ready_with(state, writable, usize::MAX)
+    }
+
+    /// As [`Broker::ready`], with a log that takes no more than `steps` words about the store.
+    pub fn ready_with(state: &std::path::Path, writable: bool, steps: usize) -> (Self, Receiver<Record>) {
         let broker = Self::start(state);
         let FromRole::Confined(walls) = broker.hear() else { panic!("confined") };
         assert!(walls.landlock_abi >= 2 && walls.seccomp_rules > 0);
@@ -79,7 +84,7 @@ impl Broker {
                 ours.send(&frame.unwrap(), &[]).unwrap();
             }
         });
-        broker.grant(EdgeId::VaultWitness, Side::Client, &witness(state));
+        broker.grant(EdgeId::VaultWitness, Side::Client, &witness(state, steps));
         broker.grant(EdgeId::VaultAuditd, Side::Client, &theirs);
         let FromRole::Ready = broker.hear() else { panic!("ready") };
         (broker, records)
@@ -112,6 +117,11 @@ impl Broker {
         self.grant(edge, Side::Server, &theirs);
         client.attach(ours);
         client
+    }
+
+    /// A verb of the operator of uid 1000, whose answer is not waited for.
+    pub fn tell_verb(&self, verb: VaultVerb) {
+        self.say(&ToRole::Admin(5, AdminRequest::Vault { uid: 1000, verb: Box::new(verb) }), &[]);
     }
 
     /// A verb of the operator of uid 1000.
@@ -166,7 +176,7 @@ pub fn put_log_back(state: &Path, log: Commitments) {
 }
 
 /// The vault's end of an edge to an auditd whose log has no lines, and which writes down what it is told.
-fn witness(state: &Path) -> Channel {
+fn witness(state: &Path, mut steps: usize) -> Channel {
     let (ours, theirs) = Channel::pair().unwrap();
     let state = state.to_owned();
     std::thread::spawn(move || {
@@ -181,11 +191,18 @@ fn witness(state: &Path) -> Channel {
                         let Commitments { committed, intended } = *log;
                         WitnessReply::Seen { committed, intended, heads: BoundedVec::default() }
                     }
+                    WitnessRequest::Store(..) if steps == 0 => {
+                        let refusal = Refusal::new("audit.unwritable", "write: No space left on device");
+                        ours.send(&refusal_frame::<VaultWitness>(id, &refusal).unwrap(), &[]).unwrap();
+                        continue;
+                    }
                     WitnessRequest::Store(StoreStep::Intended, state) => {
+                        steps -= 1;
                         log.intended = Some(state);
                         WitnessReply::Written
                     }
                     WitnessRequest::Store(StoreStep::Committed, state) => {
+                        steps -= 1;
                         *log = Commitments { committed: Some(state), intended: None };
                         WitnessReply::Written
                     }
