@@ -25,6 +25,8 @@ pub enum Resource {
     LogDir,
     /// vault: the directory `keys/`.
     KeyDir,
+    /// vault: the master key, where the service manager keeps it and not `keys/`.
+    MasterKey,
     /// vault: the directory `vault/`.
     VaultDir,
     /// gateway: the directory `sessions/`.

@@ -28,7 +28,11 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
         .map_err(|errno| StartError::internal(format!("SIGXFSZ cannot be blocked: {errno}")))?;
     let keys = start.take(Resource::KeyDir)?;
     let store = start.take(Resource::VaultDir)?;
-    let state = State::open(&keys, store.try_clone().map_err(StartError::internal)?)?;
+    let directory = store.try_clone().map_err(StartError::internal)?;
+    let state = match start.take_where_sent(Resource::MasterKey) {
+        Some(key) => State::open_with_credential(&keys, directory, &key)?,
+        None => State::open(&keys, directory)?,
+    };
     drop(keys);
     let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::VaultDir, store.as_fd())])?;
     drop(store);

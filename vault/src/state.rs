@@ -31,6 +31,8 @@ pub struct State {
     pub newly_made: bool,
     /// True until the record of the master key's renewal is durable.
     pub renewed: bool,
+    /// True where the service manager keeps the master key: it cannot be renewed here.
+    kept_elsewhere: bool,
     bond: Bond,
 }
 
@@ -106,6 +108,41 @@ impl State {
         Self::make(keys, directory)
     }
 
+    /// As [`State::open`], with the master key that the service manager keeps; there must be none in `keys`. A first start
+    /// cannot be told from a store that was lost, but by the log, which knows of the one that there was.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open_with_credential(keys: &OwnedFd, directory: OwnedFd, key: &OwnedFd) -> Result<Self, StartError> {
+        store::sweep(directory.as_fd()).map_err(|error| store_failed(&error))?;
+        for name in [keys::NAME, keys::PENDING] {
+            if keys::exists(keys.as_fd(), name).map_err(|error| key_failed(&error))? {
+                return Err(StartError::permanent(format!(
+                    "keys/{name} and {} are both there; which one sealed the store? Remove the other",
+                    keys::CREDENTIAL
+                )));
+            }
+        }
+        let master = keys::read_credential(key).map_err(|error| StartError::integrity(error.to_string()))?;
+        let mut state = match Self::store_exists(directory.as_fd())? {
+            true => Self::open_store(directory, master)?,
+            false => {
+                let mut state = Self::make_store(directory, master)?;
+                state.persist().map_err(|error| store_failed(&error))?;
+                state
+            }
+        };
+        state.contents.renew = false;
+        state.kept_elsewhere = true;
+        Ok(state)
+    }
+
+    /// True where the master key cannot be renewed here.
+    #[must_use]
+    pub const fn is_key_kept_elsewhere(&self) -> bool {
+        self.kept_elsewhere
+    }
+
     fn store_exists(directory: BorrowedFd<'_>) -> Result<bool, StartError> {
         match rustix::fs::statat(directory, store::NAME, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
@@ -116,7 +153,7 @@ impl State {
 
     fn open_store(directory: OwnedFd, master: Master) -> Result<Self, StartError> {
         let (place, contents) = store::read(directory.as_fd(), &master).map_err(|error| store_failed(&error))?;
-        Ok(Self { directory, master, place, contents, newly_made: false, renewed: false, bond: Bond::default() })
+        Ok(Self::with(directory, master, place, contents))
     }
 
     /// Opens the store of a key that has its name. One that followed it, and whose store is there already, takes its place;
@@ -125,15 +162,7 @@ impl State {
         let foreign = match store::read(directory.as_fd(), &master) {
             Ok((place, contents)) => {
                 keys::discard_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
-                let mut state = Self {
-                    directory,
-                    master,
-                    place,
-                    contents,
-                    newly_made: false,
-                    renewed: false,
-                    bond: Bond::default(),
-                };
+                let mut state = Self::with(directory, master, place, contents);
                 if state.contents.renew {
                     state.renew_master(keys)?;
                 }
@@ -145,7 +174,7 @@ impl State {
         let Ok(next) = keys::read(keys.as_fd(), keys::PENDING) else { return Err(foreign) };
         let Ok((place, contents)) = store::read(directory.as_fd(), &next) else { return Err(foreign) };
         keys::succeed(keys.as_fd()).map_err(|error| key_failed(&error))?;
-        Ok(Self { directory, master: next, place, contents, newly_made: false, renewed: true, bond: Bond::default() })
+        Ok(Self { renewed: true, ..Self::with(directory, next, place, contents) })
     }
 
     /// A new master key, and everything sealed anew under it: the key first, under its pending name; then the store; then
@@ -168,10 +197,18 @@ impl State {
     }
 
     fn make(keys: &OwnedFd, directory: OwnedFd) -> Result<Self, StartError> {
-        let random = |errno| StartError::internal(format!("getrandom: {errno}"));
-        let sealed = |error: EnvelopeError| StartError::internal(format!("vault/vault.db: {error}"));
         keys::discard_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
         let master = keys::make_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        let mut state = Self::make_store(directory, master)?;
+        state.persist().map_err(|error| store_failed(&error))?;
+        keys::settle(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        Ok(state)
+    }
+
+    /// A vault with a gateway token in it, that is not on disk yet.
+    fn make_store(directory: OwnedFd, master: Master) -> Result<Self, StartError> {
+        let random = |errno| StartError::internal(format!("getrandom: {errno}"));
+        let sealed = |error: EnvelopeError| StartError::internal(format!("vault/vault.db: {error}"));
         let mut vault = [0; 16];
         crate::entropy::fill(&mut vault).map_err(random)?;
         let mut ring = Keyring::make(&master, vault, unix_now()).map_err(sealed)?;
@@ -188,11 +225,12 @@ impl State {
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
-        let mut state =
-            Self { directory, master, place, contents, newly_made: true, renewed: false, bond: Bond::default() };
-        state.persist().map_err(|error| store_failed(&error))?;
-        keys::settle(keys.as_fd()).map_err(|error| key_failed(&error))?;
-        Ok(state)
+        Ok(Self { newly_made: true, ..Self::with(directory, master, place, contents) })
+    }
+
+    fn with(directory: OwnedFd, master: Master, place: Place, contents: Contents) -> Self {
+        let (newly_made, renewed, kept_elsewhere) = (false, false, false);
+        Self { directory, master, place, contents, newly_made, renewed, kept_elsewhere, bond: Bond::default() }
     }
 
     /// Seals `value` as the next version of `name`, under `policy` or the one that it has, and makes it durable. Where that

@@ -113,6 +113,10 @@ impl<L: Log> Desk<'_, L> {
                     (_, record) => Ok(format!("version {}", record.map_or(0, |record| record.version()) + 1)),
                 }
             }
+            VaultVerb::RenewMaster if self.state.is_key_kept_elsewhere() => Err(refuse(
+                "vault.kept_elsewhere",
+                "the service manager keeps the master key: only it can replace it; `moltbot vault rotate` renews the rest",
+            )),
             VaultVerb::AcceptRollback => Err(refuse(
                 "vault.not_rolled_back",
                 "neither the store nor the log was put back: there is nothing to accept",

@@ -35,6 +35,11 @@ pub struct Broker {
 
 impl Broker {
     pub fn start(state: &std::path::Path) -> Self {
+        Self::start_with(state, None)
+    }
+
+    /// As [`Broker::start`], with the file that a service manager keeps the master key in.
+    pub fn start_with(state: &std::path::Path, key: Option<&std::path::Path>) -> Self {
         let (control, theirs) = Channel::pair().unwrap();
         // The shell puts the channel where broker would, and nothing else.
         let child = Command::new("sh")
@@ -50,11 +55,12 @@ impl Broker {
             std::fs::create_dir_all(&path).unwrap();
             OwnedFd::from(std::fs::File::open(path).unwrap())
         });
-        let resources = BoundedVec::new(vec![Resource::KeyDir, Resource::VaultDir]).unwrap();
-        broker.say(
-            &ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources },
-            &[fds[0].as_fd(), fds[1].as_fd()],
-        );
+        let key = key.map(|path| OwnedFd::from(std::fs::File::open(path).unwrap()));
+        let mut kinds = vec![Resource::KeyDir, Resource::VaultDir];
+        kinds.extend(key.iter().map(|_| Resource::MasterKey));
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().chain(&key).map(AsFd::as_fd).collect();
+        let resources = BoundedVec::new(kinds).unwrap();
+        broker.say(&ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources }, &fds);
         broker
     }
 
@@ -65,7 +71,11 @@ impl Broker {
 
     /// As [`Broker::ready`], with a log that takes no more than `steps` words about the store.
     pub fn ready_with(state: &std::path::Path, writable: bool, steps: usize) -> (Self, Receiver<Record>) {
-        let broker = Self::start(state);
+        Self::go_on(Self::start(state), state, writable, steps)
+    }
+
+    /// Brings a vault that was started to serve.
+    pub fn go_on(broker: Self, state: &std::path::Path, writable: bool, steps: usize) -> (Self, Receiver<Record>) {
         let FromRole::Confined(walls) = broker.hear() else { panic!("confined") };
         assert!(walls.landlock_abi >= 2 && walls.seccomp_rules > 0);
         broker.say(&ToRole::Attested, &[]);
