@@ -213,8 +213,25 @@ pub enum VaultCommand {
         #[arg(long)]
         master: bool,
     },
+    /// Open a vault whose store a passphrase seals; the passphrase is asked for without echo, or read from standard input
+    Unlock,
+    /// A passphrase beside keys/secrets.key, without which the store does not open
+    Passphrase {
+        /// What to do
+        #[command(subcommand)]
+        command: PassphraseCommand,
+    },
     /// Go on although an older vault.db or an older log was put back, and the vault refuses everything because of it; recorded
     AcceptRollback,
+}
+
+/// `moltbot vault passphrase ...`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum PassphraseCommand {
+    /// Seal the store anew with a passphrase; from the next start on the vault waits for it. Lost, the secrets are lost
+    Set,
+    /// Seal the store anew with the key file alone
+    Remove,
 }
 
 /// `moltbot lockdown ...`

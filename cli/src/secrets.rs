@@ -126,6 +126,11 @@ fn read_policy(file: &Path) -> Result<BoundedStr<4096>, CliError> {
 
 /// The value: asked for on a terminal, else all of standard input without one line end.
 fn value(name: &str) -> Result<Secret, CliError> {
+    hidden(&format!("value of {}: ", harmless(name)))
+}
+
+/// A secret from standard input: without echo where that is a terminal.
+pub(crate) fn hidden(prompt: &str) -> Result<Secret, CliError> {
     let stdin = std::io::stdin();
     if !isatty(&stdin) {
         return take_value(false);
@@ -134,7 +139,7 @@ fn value(name: &str) -> Result<Secret, CliError> {
     let mut quiet = before.clone();
     // Without signals too: one that ended us here would leave the terminal silent.
     quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
-    eprint!("value of {}: ", harmless(name));
+    eprint!("{prompt}");
     tcsetattr(&stdin, OptionalActions::Flush, &quiet).map_err(CliError::failed)?;
     let value = take_value(true);
     let restored = tcsetattr(&stdin, OptionalActions::Flush, &before);

@@ -10,7 +10,8 @@ use proto::ids::Role;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use vault::state::State;
-use vault::{policy, serve};
+use vault::state::front::Opened;
+use vault::{locked, policy, serve};
 
 #[global_allocator]
 static HEAP: Heap = Heap;
@@ -29,12 +30,13 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     let keys = start.take(Resource::KeyDir)?;
     let store = start.take(Resource::VaultDir)?;
     let directory = store.try_clone().map_err(StartError::internal)?;
-    let state = match start.take_where_sent(Resource::MasterKey) {
-        Some(key) => State::open_with_credential(&keys, directory, &key)?,
-        None => State::open(&keys, directory)?,
-    };
-    drop(keys);
+    let credential = start.take_where_sent(Resource::MasterKey);
+    let opened = State::open_or_wait(&keys, directory, credential.as_ref())?;
+    drop((keys, credential));
     let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::VaultDir, store.as_fd())])?;
     drop(store);
-    serve::serve(&sealed, &control, state)
+    match opened {
+        Opened::State(state) => serve::serve(&sealed, &control, *state),
+        Opened::Locked(store) => locked::serve(&sealed, &control, store),
+    }
 }

@@ -8,6 +8,7 @@ use crate::audit::{Auditor, Log as _};
 use crate::auth::{self, AskError};
 use crate::lease::Leases;
 use crate::lend::{Desk, secret_record};
+use crate::locked::Handover;
 use crate::state::{GATEWAY_TOKEN, State, unix_now};
 use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
@@ -32,19 +33,30 @@ const TURN: usize = 16;
 ///
 /// # Errors
 /// [`StartError`], internal: the store's state on disk is not known, or the machine fails.
-pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, StartError> {
+pub fn serve(walls: &Sealed, control: &Control, state: State) -> Result<Exit, StartError> {
+    serve_on(walls, control, state, Handover::default())
+}
+
+/// As [`serve`], from what a vault was given that had to wait for its passphrase.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handover) -> Result<Exit, StartError> {
     let mut vault = Vault {
         state,
         leases: Leases::default(),
-        auditor: Auditor::default(),
-        ready: false,
-        logs: false,
+        auditor: given.auditor,
+        ready: given.ready,
+        logs: given.ready,
         bar: Some(Bar::Unproven),
         bar_told: false,
-        frozen: None,
-        gateway: None,
-        egress: None,
+        frozen: given.frozen,
+        gateway: given.gateway,
+        egress: given.egress,
     };
+    if let Some(witness) = given.witness {
+        vault.meet_witness(witness, control)?;
+    }
     loop {
         let (gateway, egress, witness) =
             vault.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
@@ -72,7 +84,7 @@ pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, S
     }
 }
 
-fn gone(error: &ChannelError) -> StartError {
+pub(crate) fn gone(error: &ChannelError) -> StartError {
     StartError::internal(format!("control channel: {error}"))
 }
 
@@ -281,7 +293,7 @@ impl Vault {
             let (id, request) = asked;
             let outcome = match (&self.frozen, &self.bar) {
                 (Some(why), _) => Err(Refusal::lockdown(why).into()),
-                (None, Some(bar)) => Err(bar.refusal().into()),
+                (None, Some(bar)) => Err(bar.refusal_to_roles().into()),
                 (None, None) => handle(self, request),
             };
             let frame = match outcome {
@@ -307,7 +319,7 @@ impl Vault {
 }
 
 /// Next question on a channel; nothing where the frame asks nothing.
-fn next<E: Edge>(channel: &Channel) -> Result<Option<(proto::ids::RequestId, E::Request)>, ChannelError> {
+pub(crate) fn next<E: Edge>(channel: &Channel) -> Result<Option<(proto::ids::RequestId, E::Request)>, ChannelError> {
     match decode_incoming::<E>(channel.recv(E::MAX_REQUEST, E::REQUEST_FDS)?)? {
         Incoming::Request { id, request, deadline: _, fds: _ } => Ok(Some((id, request))),
         // Questions are answered one after the other: by now it was, or it is next and its answer does no harm.
@@ -317,14 +329,14 @@ fn next<E: Edge>(channel: &Channel) -> Result<Option<(proto::ids::RequestId, E::
 }
 
 /// Gives an edge up; reports its peer where the peer is at fault.
-fn end(edge: EdgeId, error: &ChannelError, control: &Control) -> Result<Option<Channel>, StartError> {
+pub(crate) fn end(edge: EdgeId, error: &ChannelError, control: &Control) -> Result<Option<Channel>, StartError> {
     if error.is_violation() {
         control.send(&violated(edge, error)).map_err(|error| gone(&error))?;
     }
     Ok(None)
 }
 
-fn violated(edge: EdgeId, error: &ChannelError) -> FromRole {
+pub(crate) fn violated(edge: EdgeId, error: &ChannelError) -> FromRole {
     let cause = std::error::Error::source(error);
     let detail = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
     FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) }

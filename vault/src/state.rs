@@ -10,12 +10,14 @@ use crate::store::{self, StoreError};
 use crate::token;
 use crate::witness::memory::Memory;
 use confine::startup::StartError;
+use front::Front;
 use proto::secret::Secret;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 use witnessed::Bond;
 
+pub mod front;
 pub mod witnessed;
 
 /// Name of the gateway token in the store and in records.
@@ -33,6 +35,8 @@ pub struct State {
     pub renewed: bool,
     /// True where the service manager keeps the master key: it cannot be renewed here.
     kept_elsewhere: bool,
+    /// What the master key is made of, where a passphrase is a part of it.
+    front: Option<Front>,
     bond: Bond,
 }
 
@@ -48,6 +52,9 @@ pub enum ChangeError {
     /// No secret has this name.
     #[error("there is no secret of this name")]
     NoSuchSecret,
+    /// Argon2 takes 64 MiB.
+    #[error("there is not the memory to take a passphrase")]
+    Memory,
     /// Its envelope.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
@@ -67,7 +74,7 @@ fn store_failed(error: &StoreError) -> StartError {
     let text = format!("vault/{error}");
     match error {
         StoreError::Snapshot(SnapshotError::Seal(_)) => StartError::internal(text),
-        StoreError::Missing | StoreError::Kind | StoreError::Snapshot(_) => {
+        StoreError::Missing | StoreError::Kind | StoreError::Lock(_) | StoreError::Snapshot(_) => {
             StartError::integrity(format!("{text}; put keys/ and vault/ back from the same backup"))
         }
         StoreError::Unrecorded(_)
@@ -115,14 +122,7 @@ impl State {
     /// [`StartError`].
     pub fn open_with_credential(keys: &OwnedFd, directory: OwnedFd, key: &OwnedFd) -> Result<Self, StartError> {
         store::sweep(directory.as_fd()).map_err(|error| store_failed(&error))?;
-        for name in [keys::NAME, keys::PENDING] {
-            if keys::exists(keys.as_fd(), name).map_err(|error| key_failed(&error))? {
-                return Err(StartError::permanent(format!(
-                    "keys/{name} and {} are both there; which one sealed the store? Remove the other",
-                    keys::CREDENTIAL
-                )));
-            }
-        }
+        Self::refuse_two_keys(keys)?;
         let master = keys::read_credential(key).map_err(|error| StartError::integrity(error.to_string()))?;
         let mut state = match Self::store_exists(directory.as_fd())? {
             true => Self::open_store(directory, master)?,
@@ -135,6 +135,18 @@ impl State {
         state.contents.renew = false;
         state.kept_elsewhere = true;
         Ok(state)
+    }
+
+    fn refuse_two_keys(keys: &OwnedFd) -> Result<(), StartError> {
+        for name in [keys::NAME, keys::PENDING] {
+            if keys::exists(keys.as_fd(), name).map_err(|error| key_failed(&error))? {
+                return Err(StartError::permanent(format!(
+                    "keys/{name} and {} are both there; which one sealed the store? Remove the other",
+                    keys::CREDENTIAL
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// True where the master key cannot be renewed here.
@@ -230,7 +242,17 @@ impl State {
 
     fn with(directory: OwnedFd, master: Master, place: Place, contents: Contents) -> Self {
         let (newly_made, renewed, kept_elsewhere) = (false, false, false);
-        Self { directory, master, place, contents, newly_made, renewed, kept_elsewhere, bond: Bond::default() }
+        Self {
+            directory,
+            master,
+            place,
+            contents,
+            newly_made,
+            renewed,
+            kept_elsewhere,
+            front: None,
+            bond: Bond::default(),
+        }
     }
 
     /// Seals `value` as the next version of `name`, under `policy` or the one that it has, and makes it durable. Where that

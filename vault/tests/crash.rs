@@ -19,9 +19,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vault::permit::Policy;
 use vault::state::State;
+use vault::state::front::Opened;
 
 const CHANGE: &str = "MOLTBOT_TEST_CHANGE";
 const CHANGES: [&str; 7] = ["make", "put", "rotate", "policy", "remove", "keys", "master"];
+/// A change that takes Argon2 for each kill: minutes, so not with the others.
+const SLOW: &str = "passphrase";
 /// Calls that fail one after the other, of which every change makes some.
 const FAIL: [&str; 7] = ["openat", "read", "write", "fsync", "renameat", "unlinkat", "getrandom"];
 
@@ -75,7 +78,14 @@ type Shape = BTreeMap<String, (u64, u32, String, Vec<u8>)>;
 
 fn open(dir: &Path) -> Result<State, String> {
     let fd = |name| OwnedFd::from(File::open(dir.join(name)).unwrap());
-    State::open(&fd("keys"), fd("vault")).map_err(|error| error.to_string())
+    match State::open_or_wait(&fd("keys"), fd("vault"), None).map_err(|error| error.to_string())? {
+        Opened::State(state) => Ok(*state),
+        Opened::Locked(locked) => locked.unlock(&passphrase()).map_err(|(_, error)| error.to_string()),
+    }
+}
+
+fn passphrase() -> Secret {
+    Secret::new(b"correct horse".to_vec()).unwrap()
 }
 
 fn shape(state: &State) -> Shape {
@@ -110,6 +120,7 @@ fn change(what: &str, dir: &Path) {
         "rotate" => state.put("bot", &value, None, 2).map(drop),
         "policy" => state.set_policy("bot", &Policy::parse("reveal yes").unwrap(), 2).map(drop),
         "remove" => state.remove("bot"),
+        SLOW => state.set_passphrase(Some(&passphrase())),
         _ => state.rotate_keys(2).map(drop),
     };
     if changed.is_err() {
@@ -249,7 +260,7 @@ fn main() {
     let torture = args.any(|arg| arg == "--ignored");
     let errors: &[&str] = if torture { &["EIO", "ENOSPC", "EINTR", "EDQUOT", "EROFS", "ENOMEM"] } else { &["EIO"] };
     assert!(lost("carelessly") >= 2, "kills that lose a store are noticed");
-    for what in CHANGES {
+    for what in CHANGES.into_iter().chain(torture.then_some(SLOW)) {
         let (kills, failures) = torment(what, errors);
         println!("test store_opens_as_old_or_new_after_{what}: {kills} kills, {failures} failures ... ok");
     }

@@ -38,12 +38,21 @@ impl Bar {
         }
     }
 
-    pub(super) fn refusal(&self) -> Refusal {
-        let rule = match self {
+    const fn rule(&self) -> &'static str {
+        match self {
             Self::Unproven => "vault.unproven",
             Self::RolledBack(_) => "vault.rolled_back",
-        };
-        Refusal::new(rule, &self.text())
+        }
+    }
+
+    /// What the operator is told.
+    pub(super) fn refusal(&self) -> Refusal {
+        Refusal::new(self.rule(), &self.text())
+    }
+
+    /// What a role is told, and gateway tells strangers: not what was found.
+    pub(super) fn refusal_to_roles(&self) -> Refusal {
+        Refusal::new(self.rule(), "the vault answers nobody now; `moltbot status` tells the operator why")
     }
 }
 

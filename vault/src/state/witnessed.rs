@@ -4,7 +4,7 @@
 use super::{State, StoreError};
 use crate::audit::AuditError;
 use crate::rollback::{Rollback, judge};
-use crate::snapshot::{self, Place};
+use crate::snapshot::Place;
 use crate::store;
 use crate::witness::{View, Witness};
 use proto::bounded::BoundedVec;
@@ -66,7 +66,7 @@ impl State {
     }
 
     fn replace(&mut self, next: &Place) -> Result<(), StoreError> {
-        let sealed = snapshot::seal(&self.master, next, &self.contents)?;
+        let sealed = self.sealed(next)?;
         if self.bond.holds {
             self.pay().map_err(StoreError::Unrecorded)?;
             self.bond.edge.record(StoreStep::Intended, commitment(next)).map_err(StoreError::Unrecorded)?;
@@ -122,7 +122,7 @@ impl State {
         let before = self.contents.memory.clone();
         self.contents.memory.remember(&view.heads);
         let place = self.place;
-        let sealed = snapshot::seal(&self.master, &place, &self.contents)?;
+        let sealed = self.sealed(&place)?;
         match store::replace(self.directory.as_fd(), &sealed) {
             Ok(()) => Ok(true),
             Err(StoreError::Unwritable(_)) => {
