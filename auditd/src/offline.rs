@@ -304,6 +304,15 @@ pub fn parse_kept(text: &str) -> Result<Vec<Entry>, Broken> {
 /// # Errors
 /// [`OfflineError`].
 pub fn find_cosigner(path: &Path) -> Result<Option<CosignerKey>, OfflineError> {
+    let found = find_commitments(path)?.and_then(|found| found.cosigner);
+    Ok(found.and_then(|text| CosignerKey::parse(&text).ok()))
+}
+
+/// What the log beneath `path` says of the vault's store; none where there is no such log.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn find_commitments(path: &Path) -> Result<Option<Commitments>, OfflineError> {
     if !path.is_dir() {
         return Ok(None);
     }
@@ -314,8 +323,7 @@ pub fn find_cosigner(path: &Path) -> Result<Option<CosignerKey>, OfflineError> {
         Some((Segment::parse(Stream::Secret, &name(&pair.log))?, bytes))
     });
     let found = Commitments::find(directory.as_fd(), &files.collect::<Vec<_>>());
-    let found = found.map_err(|errno| unreadable(path)(errno.into()))?;
-    Ok(found.cosigner.and_then(|text| CosignerKey::parse(&text).ok()))
+    found.map(Some).map_err(|errno| unreadable(path)(errno.into()))
 }
 
 /// Reads a cosigner's key.

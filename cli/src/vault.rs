@@ -3,6 +3,7 @@
 
 use crate::CliError;
 use crate::args::{Args, PassphraseCommand, VaultCommand};
+use crate::backup;
 use crate::door::Door;
 use crate::secrets::{done, hidden, say};
 use proto::ids::Role;
@@ -18,8 +19,13 @@ use std::path::Path;
 /// # Errors
 /// [`CliError`].
 pub fn run(dir: &Path, command: &VaultCommand, args: &Args) -> Result<(), CliError> {
+    if backup::run(dir, command, args)? {
+        return Ok(());
+    }
     let mut door = Door::open(dir)?;
     match command {
+        // Done above.
+        VaultCommand::Backup { .. } | VaultCommand::Restore { .. } => Ok(()),
         VaultCommand::Rotate { master: true } => {
             done(&mut door, VaultVerb::RenewMaster)?;
             door.ask(&OperatorRequest::Restart(Role::Vault))?;

@@ -185,6 +185,11 @@ pub enum VaultVerb {
     },
     /// Seals the store with the key file alone.
     RemovePassphrase,
+    /// Writes down that the store is about to be copied, with its key.
+    RecordBackup {
+        /// Where to.
+        to: BoundedStr<256>,
+    },
     /// Goes on with a store or a log that was put back.
     AcceptRollback,
 }
@@ -209,6 +214,7 @@ impl VaultVerb {
             Self::Unlock { .. } => "vault.unlock",
             Self::SetPassphrase { .. } => "vault.passphrase.set",
             Self::RemovePassphrase => "vault.passphrase.remove",
+            Self::RecordBackup { .. } => "vault.backup",
             Self::AcceptRollback => "vault.accept-rollback",
         }
     }

@@ -29,6 +29,12 @@ impl Master {
         &self.0
     }
 
+    /// Out of a key file's text.
+    #[must_use]
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        parse(text)
+    }
+
     /// Of these bytes, of which the caller wipes its own copy.
     pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

@@ -144,6 +144,24 @@ pub fn seal(master: &Master, place: &Place, contents: &Contents) -> Result<Vec<u
     Ok(file)
 }
 
+/// What a snapshot says of itself in clear: not to be believed before it was opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Label {
+    /// Which vault.
+    pub vault: VaultId,
+    /// One more for every replacement.
+    pub generation: u64,
+}
+
+/// Reads the label of a snapshot, if it is one.
+#[must_use]
+pub fn label(file: &[u8]) -> Option<Label> {
+    let mut header = Reader::new(file);
+    header.array::<8>().filter(|magic| *magic == MAGIC)?;
+    header.array::<16>()?;
+    Some(Label { vault: header.array()?, generation: header.number()? })
+}
+
 /// Opens a snapshot.
 ///
 /// # Errors

@@ -58,6 +58,7 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::Unlock { .. }
         | VaultVerb::SetPassphrase { .. }
         | VaultVerb::RemovePassphrase
+        | VaultVerb::RecordBackup { .. }
         | VaultVerb::ForgetLockouts => "",
     }
 }
@@ -126,6 +127,7 @@ impl<L: Log> Desk<'_, L> {
                 "vault.passphrase",
                 "a passphrase is part of the master key; `moltbot vault passphrase remove` first, and set it anew after",
             )),
+            VaultVerb::RecordBackup { to } => Ok(to.to_string()),
             VaultVerb::Unlock { .. } => Err(refuse("vault.not_locked", "the vault is not locked")),
             VaultVerb::SetPassphrase { passphrase } if passphrase.expose().len() < SHORTEST => Err(refuse(
                 "vault.short",
@@ -215,6 +217,7 @@ impl<L: Log> Desk<'_, L> {
             }
             // Refused before it comes here, and carried out by the loop where there is something to accept.
             VaultVerb::AcceptRollback | VaultVerb::Unlock { .. } => Ok(VaultAnswer::Done(0)),
+            VaultVerb::RecordBackup { .. } => Ok(VaultAnswer::Done(self.state.generation())),
             VaultVerb::SetPassphrase { passphrase } => {
                 self.state.set_passphrase(Some(&passphrase)).map_err(changed)?;
                 Ok(VaultAnswer::Done(self.state.generation()))
