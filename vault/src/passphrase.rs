@@ -77,7 +77,8 @@ impl Lock {
         let (memory_kib, passes, lanes) = (number()?, number()?, number()?);
         let lock = Self { memory_kib, passes, lanes, salt: from.array().ok_or(NoLock)? };
         let (memory, most_passes, most_lanes) = MOST;
-        if lock.params().is_none() || memory_kib > memory || passes > most_passes || lanes > most_lanes {
+        // Bounds first: `Params` multiplies what it is given.
+        if memory_kib > memory || passes > most_passes || lanes > most_lanes || lock.params().is_none() {
             return Err(NoLock);
         }
         Ok((Some(lock), store))
@@ -139,6 +140,7 @@ mod tests {
             Lock { memory_kib: u32::MAX, ..lock.clone() },
             Lock { passes: 17, ..lock.clone() },
             Lock { lanes: 5, ..lock.clone() },
+            Lock { lanes: u32::MAX, ..lock.clone() },
             Lock { passes: 0, ..lock.clone() },
         ] {
             assert_eq!(Lock::split(&greedy.encode()), Err(NoLock));

@@ -19,6 +19,7 @@ use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
 use proto::wire::{self, Header, Kind};
 use proto::witness::{Commitment, StoreStep, WitnessReply, WitnessRequest};
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,12 +41,25 @@ impl Broker {
 
     /// As [`Broker::start`], with the file that a service manager keeps the master key in.
     pub fn start_with(state: &std::path::Path, key: Option<&std::path::Path>) -> Self {
+        Self::start_saying(state, key, Stdio::inherit())
+    }
+
+    /// How a vault ends that does not come to serve: its status, and what it says.
+    pub fn fails(state: &std::path::Path) -> (Option<i32>, String) {
+        let mut broker = Self::start_saying(state, None, Stdio::piped());
+        let mut said = String::new();
+        broker.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (broker.child.wait().unwrap().code(), said)
+    }
+
+    fn start_saying(state: &std::path::Path, key: Option<&std::path::Path>, stderr: Stdio) -> Self {
         let (control, theirs) = Channel::pair().unwrap();
         // The shell puts the channel where broker would, and nothing else.
         let child = Command::new("sh")
             .args(["-c", "exec \"$0\" 3<&0 0<&- 1>&-", env!("CARGO_BIN_EXE_moltbot-vault")])
             .env_clear()
             .stdin(Stdio::from(theirs.into_fd()))
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let broker = Self { control, child };
