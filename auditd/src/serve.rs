@@ -256,13 +256,7 @@ impl Edges {
                     Some(receipt) => reply_frame::<ToAuditd>(pending.id, receipt),
                     None => continue,
                 },
-                Err(error) => refusal_frame::<ToAuditd>(
-                    pending.id,
-                    &Refusal::new(
-                        "audit.unwritable",
-                        &format!("the audit log cannot be written ({error}); nothing is done that cannot be recorded"),
-                    ),
-                ),
+                Err(error) => refusal_frame::<ToAuditd>(pending.id, &unwritable(error)),
             };
             let sent = frame.map_err(ChannelError::from).and_then(|frame| peer.channel.send(&frame, &[]));
             if let Err(error) = sent {
@@ -282,6 +276,12 @@ impl Edges {
             reports.push(violated(edge, error));
         }
     }
+}
+
+/// What a writer is told whose record is not in the log.
+pub(crate) fn unwritable(error: &AppendError) -> Refusal {
+    let why = format!("the audit log cannot be written ({error}); nothing is done that cannot be recorded");
+    Refusal::new("audit.unwritable", &why)
 }
 
 fn violated(edge: EdgeId, error: &ChannelError) -> FromRole {

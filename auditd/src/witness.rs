@@ -96,7 +96,7 @@ impl Witness {
         match request {
             WitnessRequest::Store(step, state) => {
                 let written = journal.store(source, step, state).map(|()| WitnessReply::Written);
-                Ok(Some(written.map_err(|error| Refusal::new("audit.unwritable", &error.to_string()))))
+                Ok(Some(written.map_err(|error| crate::serve::unwritable(&error))))
             }
             WitnessRequest::Look { cosigner, known, cosigned, wait } => {
                 let forged = ChannelError::Violation("a cosignature that is none");

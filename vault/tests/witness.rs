@@ -111,3 +111,20 @@ fn store_of_which_the_log_knows_nothing_any_more_is_refused() {
     assert!(standing(&broker).contains("the log was cut"), "{}", standing(&broker));
     assert_eq!(broker.exit(), Some(0));
 }
+
+#[test]
+fn guesser_does_not_learn_from_a_log_that_cannot_be_written_which_token_was_right() {
+    let state = tempfile::tempdir().unwrap();
+    let (broker, _records) = Broker::ready(state.path(), true);
+    let token = broker.reveal().unwrap();
+    assert_eq!(broker.exit(), Some(0));
+    let (broker, _records) = Broker::ready_with(state.path(), false, 0);
+    let mut gateway = broker.client(EdgeId::GatewayVault);
+    let mut answer = |token: &[u8]| match login(&mut gateway, token).unwrap_err() {
+        CallError::Refused(refusal) => refusal,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(answer(&token), answer(b"wrong"));
+    assert_eq!(answer(b"wrong").rule.as_str(), "audit.unwritable");
+    assert_eq!(broker.exit(), Some(0));
+}

@@ -39,7 +39,12 @@ impl LogStream {
         let size = self.at.head.size;
         let is_its = |(noted, _): &&(u64, _)| *noted == size;
         self.offered = self.noted.as_ref().filter(is_its).cloned();
-        let proof = self.prove(known)?.unwrap_or_default();
+        let proof = match self.prove(known) {
+            Ok(proof) => proof.unwrap_or_default(),
+            // What is gone, or is not what it was, cannot be proved; what that means is the vault's to say.
+            Err(Errno::NOENT | Errno::NODATA | Errno::BADMSG) => Vec::new(),
+            Err(errno) => return Err(errno),
+        };
         Ok(TreeHead {
             stream: self.stream,
             origin: BoundedStr::truncated(&pen.ring.origin(self.stream)),
