@@ -115,46 +115,6 @@ impl State {
         Self::make(keys, directory)
     }
 
-    /// As [`State::open`], with the master key that the service manager keeps; there must be none in `keys`. A first start
-    /// cannot be told from a store that was lost, but by the log, which knows of the one that there was.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub fn open_with_credential(keys: &OwnedFd, directory: OwnedFd, key: &OwnedFd) -> Result<Self, StartError> {
-        store::sweep(directory.as_fd()).map_err(|error| store_failed(&error))?;
-        Self::refuse_two_keys(keys)?;
-        let master = keys::read_credential(key).map_err(|error| StartError::integrity(error.to_string()))?;
-        let mut state = match Self::store_exists(directory.as_fd())? {
-            true => Self::open_store(directory, master)?,
-            false => {
-                let mut state = Self::make_store(directory, master)?;
-                state.persist().map_err(|error| store_failed(&error))?;
-                state
-            }
-        };
-        state.contents.renew = false;
-        state.kept_elsewhere = true;
-        Ok(state)
-    }
-
-    fn refuse_two_keys(keys: &OwnedFd) -> Result<(), StartError> {
-        for name in [keys::NAME, keys::PENDING] {
-            if keys::exists(keys.as_fd(), name).map_err(|error| key_failed(&error))? {
-                return Err(StartError::permanent(format!(
-                    "keys/{name} and {} are both there; which one sealed the store? Remove the other",
-                    keys::CREDENTIAL
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// True where the master key cannot be renewed here.
-    #[must_use]
-    pub const fn is_key_kept_elsewhere(&self) -> bool {
-        self.kept_elsewhere
-    }
-
     fn store_exists(directory: BorrowedFd<'_>) -> Result<bool, StartError> {
         match rustix::fs::statat(directory, store::NAME, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
