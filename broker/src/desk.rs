@@ -47,13 +47,14 @@ pub(crate) enum Awaited {
     Checkpoint,
 }
 
-/// A status while auditd and sandboxd are asked.
+/// A status while auditd, sandboxd and the vault are asked.
 struct Gathering {
     visitor: u64,
     request: RequestId,
     missing: u8,
     heads: BoundedVec<LogHead, 8>,
     sandbox: (Backend, BoundedStr<512>),
+    vault: BoundedStr<512>,
 }
 
 /// Answers that are waited for.
@@ -282,12 +283,15 @@ impl Broker {
     fn gather_status(&mut self, visitor: u64, request: RequestId) {
         let number = self.number();
         let sandbox = (Backend::None, BoundedStr::truncated("sandboxd does not answer"));
-        let questions = [(Role::Auditd, AdminRequest::LogHeads), (Role::Sandboxd, AdminRequest::DescribeSandbox)];
+        let questions = [
+            (Role::Auditd, AdminRequest::LogHeads),
+            (Role::Sandboxd, AdminRequest::DescribeSandbox),
+            (Role::Vault, AdminRequest::Standing),
+        ];
         // One more than the questions: a status of which every part failed at once is finished as well.
-        let missing = 3;
-        self.desk
-            .gathering
-            .insert(number, Gathering { visitor, request, missing, heads: BoundedVec::default(), sandbox });
+        let missing = 4;
+        let (heads, vault) = (BoundedVec::default(), BoundedStr::default());
+        self.desk.gathering.insert(number, Gathering { visitor, request, missing, heads, sandbox, vault });
         for (role, question) in questions {
             if self.ask(role, question, &[], Awaited::Status(number)).is_err() {
                 self.on_part(number, None);
@@ -301,6 +305,7 @@ impl Broker {
         let Some(status) = self.desk.gathering.get_mut(&number) else { return };
         match answer {
             Some(Ok(AdminReply::LogHeads(heads))) => status.heads = heads,
+            Some(Ok(AdminReply::Standing(why))) => status.vault = why,
             Some(Ok(AdminReply::Sandbox { backend, detail })) => status.sandbox = (backend, detail),
             Some(Err(refusal)) => status.sandbox = (Backend::None, BoundedStr::truncated(&refusal.to_string())),
             Some(Ok(_)) | None => {}
@@ -324,6 +329,7 @@ impl Broker {
             lockdown: self.react.lockdown(),
             backend: gathered.sandbox.0,
             backend_detail: gathered.sandbox.1,
+            vault: gathered.vault,
             roles: BoundedVec::new(Role::ALL.map(|role| self.row(role)).to_vec()).unwrap_or_default(),
             logs: gathered.heads,
         }

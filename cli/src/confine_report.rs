@@ -259,6 +259,7 @@ mod tests {
             },
             backend: Backend::None,
             backend_detail: BoundedStr::default(),
+            vault: BoundedStr::default(),
             roles: BoundedVec::new(vec![row]).unwrap(),
             logs: BoundedVec::default(),
         }

@@ -60,11 +60,13 @@ pub fn as_json(status: &Status) -> Value {
         "stateDir": status.state_dir.as_str(),
         "ready": status.ready,
         "lockdown": crate::lockdown::as_json(&status.lockdown),
+        "vault": { "refuses": status.vault.as_str() },
         "sandbox": { "backend": status.backend.name(), "detail": status.backend_detail.as_str() },
         "roles": status.roles.iter().filter(|row| is_shown(row)).map(role_as_json).collect::<Vec<_>>(),
         "logs": status.logs.iter().map(|head| json!({
             "stream": head.stream.name(),
             "size": head.size,
+            "cosigned": head.cosigned,
             "head": hex(&head.leaf.0),
         })).collect::<Vec<_>>(),
     })
@@ -87,6 +89,9 @@ fn as_text(status: &Status, paint: Paint) -> String {
         Backend::None => paint.bad("none: commands are refused"),
     };
     text.push_str(&format!("sandbox {sandbox} {}\n", paint.dim(&status.backend_detail)));
+    if !status.vault.is_empty() {
+        text.push_str(&format!("vault   {} {}\n", paint.bad("refuses everything:"), status.vault));
+    }
     if status.lockdown.mode != Mode::Open || !status.lockdown.quarantined.is_empty() {
         text.push_str(&crate::lockdown::as_text(&status.lockdown, paint));
     }
@@ -124,9 +129,10 @@ fn as_text(status: &Status, paint: Paint) -> String {
     text.push('\n');
     for head in status.logs.iter() {
         text.push_str(&format!(
-            "{:<14} {:>8} records  {}\n",
+            "{:<14} {:>8} records {:>8} cosigned  {}\n",
             head.stream.name(),
             head.size,
+            head.cosigned,
             paint.dim(&hex(&head.leaf.0))
         ));
     }

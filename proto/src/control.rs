@@ -25,6 +25,8 @@ pub enum Resource {
     LogDir,
     /// vault: the directory `keys/`.
     KeyDir,
+    /// vault: the master key, where the service manager keeps it and not `keys/`.
+    MasterKey,
     /// vault: the directory `vault/`.
     VaultDir,
     /// gateway: the directory `sessions/`.
@@ -220,6 +222,8 @@ pub enum AdminRequest {
         /// The verb.
         verb: Box<VaultVerb>,
     },
+    /// vault: does it answer, or why not?
+    Standing,
     /// auditd: heads of all streams.
     LogHeads,
     /// auditd: sign a checkpoint of every stream now; answered with the heads.
@@ -242,6 +246,7 @@ impl std::fmt::Debug for AdminRequest {
         f.write_str(match self {
             Self::RevealGatewayToken { .. } => "RevealGatewayToken",
             Self::Vault { verb, .. } => verb.name(),
+            Self::Standing => "Standing",
             Self::LogHeads => "LogHeads",
             Self::Checkpoint => "Checkpoint",
             Self::ReadLog { .. } => "ReadLog",
@@ -258,6 +263,8 @@ pub enum AdminReply {
     GatewayToken(Secret),
     /// What the vault says.
     Vault(VaultAnswer),
+    /// Why the vault refuses everything; empty where it does not.
+    Standing(BoundedStr<512>),
     /// The heads.
     LogHeads(BoundedVec<LogHead, 8>),
     /// Bytes of the file from the asked offset; empty at its end.
@@ -278,6 +285,7 @@ impl std::fmt::Debug for AdminReply {
         f.write_str(match self {
             Self::GatewayToken(_) => "GatewayToken",
             Self::Vault(_) => "Vault",
+            Self::Standing(_) => "Standing",
             Self::LogHeads(_) => "LogHeads",
             Self::LogBytes(_) => "LogBytes",
             Self::Sandbox { .. } => "Sandbox",

@@ -197,6 +197,8 @@ pub struct Status {
     pub backend: Backend,
     /// Why this one, or why none.
     pub backend_detail: BoundedStr<512>,
+    /// Why the vault refuses everything; empty where it does not.
+    pub vault: BoundedStr<512>,
     /// Every role.
     pub roles: BoundedVec<RoleStatus, 8>,
     /// Heads of the log.

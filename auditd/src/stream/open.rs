@@ -74,6 +74,10 @@ impl LogStream {
             begun,
             latest: None,
             noted_ns: 0,
+            noted: None,
+            offered: None,
+            cosigned: 0,
+            mark: None,
         })
     }
 }

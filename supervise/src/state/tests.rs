@@ -50,6 +50,9 @@ fn edge_is_wired_only_when_its_client_is_attested_and_its_server_is_ready() {
     let wired = table.on(2, 0, Event::Ready(Role::Auditd, Epoch(1)));
     assert!(wired.contains(&Action::Wire(EdgeId::VaultAuditd)) && wired.contains(&Action::Wire(EdgeId::BrokerAuditd)));
     assert!(!wired.contains(&Action::Wire(EdgeId::SandboxdAuditd)));
+    // The vault looks at a log before it has a way to write to it.
+    let at = |edge| wired.iter().position(|action| *action == Action::Wire(edge));
+    assert!(at(EdgeId::VaultWitness) < at(EdgeId::VaultAuditd));
 }
 
 #[test]
