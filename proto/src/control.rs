@@ -196,6 +196,11 @@ pub enum FromRole {
     Drained,
     /// sandboxd: the native backend is wanted, so the launcher must run.
     LauncherWanted,
+    /// sandboxd: the container engine made another container than it was told to. Nothing ran in it.
+    EngineDrifted {
+        /// In which fields.
+        detail: BoundedStr<256>,
+    },
     /// A peer broke the protocol on this edge; the edge is closed.
     Violated {
         /// Which edge.

@@ -3,11 +3,12 @@
 //! The engine has no way to end one exec; a command that must be ended therefore ends its whole container, and the session
 //! gets a fresh one. That loses the session's temporary files, and nothing can outlive it.
 
-use crate::spec::{self, INSTANCE};
+use crate::drift::drift;
+use crate::spec::{self, Image, INSTANCE};
 use crate::state::{Engine, Settings, workspace};
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::exec::{StartExecOptions, StartExecResults};
-use bollard::models::ExecConfig;
+use bollard::models::{ContainerCreateBody, ExecConfig};
 use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptions, ListContainersOptions, RemoveContainerOptions,
 };
@@ -15,13 +16,15 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use proto::audit::RunEnd;
+use proto::bounded::BoundedStr;
+use proto::control::FromRole;
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::AsyncWrite;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
 /// How long the engine may take for one answer.
@@ -41,6 +44,9 @@ struct Container {
 pub struct DockerBackend {
     docker: Docker,
     settings: Settings,
+    image: Image,
+    /// Where broker is told of an engine that does not do as it is told.
+    words: mpsc::Sender<FromRole>,
     sessions: Mutex<HashMap<String, Container>>,
 }
 
@@ -60,7 +66,7 @@ async fn within<T>(
 }
 
 /// Looks whether an engine answers and has the image.
-pub async fn look(settings: &Settings) -> (Engine, Option<Docker>) {
+pub async fn look(settings: &Settings) -> (Engine, Option<(Docker, Image)>) {
     let silent = |why: String| (Engine::Silent(why), None);
     let connected = Docker::connect_with_unix(&settings.socket, ANSWER.as_secs(), API_DEFAULT_VERSION);
     let docker = match connected {
@@ -77,7 +83,11 @@ pub async fn look(settings: &Settings) -> (Engine, Option<Docker>) {
         Err(refusal) => return silent(refusal.message.to_string()),
     };
     match timeout(LOOK, docker.inspect_image(&settings.image)).await {
-        Ok(Ok(_)) => (Engine::Ready(version), Some(docker)),
+        Ok(Ok(image)) => {
+            let env = image.config.and_then(|config| config.env).unwrap_or_default();
+            let Some(id) = image.id else { return silent("it has an image without an id".to_owned()) };
+            (Engine::Ready(version), Some((docker, Image { id, env })))
+        }
         Ok(Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })) => (Engine::NoImage, None),
         Ok(Err(error)) => silent(error.to_string()),
         Err(_) => silent("it does not answer in 2 s".to_owned()),
@@ -86,8 +96,8 @@ pub async fn look(settings: &Settings) -> (Engine, Option<Docker>) {
 
 impl DockerBackend {
     /// Takes the engine over; containers that an earlier sandboxd left are removed, and no others.
-    pub async fn new(docker: Docker, settings: Settings) -> Self {
-        let backend = Self { docker, settings, sessions: Mutex::new(HashMap::new()) };
+    pub async fn new((docker, image): (Docker, Image), settings: Settings, words: mpsc::Sender<FromRole>) -> Self {
+        let backend = Self { docker, settings, image, words, sessions: Mutex::new(HashMap::new()) };
         backend.sweep().await;
         backend
     }
@@ -144,10 +154,10 @@ impl DockerBackend {
             }
             sessions.remove(&name);
         }
-        let body = spec::container(&self.settings.image, &self.settings.instance);
-        let created =
-            within(ANSWER, "create", self.docker.create_container(None::<CreateContainerOptions>, body)).await?;
-        match self.begin(&created.id).await {
+        let body = spec::container(&self.image, &self.settings.instance);
+        let create = self.docker.create_container(None::<CreateContainerOptions>, body.clone());
+        let created = within(ANSWER, "create", create).await?;
+        match self.begin(&created.id, &body).await {
             Ok(stdin) => {
                 sessions.insert(name, Container { id: created.id.clone(), _stdin: std::sync::Mutex::new(stdin) });
                 Ok(created.id)
@@ -159,10 +169,12 @@ impl DockerBackend {
         }
     }
 
-    async fn begin(&self, id: &str) -> Result<Pin<Box<dyn AsyncWrite + Send>>, Refusal> {
+    async fn begin(&self, id: &str, body: &ContainerCreateBody) -> Result<Pin<Box<dyn AsyncWrite + Send>>, Refusal> {
         let found = within(ANSWER, "inspect", self.docker.inspect_container(id, None)).await?;
-        let drift = spec::drift(&found, &self.settings.instance);
+        let drift = drift(&found, id, body, &self.image);
         if !drift.is_empty() {
+            let detail = BoundedStr::truncated(&drift.join(", "));
+            let _ = self.words.send(FromRole::EngineDrifted { detail }).await;
             return Err(Refusal::new(
                 "sandbox.drift",
                 &format!("the engine made another container than was asked for: {}", drift.join(", ")),

@@ -306,7 +306,7 @@ impl Sandboxd {
         };
         match (choose(settings.choice, &engine, settings), docker) {
             (Choice::Docker(detail), Some(docker)) => {
-                Serving::Docker(Arc::new(DockerBackend::new(docker, settings.clone()).await), detail)
+                Serving::Docker(Arc::new(DockerBackend::new(docker, settings.clone(), self.words.clone()).await), detail)
             }
             (Choice::Docker(why) | Choice::Nowhere(why), _) => Serving::Nowhere(why),
             (Choice::Native(why), _) => {
