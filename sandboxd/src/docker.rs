@@ -4,8 +4,8 @@
 //! gets a fresh one. That loses the session's temporary files, and nothing can outlive it.
 
 use crate::drift::drift;
-use crate::spec::{self, Image, INSTANCE};
-use crate::state::{Engine, Settings, workspace};
+use crate::spec::{self, INSTANCE, Image};
+use crate::state::{Engine, Settings, random, workspace};
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::exec::{StartExecOptions, StartExecResults};
 use bollard::models::{ContainerCreateBody, ExecConfig};
@@ -22,6 +22,7 @@ use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::sync::{Mutex, mpsc};
@@ -47,6 +48,10 @@ pub struct DockerBackend {
     image: Image,
     /// Where broker is told of an engine that does not do as it is told.
     words: mpsc::Sender<FromRole>,
+    /// This start of sandboxd, on a label of every container it makes.
+    epoch: String,
+    /// Something may be there that is in no table: a predecessor's, or what the engine made after it was given up on.
+    unsure: AtomicBool,
     sessions: Mutex<HashMap<String, Container>>,
 }
 
@@ -96,24 +101,39 @@ pub async fn look(settings: &Settings) -> (Engine, Option<(Docker, Image)>) {
 
 impl DockerBackend {
     /// Takes the engine over; containers that an earlier sandboxd left are removed, and no others.
-    pub async fn new((docker, image): (Docker, Image), settings: Settings, words: mpsc::Sender<FromRole>) -> Self {
-        let backend = Self { docker, settings, image, words, sessions: Mutex::new(HashMap::new()) };
-        backend.sweep().await;
-        backend
+    ///
+    /// # Errors
+    /// [`Refusal`] where the system has no random bytes.
+    pub async fn new(
+        (docker, image): (Docker, Image),
+        settings: Settings,
+        words: mpsc::Sender<FromRole>,
+    ) -> Result<Self, Refusal> {
+        let epoch = random().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+        // Still unsure after the first look: the engine may be making what a killed predecessor asked for.
+        let unsure = AtomicBool::new(true);
+        let backend = Self { docker, settings, image, words, epoch, unsure, sessions: Mutex::default() };
+        backend.sweep(&HashMap::new()).await;
+        Ok(backend)
     }
 
-    /// The containers of this installation, whoever made them.
+    /// The containers of this installation, whoever made them. The engine's filter is not relied on: what lacks the label is
+    /// somebody else's.
     async fn labelled(&self) -> Vec<String> {
         let label = format!("{INSTANCE}={}", self.settings.instance);
         let filters = HashMap::from([("label".to_owned(), vec![label])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
         let found = within(ANSWER, "list", self.docker.list_containers(Some(options))).await.unwrap_or_default();
-        found.into_iter().filter_map(|container| container.id).collect()
+        let ours = |labels: &HashMap<String, String>| labels.get(INSTANCE) == Some(&self.settings.instance);
+        found.into_iter().filter(|found| found.labels.as_ref().is_some_and(ours)).filter_map(|found| found.id).collect()
     }
 
-    async fn sweep(&self) {
+    /// Removes what is of this installation and in no table.
+    async fn sweep(&self, known: &HashMap<String, Container>) {
         for id in self.labelled().await {
-            self.remove(&id).await;
+            if !known.values().any(|container| container.id == id) {
+                self.remove(&id).await;
+            }
         }
     }
 
@@ -154,16 +174,26 @@ impl DockerBackend {
             }
             sessions.remove(&name);
         }
-        let body = spec::container(&self.image, &self.settings.instance);
+        if self.unsure.swap(false, Ordering::AcqRel) {
+            self.sweep(&sessions).await;
+        }
+        let made = self.make().await;
+        // The engine may have made one and not said so, or not removed it.
+        self.unsure.fetch_or(made.is_err(), Ordering::AcqRel);
+        let container = made?;
+        let id = container.id.clone();
+        sessions.insert(name, container);
+        Ok(id)
+    }
+
+    async fn make(&self) -> Result<Container, Refusal> {
+        let body = spec::container(&self.image, &self.settings.instance, &self.epoch);
         let create = self.docker.create_container(None::<CreateContainerOptions>, body.clone());
-        let created = within(ANSWER, "create", create).await?;
-        match self.begin(&created.id, &body).await {
-            Ok(stdin) => {
-                sessions.insert(name, Container { id: created.id.clone(), _stdin: std::sync::Mutex::new(stdin) });
-                Ok(created.id)
-            }
+        let id = within(ANSWER, "create", create).await?.id;
+        match self.begin(&id, &body).await {
+            Ok(stdin) => Ok(Container { id, _stdin: std::sync::Mutex::new(stdin) }),
             Err(refusal) => {
-                self.remove(&created.id).await;
+                self.remove(&id).await;
                 Err(refusal)
             }
         }

@@ -150,7 +150,7 @@ mod tests {
 
     /// What an engine that does as it is told says of the container.
     fn honest() -> Value {
-        let asked = container(&image(), "i1");
+        let asked = container(&image(), "i1", "e1");
         let mut host = object(&asked.host_config);
         for (field, value) in [
             ("ConsoleSize", json!([0, 0])),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn judge(found: &Value) -> Vec<String> {
-        drift(&serde_json::from_value(found.clone()).unwrap(), ID, &container(&image(), "i1"), &image())
+        drift(&serde_json::from_value(found.clone()).unwrap(), ID, &container(&image(), "i1", "e1"), &image())
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn each_field_that_comes_back_as_another_is_found() {
-        let asked = container(&image(), "i1");
+        let asked = container(&image(), "i1", "e1");
         let host: Vec<String> = object(&asked.host_config).keys().cloned().collect();
         assert!(host.len() > 15);
         for field in host {
@@ -208,7 +208,10 @@ mod tests {
             ("Binds", json!(["/:/host"])),
             ("Mounts", json!([{ "Type": "bind", "Source": "/", "Target": "/host" }])),
             ("VolumesFrom", json!(["other"])),
-            ("Devices", json!([{ "PathOnHost": "/dev/sda", "PathInContainer": "/dev/sda", "CgroupPermissions": "rwm" }])),
+            (
+                "Devices",
+                json!([{ "PathOnHost": "/dev/sda", "PathInContainer": "/dev/sda", "CgroupPermissions": "rwm" }]),
+            ),
             ("DeviceRequests", json!([{ "Driver": "nvidia", "Count": -1 }])),
             ("DeviceCgroupRules", json!(["a *:* rwm"])),
             ("NetworkMode", json!("host")),
@@ -288,7 +291,7 @@ mod tests {
     #[test]
     fn answer_without_its_parts_is_drift_and_no_panic() {
         let empty = ContainerInspectResponse::default();
-        let found = drift(&empty, ID, &container(&image(), "i1"), &image());
+        let found = drift(&empty, ID, &container(&image(), "i1", "e1"), &image());
         for field in ["Id", "Image", "Path", "CapDrop", "SecurityOpt", "User"] {
             assert!(found.iter().any(|name| name == field), "{field}: {found:?}");
         }
@@ -297,6 +300,6 @@ mod tests {
             host_config: Some(HostConfig::default()),
             ..empty
         };
-        assert!(drift(&half, ID, &container(&image(), "i1"), &image()).len() > 15);
+        assert!(drift(&half, ID, &container(&image(), "i1", "e1"), &image()).len() > 15);
     }
 }

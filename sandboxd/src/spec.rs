@@ -9,26 +9,72 @@ use std::collections::HashMap;
 
 /// Label that carries the installation; only containers with it are ever touched.
 pub const INSTANCE: &str = "moltbot.instance";
+/// Label that carries which start of sandboxd made it.
+pub const EPOCH: &str = "moltbot.epoch";
 /// uid and gid inside: nobody.
 const NOBODY: &str = "65534:65534";
 const MEMORY: i64 = 512 << 20;
 const NANO_CPUS: i64 = 1_000_000_000;
 const PIDS: i64 = 100;
 const TMPFS: [(&str, &str); 2] = [
-    ("/tmp", "rw,noexec,nosuid,nodev,size=64m"),
+    ("/tmp", "rw,noexec,nosuid,nodev,size=64m,uid=65534,gid=65534,mode=0700"),
     ("/workspace", "rw,nosuid,nodev,size=64m,uid=65534,gid=65534,mode=0700"),
 ];
 
 /// What tells about this machine, or is kernel surface that no command needs; more than engines mask by themselves.
 const MASKED: [&str; 52] = [
-    "/proc/acpi", "/proc/asound", "/proc/buddyinfo", "/proc/bus", "/proc/cmdline", "/proc/config.gz", "/proc/consoles",
-    "/proc/crypto", "/proc/devices", "/proc/diskstats", "/proc/dma", "/proc/driver", "/proc/dynamic_debug", "/proc/execdomains",
-    "/proc/fb", "/proc/fs", "/proc/interrupts", "/proc/iomem", "/proc/ioports", "/proc/irq", "/proc/kallsyms", "/proc/kcore",
-    "/proc/key-users", "/proc/keys", "/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags",
-    "/proc/latency_stats", "/proc/locks", "/proc/mdstat", "/proc/misc", "/proc/modules", "/proc/mtrr", "/proc/pagetypeinfo",
-    "/proc/partitions", "/proc/pressure", "/proc/sched_debug", "/proc/schedstat", "/proc/scsi", "/proc/slabinfo",
-    "/proc/softirqs", "/proc/swaps", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats", "/proc/tty",
-    "/proc/vmallocinfo", "/proc/zoneinfo", "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/kernel",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/buddyinfo",
+    "/proc/bus",
+    "/proc/cmdline",
+    "/proc/config.gz",
+    "/proc/consoles",
+    "/proc/crypto",
+    "/proc/devices",
+    "/proc/diskstats",
+    "/proc/dma",
+    "/proc/driver",
+    "/proc/dynamic_debug",
+    "/proc/execdomains",
+    "/proc/fb",
+    "/proc/fs",
+    "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/irq",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/locks",
+    "/proc/mdstat",
+    "/proc/misc",
+    "/proc/modules",
+    "/proc/mtrr",
+    "/proc/pagetypeinfo",
+    "/proc/partitions",
+    "/proc/pressure",
+    "/proc/sched_debug",
+    "/proc/schedstat",
+    "/proc/scsi",
+    "/proc/slabinfo",
+    "/proc/softirqs",
+    "/proc/swaps",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/tty",
+    "/proc/vmallocinfo",
+    "/proc/zoneinfo",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/kernel",
 ];
 /// What may be looked at. The rest of what engines write-protect is masked above.
 const READONLY: [&str; 2] = ["/proc/sys", "/sys/fs"];
@@ -45,7 +91,7 @@ pub struct Image {
 /// The container of one session. Its program is `cat` on an input that sandboxd holds: when sandboxd is gone, however
 /// suddenly, the engine closes the input, `cat` ends, and the container is removed.
 #[must_use]
-pub fn container(image: &Image, instance: &str) -> ContainerCreateBody {
+pub fn container(image: &Image, instance: &str, epoch: &str) -> ContainerCreateBody {
     let text = |text: &str| text.to_owned();
     let texts = |list: &[&str]| Some(list.iter().copied().map(str::to_owned).collect());
     let limit = |name: &str, value| ResourcesUlimits { name: Some(text(name)), soft: Some(value), hard: Some(value) };
@@ -70,7 +116,7 @@ pub fn container(image: &Image, instance: &str) -> ContainerCreateBody {
         network_disabled: Some(true),
         // An image's own check would be a command that nobody asked for.
         healthcheck: Some(HealthConfig { test: texts(&["NONE"]), ..HealthConfig::default() }),
-        labels: Some(HashMap::from([(text(INSTANCE), text(instance))])),
+        labels: Some(HashMap::from([(text(INSTANCE), text(instance)), (text(EPOCH), text(epoch))])),
         host_config: Some(HostConfig {
             memory: Some(MEMORY),
             memory_swap: Some(MEMORY),
@@ -97,4 +143,3 @@ pub fn container(image: &Image, instance: &str) -> ContainerCreateBody {
         ..ContainerCreateBody::default()
     }
 }
-

@@ -45,7 +45,7 @@ fn run(engine: &Engine) -> (Refusal, Vec<String>) {
         let (found, taken) = docker::look(&settings).await;
         let taken = taken.unwrap_or_else(|| panic!("{found:?}"));
         let (words, mut told) = mpsc::channel(8);
-        let backend = DockerBackend::new(taken, settings, words).await;
+        let backend = DockerBackend::new(taken, settings, words).await.unwrap();
         let refusal = backend.run(&session(), "true", |_, _| async {}).await.unwrap_err();
         drop(backend);
         let mut details = Vec::new();
@@ -140,14 +140,52 @@ fn honest_engine_is_asked_to_start_what_it_made() {
 
 #[test]
 fn tag_that_is_moved_after_the_look_changes_nothing() {
-    let engine = Engine::start(|request, answer| match answer {
-        // By its name it is another one by now; containers are made by digest.
-        Answer::Json(201, value) if request == "POST /containers/create" => Answer::Json(201, value),
-        answer => answer,
-    });
+    let engine = Engine::start(|_, answer| answer);
     let _ = run(&engine);
     let names: Vec<String> = engine.asked().into_iter().filter(|request| request.contains("/images/")).collect();
-    assert_eq!(names, ["GET /images/image:latest/json"], "looked up once; {IMAGE} from then on");
+    assert_eq!(names, ["GET /images/image:latest/json"], "looked up once");
+    assert_eq!(engine.created()["Image"], IMAGE, "by digest from then on");
+}
+
+#[test]
+fn what_lacks_our_label_is_left_alone_though_the_engine_lists_it() {
+    let label = "moltbot.instance";
+    let engine = Engine::start(move |request, answer| match request {
+        "GET /containers/json" => Answer::Json(
+            200,
+            json!([
+                { "Id": "foreign", "Labels": { "other": "0123456789abcdef" } },
+                { "Id": "bare" },
+                { "Id": "another", "Labels": { label: "fedcba9876543210" } },
+                { "Id": "ours", "Labels": { label: "0123456789abcdef", "moltbot.epoch": "gone" } },
+            ]),
+        ),
+        _ => answer,
+    });
+    let _ = run(&engine);
+    let removed: Vec<String> = engine.asked().into_iter().filter(|request| request.starts_with("DELETE")).collect();
+    assert!(removed.contains(&"DELETE /containers/ours".to_owned()), "{removed:?}");
+    for id in ["foreign", "bare", "another"] {
+        assert!(!removed.contains(&format!("DELETE /containers/{id}")), "{removed:?}");
+    }
+}
+
+#[test]
+fn what_an_engine_made_without_saying_so_is_removed_before_the_next() {
+    let engine = Engine::start(|request, answer| match request {
+        "POST /containers/create" => Answer::Raw(Vec::new()),
+        _ => answer,
+    });
+    block(async {
+        let settings = settings(&engine);
+        let (words, _told) = mpsc::channel(8);
+        let backend = DockerBackend::new(docker::look(&settings).await.1.unwrap(), settings, words).await.unwrap();
+        let lists = || engine.asked().iter().filter(|request| *request == "GET /containers/json").count();
+        for looks in [2, 3] {
+            backend.run(&session(), "true", |_, _| async {}).await.unwrap_err();
+            assert_eq!(lists(), looks);
+        }
+    });
 }
 
 fn look(change: impl Fn(&str, Answer) -> Answer + Send + Sync + 'static) -> (state::Engine, Duration) {

@@ -26,6 +26,7 @@ type Change = dyn Fn(&str, Answer) -> Answer + Send + Sync;
 pub struct Engine {
     pub socket: PathBuf,
     asked: Arc<Mutex<Vec<String>>>,
+    created: Arc<Mutex<Value>>,
     _dir: TempDir,
 }
 
@@ -38,13 +39,19 @@ impl Engine {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (log, change): (_, Arc<Change>) = (Arc::clone(&asked), Arc::new(change));
         let created = Arc::new(Mutex::new(Value::Null));
+        let made = Arc::clone(&created);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (log, change, created) = (Arc::clone(&log), Arc::clone(&change), Arc::clone(&created));
+                let (log, change, created) = (Arc::clone(&log), Arc::clone(&change), Arc::clone(&made));
                 std::thread::spawn(move || serve(stream, &log, &*change, &created));
             }
         });
-        Self { socket, asked, _dir: dir }
+        Self { socket, asked, created, _dir: dir }
+    }
+
+    /// The body of the last create call.
+    pub fn created(&self) -> Value {
+        self.created.lock().unwrap().clone()
     }
 
     /// Every request so far, as `METHOD path`.
