@@ -223,7 +223,7 @@ mod tests {
     use proto::bounded::{BoundedStr, BoundedVec};
     use proto::ids::{Epoch, Role};
     use proto::operator::{Lockdown, Mode};
-    use proto::sandbox::Backend;
+    use proto::sandbox::{Backend, Posture};
 
     fn row(role: Role) -> RoleStatus {
         RoleStatus {
@@ -259,6 +259,7 @@ mod tests {
             },
             backend: Backend::None,
             backend_detail: BoundedStr::default(),
+            posture: Posture::default(),
             roles: BoundedVec::new(vec![row]).unwrap(),
             logs: BoundedVec::default(),
         }

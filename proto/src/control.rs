@@ -5,7 +5,7 @@ use crate::audit::LogHead;
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::edge::Refusal;
 use crate::ids::{Epoch, Role, SessionKey};
-use crate::sandbox::Backend;
+use crate::sandbox::{Backend, Posture};
 use crate::secret::Secret;
 use crate::topology::{EdgeId, Side};
 use crate::vault::{VaultAnswer, VaultVerb};
@@ -196,6 +196,11 @@ pub enum FromRole {
     Drained,
     /// sandboxd: the native backend is wanted, so the launcher must run.
     LauncherWanted,
+    /// sandboxd: a container engine was taken on, and how it stands; for the log.
+    EngineTaken {
+        /// Its versions and what is known to be wrong with them.
+        detail: BoundedStr<512>,
+    },
     /// sandboxd: the container engine made another container than it was told to. Nothing ran in it.
     EngineDrifted {
         /// In which fields.
@@ -273,6 +278,8 @@ pub enum AdminReply {
         backend: Backend,
         /// Why.
         detail: BoundedStr<512>,
+        /// How the container engine stands.
+        posture: Posture,
     },
     /// The stream is served.
     Attached,

@@ -6,7 +6,7 @@ use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::control::MAX_QUARANTINED;
 use crate::ids::{Epoch, Role, SessionKey};
 use crate::probe::DrillReport;
-use crate::sandbox::Backend;
+use crate::sandbox::{Backend, Posture};
 use crate::secret::Secret;
 use crate::vault::{VaultAnswer, VaultVerb};
 use serde::{Deserialize, Serialize};
@@ -197,6 +197,8 @@ pub struct Status {
     pub backend: Backend,
     /// Why this one, or why none.
     pub backend_detail: BoundedStr<512>,
+    /// How the container engine stands.
+    pub posture: Posture,
     /// Every role.
     pub roles: BoundedVec<RoleStatus, 8>,
     /// Heads of the log.

@@ -4,6 +4,7 @@
 //! gets a fresh one. That loses the session's temporary files, and nothing can outlive it.
 
 use crate::drift::drift;
+use crate::posture;
 use crate::spec::{self, INSTANCE, Image};
 use crate::state::{Engine, Settings, random, workspace};
 use bollard::container::{AttachContainerResults, LogOutput};
@@ -20,6 +21,7 @@ use proto::bounded::BoundedStr;
 use proto::control::FromRole;
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
+use proto::sandbox::Posture;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +48,7 @@ pub struct DockerBackend {
     docker: Docker,
     settings: Settings,
     image: Image,
+    posture: Posture,
     /// Where broker is told of an engine that does not do as it is told.
     words: mpsc::Sender<FromRole>,
     /// This start of sandboxd, on a label of every container it makes.
@@ -70,8 +73,16 @@ async fn within<T>(
         .map_err(failed(what))
 }
 
+/// An engine that answered, the image, and how it stands.
+#[derive(Debug)]
+pub struct Taken {
+    docker: Docker,
+    image: Image,
+    posture: Posture,
+}
+
 /// Looks whether an engine answers and has the image.
-pub async fn look(settings: &Settings) -> (Engine, Option<(Docker, Image)>) {
+pub async fn look(settings: &Settings) -> (Engine, Option<Taken>) {
     let silent = |why: String| (Engine::Silent(why), None);
     let connected = Docker::connect_with_unix(&settings.socket, ANSWER.as_secs(), API_DEFAULT_VERSION);
     let docker = match connected {
@@ -83,15 +94,17 @@ pub async fn look(settings: &Settings) -> (Engine, Option<(Docker, Image)>) {
         Ok(Err(error)) => return silent(error.to_string()),
         Err(_) => return silent("it does not answer in 2 s".to_owned()),
     };
-    let version = match within(LOOK, "version", docker.version()).await {
-        Ok(version) => version.version.unwrap_or_default(),
+    let said = async { Ok((docker.version().await?, docker.info().await?)) };
+    let posture = match within(LOOK, "version", said).await {
+        Ok((version, info)) => posture::posture(&version, &info),
         Err(refusal) => return silent(refusal.message.to_string()),
     };
+    let version = posture.components.first().map(|part| part.version.to_string()).unwrap_or_default();
     match timeout(LOOK, docker.inspect_image(&settings.image)).await {
         Ok(Ok(image)) => {
             let env = image.config.and_then(|config| config.env).unwrap_or_default();
             let Some(id) = image.id else { return silent("it has an image without an id".to_owned()) };
-            (Engine::Ready(version), Some((docker, Image { id, env })))
+            (Engine::Ready(version), Some(Taken { docker, image: Image { id, env }, posture }))
         }
         Ok(Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })) => (Engine::NoImage, None),
         Ok(Err(error)) => silent(error.to_string()),
@@ -104,17 +117,22 @@ impl DockerBackend {
     ///
     /// # Errors
     /// [`Refusal`] where the system has no random bytes.
-    pub async fn new(
-        (docker, image): (Docker, Image),
-        settings: Settings,
-        words: mpsc::Sender<FromRole>,
-    ) -> Result<Self, Refusal> {
+    pub async fn new(taken: Taken, settings: Settings, words: mpsc::Sender<FromRole>) -> Result<Self, Refusal> {
         let epoch = random().map_err(|error| Refusal::new("sandbox.resource", &error))?;
         // Still unsure after the first look: the engine may be making what a killed predecessor asked for.
         let unsure = AtomicBool::new(true);
-        let backend = Self { docker, settings, image, words, epoch, unsure, sessions: Mutex::default() };
+        let Taken { docker, image, posture } = taken;
+        let detail = BoundedStr::truncated(&posture.summary());
+        let _ = words.send(FromRole::EngineTaken { detail }).await;
+        let backend = Self { docker, settings, image, posture, words, epoch, unsure, sessions: Mutex::default() };
         backend.sweep(&HashMap::new()).await;
         Ok(backend)
+    }
+
+    /// How the engine stands.
+    #[must_use]
+    pub const fn posture(&self) -> &Posture {
+        &self.posture
     }
 
     /// The containers of this installation, whoever made them. The engine's filter is not relied on: what lacks the label is

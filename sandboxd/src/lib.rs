@@ -9,6 +9,7 @@ pub mod drift;
 pub mod launch;
 pub mod native;
 pub mod policy;
+pub mod posture;
 pub mod runs;
 pub mod seccomp;
 pub mod serve;

@@ -14,7 +14,7 @@ use proto::exit::Exit;
 use proto::gate::Gate;
 use proto::ids::{RunId, SessionKey};
 use proto::port::{AsyncControl, Port, Request, Responder, Server};
-use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
+use proto::sandbox::{Backend, OutputChunk, Posture, SandboxReply, SandboxRequest};
 use proto::topology::{EdgeId, Side, role};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -230,7 +230,11 @@ impl Sandboxd {
         match request {
             AdminRequest::DescribeSandbox => {
                 let (backend, detail) = self.describe().await;
-                Ok(AdminReply::Sandbox { backend, detail: BoundedStr::truncated(&detail) })
+                let posture = match self.serving().await.as_ref() {
+                    Serving::Docker(docker, _) => docker.posture().clone(),
+                    Serving::Native(..) | Serving::Nowhere(_) => Posture::default(),
+                };
+                Ok(AdminReply::Sandbox { backend, detail: BoundedStr::truncated(&detail), posture })
             }
             _ => Err(Refusal::new("sandboxd.no_such_verb", "sandboxd has no such verb")),
         }

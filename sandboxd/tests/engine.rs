@@ -50,8 +50,11 @@ fn run(engine: &Engine) -> (Refusal, Vec<String>) {
         drop(backend);
         let mut details = Vec::new();
         while let Some(word) = told.recv().await {
-            let FromRole::EngineDrifted { detail } = word else { panic!("{word:?}") };
-            details.push(detail.to_string());
+            match word {
+                FromRole::EngineDrifted { detail } => details.push(detail.to_string()),
+                FromRole::EngineTaken { .. } => {}
+                word => panic!("{word:?}"),
+            }
         }
         (refusal, details)
     })

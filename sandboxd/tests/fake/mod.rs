@@ -1,8 +1,10 @@
 //! An engine that lies, hangs, dies or talks nonsense, on a socket of the test's own. It speaks as much of the API as
-//! sandboxd asks for, remembers every request, and makes no container.
+//! sandboxd asks for, remembers every request, and makes no container. Tests of sandboxd and of the whole use it.
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -36,6 +38,10 @@ impl Engine {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("engine.sock");
         let listener = UnixListener::bind(&socket).unwrap();
+        // sandboxd has a uid of its own where root started everything.
+        for (path, mode) in [(dir.path(), 0o755), (&*socket, 0o666)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (log, change): (_, Arc<Change>) = (Arc::clone(&asked), Arc::new(change));
         let created = Arc::new(Mutex::new(Value::Null));
