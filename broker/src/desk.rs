@@ -53,7 +53,7 @@ struct Gathering {
     request: RequestId,
     missing: u8,
     heads: BoundedVec<LogHead, 8>,
-    sandbox: (Backend, BoundedStr<512>, Posture),
+    sandbox: (Backend, BoundedStr<512>, Box<Posture>),
 }
 
 /// Answers that are waited for.
@@ -281,7 +281,7 @@ impl Broker {
 
     fn gather_status(&mut self, visitor: u64, request: RequestId) {
         let number = self.number();
-        let sandbox = (Backend::None, BoundedStr::truncated("sandboxd does not answer"), Posture::default());
+        let sandbox = (Backend::None, BoundedStr::truncated("sandboxd does not answer"), Box::default());
         let questions = [(Role::Auditd, AdminRequest::LogHeads), (Role::Sandboxd, AdminRequest::DescribeSandbox)];
         // One more than the questions: a status of which every part failed at once is finished as well.
         let missing = 3;
@@ -303,7 +303,7 @@ impl Broker {
             Some(Ok(AdminReply::LogHeads(heads))) => status.heads = heads,
             Some(Ok(AdminReply::Sandbox { backend, detail, posture })) => status.sandbox = (backend, detail, posture),
             Some(Err(refusal)) => {
-                status.sandbox = (Backend::None, BoundedStr::truncated(&refusal.to_string()), Posture::default());
+                status.sandbox = (Backend::None, BoundedStr::truncated(&refusal.to_string()), Box::default());
             }
             Some(Ok(_)) | None => {}
         }

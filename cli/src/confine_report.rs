@@ -223,7 +223,7 @@ mod tests {
     use proto::bounded::{BoundedStr, BoundedVec};
     use proto::ids::{Epoch, Role};
     use proto::operator::{Lockdown, Mode};
-    use proto::sandbox::{Backend, Posture};
+    use proto::sandbox::Backend;
 
     fn row(role: Role) -> RoleStatus {
         RoleStatus {
@@ -259,7 +259,7 @@ mod tests {
             },
             backend: Backend::None,
             backend_detail: BoundedStr::default(),
-            posture: Posture::default(),
+            posture: Box::default(),
             roles: BoundedVec::new(vec![row]).unwrap(),
             logs: BoundedVec::default(),
         }

@@ -279,7 +279,7 @@ pub enum AdminReply {
         /// Why.
         detail: BoundedStr<512>,
         /// How the container engine stands.
-        posture: Posture,
+        posture: Box<Posture>,
     },
     /// The stream is served.
     Attached,

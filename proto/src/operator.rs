@@ -198,7 +198,7 @@ pub struct Status {
     /// Why this one, or why none.
     pub backend_detail: BoundedStr<512>,
     /// How the container engine stands.
-    pub posture: Posture,
+    pub posture: Box<Posture>,
     /// Every role.
     pub roles: BoundedVec<RoleStatus, 8>,
     /// Heads of the log.

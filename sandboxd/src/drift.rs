@@ -9,8 +9,11 @@ use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+/// A field, and whether it may be this.
+type Own = (&'static str, fn(&Value) -> bool);
+
 /// Fields of `HostConfig` that an engine fills in by itself, and what they may be; none of them is a wall.
-const ENGINES_OWN: &[(&str, fn(&Value) -> bool)] = &[
+const ENGINES_OWN: &[Own] = &[
     // Size of a terminal that there is none of.
     ("ConsoleSize", |_| true),
     // Size of /dev/shm, which counts against the memory limit.

@@ -14,7 +14,7 @@ use proto::exit::Exit;
 use proto::gate::Gate;
 use proto::ids::{RunId, SessionKey};
 use proto::port::{AsyncControl, Port, Request, Responder, Server};
-use proto::sandbox::{Backend, OutputChunk, Posture, SandboxReply, SandboxRequest};
+use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
 use proto::topology::{EdgeId, Side, role};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -231,8 +231,8 @@ impl Sandboxd {
             AdminRequest::DescribeSandbox => {
                 let (backend, detail) = self.describe().await;
                 let posture = match self.serving().await.as_ref() {
-                    Serving::Docker(docker, _) => docker.posture().clone(),
-                    Serving::Native(..) | Serving::Nowhere(_) => Posture::default(),
+                    Serving::Docker(docker, _) => Box::new(docker.posture().clone()),
+                    Serving::Native(..) | Serving::Nowhere(_) => Box::default(),
                 };
                 Ok(AdminReply::Sandbox { backend, detail: BoundedStr::truncated(&detail), posture })
             }

@@ -265,6 +265,70 @@ fn orphans_of_a_killed_sandboxd_are_removed_and_nothing_else() {
 }
 
 #[test]
+fn bomb_hits_its_own_session_alone_and_that_one_answers_again() {
+    let Ok(socket) = std::env::var("MOLTBOT_TEST_DOCKER_SOCKET") else {
+        return skip("MOLTBOT_TEST_DOCKER_SOCKET names no engine");
+    };
+    let bombs = [
+        ("processes", "f() { f | f & }; f; sleep 1000"),
+        ("memory", "tail /dev/zero"),
+        ("disk", "cat /dev/zero > /workspace/f; cat /dev/zero > /tmp/f"),
+        ("files", "i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); : > /workspace/$i || exit 3; done"),
+        ("zombies", "i=0; while [ $i -lt 400 ]; do i=$((i+1)); (sleep 0 & exec sleep 0 & ) ; done; wait"),
+        ("waiting", "sleep 1000"),
+        ("names that are none", "$(printf '\\377\\376')"),
+    ];
+    let beside = SessionKey(BoundedStr::new("agent:main:beside").unwrap());
+    block(async {
+        let instance = format!("bombs-{}", std::process::id());
+        let backend = backend(&settings(&socket, "moltbot-sandbox:latest", &instance)).await;
+        let quiet = |session: SessionKey| {
+            let backend = &backend;
+            async move { backend.run(&session, "echo here", |_, _| async {}).await }
+        };
+        assert_eq!(quiet(beside.clone()).await.unwrap(), RunEnd::Exited(0));
+        for (what, command) in bombs {
+            let bombed = session();
+            let bomb = tokio::time::timeout(Duration::from_secs(4), backend.run(&bombed, command, |_, _| async {}));
+            let (ended, other) = tokio::join!(bomb, quiet(beside.clone()));
+            assert_eq!(other.unwrap(), RunEnd::Exited(0), "{what}: another session");
+            // As serve does with what did not end by itself.
+            if !matches!(ended, Ok(Ok(RunEnd::Exited(_)))) {
+                backend.discard(&session()).await;
+            }
+            assert_eq!(quiet(session()).await.unwrap(), RunEnd::Exited(0), "after {what}: {ended:?}");
+        }
+        backend.discard_all().await;
+    });
+}
+
+#[test]
+fn more_output_than_memory_passes_through() {
+    const BYTES: usize = 256 << 20;
+    let Ok(socket) = std::env::var("MOLTBOT_TEST_DOCKER_SOCKET") else {
+        return skip("MOLTBOT_TEST_DOCKER_SOCKET names no engine");
+    };
+    let peak = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    block(async {
+        let instance = format!("output-{}", std::process::id());
+        let backend = backend(&settings(&socket, "moltbot-sandbox:latest", &instance)).await;
+        let (mut passed, before) = (0, peak());
+        let count = |_, bytes: Vec<u8>| {
+            passed += bytes.len();
+            async {}
+        };
+        let end = backend.run(&session(), &format!("head -c {BYTES} /dev/zero"), count).await.unwrap();
+        assert_eq!((end, passed), (RunEnd::Exited(0), BYTES));
+        assert!(peak() - before < 64 << 10, "{} KiB for {BYTES} bytes of output", peak() - before);
+        backend.discard_all().await;
+    });
+}
+
+#[test]
 fn container_is_read_only_and_its_masked_paths_are_empty() {
     let Ok(socket) = std::env::var("MOLTBOT_TEST_DOCKER_SOCKET") else {
         return skip("MOLTBOT_TEST_DOCKER_SOCKET names no engine");
