@@ -13,7 +13,7 @@ use proto::edge::Refusal;
 use proto::ids::{RequestId, Role};
 use proto::operator::{OperatorReply, OperatorRequest, RoleState, RoleStatus, Status};
 use proto::probe::DrillReport;
-use proto::sandbox::Backend;
+use proto::sandbox::{Backend, Posture};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,7 +53,7 @@ struct Gathering {
     request: RequestId,
     missing: u8,
     heads: BoundedVec<LogHead, 8>,
-    sandbox: (Backend, BoundedStr<512>),
+    sandbox: (Backend, BoundedStr<512>, Box<Posture>),
     vault: BoundedStr<512>,
 }
 
@@ -282,7 +282,7 @@ impl Broker {
 
     fn gather_status(&mut self, visitor: u64, request: RequestId) {
         let number = self.number();
-        let sandbox = (Backend::None, BoundedStr::truncated("sandboxd does not answer"));
+        let sandbox = (Backend::None, BoundedStr::truncated("sandboxd does not answer"), Box::default());
         let questions = [
             (Role::Auditd, AdminRequest::LogHeads),
             (Role::Sandboxd, AdminRequest::DescribeSandbox),
@@ -306,8 +306,10 @@ impl Broker {
         match answer {
             Some(Ok(AdminReply::LogHeads(heads))) => status.heads = heads,
             Some(Ok(AdminReply::Standing(why))) => status.vault = why,
-            Some(Ok(AdminReply::Sandbox { backend, detail })) => status.sandbox = (backend, detail),
-            Some(Err(refusal)) => status.sandbox = (Backend::None, BoundedStr::truncated(&refusal.to_string())),
+            Some(Ok(AdminReply::Sandbox { backend, detail, posture })) => status.sandbox = (backend, detail, posture),
+            Some(Err(refusal)) => {
+                status.sandbox = (Backend::None, BoundedStr::truncated(&refusal.to_string()), Box::default());
+            }
             Some(Ok(_)) | None => {}
         }
         status.missing = status.missing.saturating_sub(1);
@@ -315,7 +317,7 @@ impl Broker {
             && let Some(gathered) = self.desk.gathering.remove(&number)
         {
             let (visitor, request) = (gathered.visitor, gathered.request);
-            self.answer(visitor, request, Ok((OperatorReply::Status(self.status(gathered)), None)));
+            self.answer(visitor, request, Ok((OperatorReply::Status(Box::new(self.status(gathered))), None)));
         }
     }
 
@@ -330,6 +332,7 @@ impl Broker {
             backend: gathered.sandbox.0,
             backend_detail: gathered.sandbox.1,
             vault: gathered.vault,
+            posture: gathered.sandbox.2,
             roles: BoundedVec::new(Role::ALL.map(|role| self.row(role)).to_vec()).unwrap_or_default(),
             logs: gathered.heads,
         }

@@ -260,6 +260,7 @@ mod tests {
             backend: Backend::None,
             backend_detail: BoundedStr::default(),
             vault: BoundedStr::default(),
+            posture: Box::default(),
             roles: BoundedVec::new(vec![row]).unwrap(),
             logs: BoundedVec::default(),
         }

@@ -5,7 +5,7 @@ use crate::audit::LogHead;
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::edge::Refusal;
 use crate::ids::{Epoch, Role, SessionKey};
-use crate::sandbox::Backend;
+use crate::sandbox::{Backend, Posture};
 use crate::secret::Secret;
 use crate::topology::{EdgeId, Side};
 use crate::vault::{VaultAnswer, VaultVerb};
@@ -198,6 +198,16 @@ pub enum FromRole {
     Drained,
     /// sandboxd: the native backend is wanted, so the launcher must run.
     LauncherWanted,
+    /// sandboxd: a container engine was taken on, and how it stands; for the log.
+    EngineTaken {
+        /// Its versions and what is known to be wrong with them.
+        detail: BoundedStr<512>,
+    },
+    /// sandboxd: the container engine made another container than it was told to. Nothing ran in it.
+    EngineDrifted {
+        /// In which fields.
+        detail: BoundedStr<256>,
+    },
     /// A peer broke the protocol on this edge; the edge is closed.
     Violated {
         /// Which edge.
@@ -275,6 +285,8 @@ pub enum AdminReply {
         backend: Backend,
         /// Why.
         detail: BoundedStr<512>,
+        /// How the container engine stands.
+        posture: Box<Posture>,
     },
     /// The stream is served.
     Attached,
