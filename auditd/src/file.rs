@@ -164,7 +164,7 @@ impl LogFile {
     /// The file's content between two offsets.
     #[must_use]
     pub fn section(&self, from: u64, until: u64) -> BufReader<Section<'_>> {
-        BufReader::with_capacity(1 << 16, Section { fd: self.read.as_fd(), at: from, end: until })
+        section(self.read.as_fd(), from, until)
     }
 
     /// At most `cap` durable bytes from `offset` on.
@@ -223,6 +223,12 @@ impl LogFile {
     pub fn sync(&self) -> Result<(), AppendError> {
         rustix::fs::fdatasync(&self.append).map_err(unwritable("fdatasync"))
     }
+}
+
+/// A file's content between two offsets.
+#[must_use]
+pub fn section(fd: BorrowedFd<'_>, from: u64, until: u64) -> BufReader<Section<'_>> {
+    BufReader::with_capacity(1 << 16, Section { fd, at: from, end: until })
 }
 
 /// Writes all of `text`: one call, unless the kernel takes less; then the second says why.

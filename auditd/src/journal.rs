@@ -1,6 +1,7 @@
 //! All streams together: one writer, one set of keys.
 
 use crate::clock::Instant;
+use crate::commitments::Commitments;
 use crate::file::AppendError;
 use crate::keys::Ring;
 use crate::record::Source;
@@ -26,6 +27,8 @@ pub struct Journal {
     since: u64,
     /// When the next key is due, by the monotonic clock.
     epoch_due_ns: u64,
+    /// What the log says of the vault's store, once the vault has asked.
+    commitments: Option<Commitments>,
 }
 
 impl Journal {
@@ -52,7 +55,8 @@ impl Journal {
             }
             Err(empty) => empty.begin().map_err(internal(crate::keys::NAME))?,
         };
-        let mut journal = Self { writer, ring, limits, directory, streams, since: 0, epoch_due_ns: 0 };
+        let mut journal =
+            Self { writer, ring, limits, directory, streams, since: 0, epoch_due_ns: 0, commitments: None };
         journal.settle()?;
         // The names are as durable as what stands under them.
         rustix::fs::fsync(&journal.directory).map_err(internal(""))?;
@@ -116,6 +120,7 @@ impl Journal {
     /// # Errors
     /// [`AppendError`] where a file turned out not to be what was written.
     pub fn tick(&mut self) -> Result<(), AppendError> {
+        self.carry();
         let now = Instant::now();
         let pen = Pen { writer: &self.writer, ring: &self.ring, limits: &self.limits, now };
         for stream in &mut self.streams {
@@ -216,6 +221,8 @@ fn start_error(error: AppendError) -> StartError {
         StartError::internal(format!("logs/: {error}"))
     }
 }
+
+mod witnessed;
 
 #[cfg(test)]
 mod tests;

@@ -195,6 +195,12 @@ impl Ring {
         format!("moltbot/{}/{}", self.instance, stream.name())
     }
 
+    /// Name of the key that the vault cosigns with: `moltbot/<instance>/vault`.
+    #[must_use]
+    pub fn cosigner(&self) -> String {
+        format!("moltbot/{}/vault", self.instance)
+    }
+
     fn secret(&self, epoch: u64) -> Option<&Secret> {
         [Some(&self.now), self.next.as_ref()].into_iter().flatten().find(|secret| secret.epoch == epoch)
     }

@@ -33,7 +33,7 @@ pub enum NoteError {
 }
 
 /// True where `name` may stand in a note: not empty, no space, no plus.
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+')
 }
 
@@ -165,6 +165,12 @@ impl SignedNote {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// What was signed under it.
+    #[must_use]
+    pub fn signatures(&self) -> &[SignatureLine] {
+        &self.signatures
     }
 
     /// Adds a line, as that of a witness.

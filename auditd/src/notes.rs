@@ -12,6 +12,9 @@ use crate::verify::{TornNote, Verifier};
 use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// Checkpoints that may be written between one and its cosignature.
+const LATE: usize = 1_024;
+
 /// A note that was read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entry {
@@ -32,6 +35,23 @@ pub struct Notes {
     pub bytes: u64,
     /// What follows them and is none; never holds a whole note.
     pub rest: Option<Fragment>,
+}
+
+impl Notes {
+    /// Takes a note. One that came before comes again when it is cosigned, and by then there may be later ones.
+    fn take(&mut self, note: Option<Entry>) {
+        let Some(note) = note else { return };
+        let is_late = self.entries.last().is_some_and(|last| note.point.size < last.point.size);
+        let comes_again = |entry: &&mut Entry| {
+            let has = |line| entry.note.signatures().contains(line);
+            is_late && entry.note.text() == note.note.text() && !note.note.signatures().iter().all(has)
+        };
+        let before = self.entries.iter_mut().rev().take(LATE).find(comes_again);
+        match before {
+            Some(before) => note.note.signatures().iter().for_each(|line| before.note.push(line.clone())),
+            None => self.entries.push(note),
+        }
+    }
 }
 
 /// Reads a file of checkpoints; `torn` are its parts that the log accounts for.
@@ -59,7 +79,7 @@ pub fn parse(bytes: &[u8], torn: &[TornNote]) -> Result<Notes, Broken> {
         line = line.saturating_add(u64::try_from(lines).unwrap_or(0));
         at = at.saturating_add(length.max(1));
         notes.bytes = u64::try_from(at).unwrap_or(u64::MAX);
-        notes.entries.extend(note);
+        notes.take(note);
     }
     Ok(notes)
 }

@@ -4,6 +4,8 @@
 //! matter than one that is wrong.
 
 use crate::chain::{Broken, Class, Head};
+use crate::commitments::Commitments;
+use crate::cosign::CosignerKey;
 use crate::note::{PublicKey, SignedNote};
 use crate::notes::{self, Entry, Feed, Notes};
 use crate::scan::{Tail, VerifyError, scan};
@@ -13,6 +15,7 @@ use crate::verify::{EpochKey, Position, Verifier};
 use proto::audit::{Receipt, Stream};
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 /// Longest file of checkpoints that is read, in bytes.
@@ -29,6 +32,8 @@ pub struct Expected {
     pub checkpoints: Vec<Entry>,
     /// What stood before the oldest file, where files were pruned and this is known.
     pub pruned: Option<Position>,
+    /// The key that the vault cosigns with.
+    pub cosigner: Option<CosignerKey>,
 }
 
 /// One file of a stream, with its checkpoints.
@@ -59,6 +64,8 @@ pub struct Report {
     pub key: Option<EpochKey>,
     /// Lines that a good checkpoint covers.
     pub signed: u64,
+    /// Lines that a good checkpoint covers which the vault has cosigned; 0 where its key is not known.
+    pub cosigned: u64,
     /// Checkpoints beside the lines.
     pub checkpoints: usize,
     /// True where the end is torn: what the next start accounts for.
@@ -166,6 +173,7 @@ fn attempt(
     let mut verifier = Verifier::new(stream, expected.pruned.clone().unwrap_or_default(), expected.first_key);
     let mut kept = Feed::new(&expected.checkpoints);
     let (mut done, mut checkpoints, mut torn, mut first_line) = (0u64, 0usize, false, None);
+    let mut cosigned = 0;
     for (at, pair) in files.iter().enumerate() {
         let fault = |broken| OfflineError::Fault(Fault { file: name(&pair.log), broken });
         let last_line = |verifier: &Verifier, class| verifier.rewritten(class);
@@ -178,6 +186,7 @@ fn attempt(
         let asks = asks.then(|| verifier.position());
         let known = read_notes(pair, stream, asks, expected)?;
         checkpoints = checkpoints.saturating_add(known.entries.len());
+        cosigned = cosigned.max(check_cosignatures(pair, &known, expected)?);
         let mut feed = Feed::new(&known.entries);
         let reader = File::open(&pair.log).map_err(unreadable(&pair.log))?;
         let found = scan(BufReader::with_capacity(1 << 18, reader), &mut verifier, |verifier, bytes| {
@@ -223,6 +232,7 @@ fn attempt(
                 first_key: at.first,
                 key: at.key,
                 signed: at.signed,
+                cosigned,
                 checkpoints,
                 torn,
             });
@@ -233,6 +243,23 @@ fn attempt(
 
 fn notes_name(pair: &LogPath) -> String {
     pair.checkpoints.as_deref().map_or_else(|| "checkpoints".to_owned(), name)
+}
+
+/// Lines that the last cosigned note covers. That the note itself is of these lines, and signed, is checked with them.
+fn check_cosignatures(pair: &LogPath, known: &Notes, expected: &Expected) -> Result<u64, OfflineError> {
+    let Some(cosigner) = &expected.cosigner else { return Ok(0) };
+    let mut cosigned = 0;
+    for entry in &known.entries {
+        match cosigner.check(&entry.note) {
+            Some(true) => cosigned = entry.point.size,
+            Some(false) => {
+                let broken = Broken { line: entry.line, class: Class::BadSignature };
+                return Err(Fault { file: notes_name(pair), broken }.into());
+            }
+            None => {}
+        }
+    }
+    Ok(cosigned)
 }
 
 /// The checkpoints beside a file; with the position that the file begins at, its lines are asked what is torn in them.
@@ -272,6 +299,41 @@ pub fn parse_kept(text: &str) -> Result<Vec<Entry>, Broken> {
         Some(_) => Err(Broken { line: 1, class: Class::NotARecord }),
         None => Ok(notes.entries),
     }
+}
+
+/// The key that the log beneath `path` says the vault cosigns with. Nobody vouches for it but the log.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn find_cosigner(path: &Path) -> Result<Option<CosignerKey>, OfflineError> {
+    let found = find_commitments(path)?.and_then(|found| found.cosigner);
+    Ok(found.and_then(|text| CosignerKey::parse(&text).ok()))
+}
+
+/// What the log beneath `path` says of the vault's store; none where there is no such log.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn find_commitments(path: &Path) -> Result<Option<Commitments>, OfflineError> {
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let directory = File::open(path).map_err(unreadable(path))?;
+    let Ok(pairs) = find(path, Stream::Secret) else { return Ok(None) };
+    let files = pairs.iter().filter_map(|pair| {
+        let bytes = std::fs::metadata(&pair.log).ok()?.len();
+        Some((Segment::parse(Stream::Secret, &name(&pair.log))?, bytes))
+    });
+    let found = Commitments::find(directory.as_fd(), &files.collect::<Vec<_>>());
+    found.map(Some).map_err(|errno| unreadable(path)(errno.into()))
+}
+
+/// Reads a cosigner's key.
+///
+/// # Errors
+/// A line for a person.
+pub fn parse_cosigner(text: &str) -> Result<CosignerKey, String> {
+    CosignerKey::parse(text).map_err(|_| "no cosigner's key line (name+id+base64)".to_owned())
 }
 
 /// Reads a key: a verifier key, or its 64 hexadecimal digits.

@@ -76,8 +76,10 @@ pub fn plan(directory: &Path, stream: Stream, keep: &Keep, now: Duration) -> Res
     };
     // A file was closed when the next one was begun.
     let by_age = files.iter().skip(1).take_while(|next| old(next)).count();
-    let count = by_count.max(by_age).min(newest);
     let starts: Vec<u64> = files.iter().filter_map(|pair| pruned::first_of(pair, stream)).collect();
+    let needed = needed(directory, stream)?;
+    let passed = starts.iter().take_while(|start| **start <= needed).count().saturating_sub(1);
+    let count = by_count.max(by_age).min(newest).min(passed);
     let (Some(&first), Some(&until)) = (starts.first(), starts.get(count).filter(|_| count > 0)) else {
         return Ok(None);
     };
@@ -89,6 +91,15 @@ pub fn plan(directory: &Path, stream: Stream, keep: &Keep, now: Duration) -> Res
     let size = |pair: &LogPath| std::fs::metadata(&pair.log).map_or(0, |found| found.len());
     let bytes = files.iter().map(size).sum();
     Ok(Some(Plan { stream, files, first, until, bytes }))
+}
+
+/// First line of the file from which on everything must stay: the vault's store is compared with what the secret stream says
+/// last of it, and a log that says nothing looks like one that was put back.
+fn needed(directory: &Path, stream: Stream) -> Result<u64, PruneError> {
+    if stream != Stream::Secret {
+        return Ok(u64::MAX);
+    }
+    Ok(offline::find_commitments(directory)?.map_or(0, |found| found.first))
 }
 
 /// The time of a file's first line.

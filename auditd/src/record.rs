@@ -8,6 +8,7 @@ use crate::clock::{Instant, rfc3339_micros};
 use crate::redact::Redactor;
 use proto::audit::{AuthOutcome, CommandRecord, Record, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
+use proto::witness::StoreStep;
 
 /// A JSON object under construction.
 #[derive(Debug)]
@@ -139,6 +140,9 @@ pub const fn kind(record: &Record) -> &'static str {
         Record::Command(CommandRecord::Outcome { .. }) => "outcome",
         Record::Command(CommandRecord::Refused { .. }) => "refused",
         Record::Secret { .. } => "secret",
+        Record::Store { step: StoreStep::Intended, .. } => "store-intent",
+        Record::Store { step: StoreStep::Committed, .. } => "store-committed",
+        Record::Cosigner { .. } => "cosigner",
         Record::Role { .. } => "role",
         Record::Operator { .. } => "operator",
         Record::Incident { .. } => "incident",
@@ -170,6 +174,12 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             if !detail.is_empty() {
                 line.text("detail", &redactor.clean(detail));
             }
+        }
+        Record::Store { step: _, state } => {
+            line.number("generation", state.generation).text("root", &hex(&state.root));
+        }
+        Record::Cosigner { key } => {
+            line.text("key", key);
         }
         Record::Role { role, epoch, event, detail } => {
             line.text("role", role.name())
@@ -243,6 +253,16 @@ pub(crate) mod tests {
     pub(crate) fn auth(client: &str, accepted: bool) -> Record {
         let outcome = if accepted { AuthOutcome::Accepted } else { AuthOutcome::Rejected(AuthReason::TokenMismatch) };
         Record::Auth { client: BoundedStr::truncated(client), method: AuthMethod::Token, outcome }
+    }
+
+    pub(crate) fn secret(verb: &str) -> Record {
+        Record::Secret {
+            name: BoundedStr::truncated("model"),
+            verb: BoundedStr::truncated(verb),
+            requester: BoundedStr::truncated("egress"),
+            granted: true,
+            detail: BoundedStr::default(),
+        }
     }
 
     pub(crate) fn intent(command: &str) -> Record {

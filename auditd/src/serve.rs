@@ -9,6 +9,7 @@ use crate::file::AppendError;
 use crate::journal::Journal;
 use crate::record::Source;
 use crate::state;
+use crate::witness::Witness;
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::{AuditRequest, Receipt, Record, Stream};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
@@ -35,8 +36,8 @@ pub fn serve(_walls: &Sealed, control: &Control, mut journal: Journal) -> Result
     let mut edges = Edges::default();
     control.send(&FromRole::Ready).map_err(gone)?;
     loop {
-        let ready =
-            edges.wait(control, journal.due_in()).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
+        let due = [journal.due_in(), edges.witness.due_in(&journal)].into_iter().flatten().min();
+        let ready = edges.wait(control, due).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         let stop = loop {
             match control.recv() {
                 Ok((message, fds)) => match on_control(message, fds, &mut edges, &mut journal)? {
@@ -53,6 +54,11 @@ pub fn serve(_walls: &Sealed, control: &Control, mut journal: Journal) -> Result
         let ready = if stop { edges.all() } else { ready };
         for violated in edges.round(&ready, &mut journal)? {
             control.send(&violated).map_err(gone)?;
+        }
+        if let Err(error) = edges.witness.turn(&mut journal)
+            && error.is_violation()
+        {
+            control.send(&violated(EdgeId::VaultWitness, &error)).map_err(gone)?;
         }
         if stop {
             // The records are durable already; what fails here costs only their last checkpoint.
@@ -78,6 +84,13 @@ fn on_control(
     journal: &mut Journal,
 ) -> Result<Next, StartError> {
     Ok(match message {
+        ToRole::Grant { edge: EdgeId::VaultWitness, side: Side::Server, peer } => match <[OwnedFd; 1]>::try_from(fds) {
+            Ok([fd]) => {
+                edges.witness.grant(Channel::from_fd(fd), peer);
+                Next::Nothing
+            }
+            Err(_) => return Err(StartError::internal("broker granted an edge without its end")),
+        },
         ToRole::Grant { edge, side: Side::Server, peer } => match (writer(edge), <[OwnedFd; 1]>::try_from(fds)) {
             (Some(role), Ok([fd])) => {
                 edges.grant(Peer { edge, role, epoch: peer, channel: Channel::from_fd(fd) });
@@ -122,6 +135,7 @@ fn on_admin(request: &AdminRequest, journal: &mut Journal) -> Result<AdminReply,
         }
         AdminRequest::RevealGatewayToken { .. }
         | AdminRequest::Vault { .. }
+        | AdminRequest::Standing
         | AdminRequest::DescribeSandbox
         | AdminRequest::AttachOperator => Err(Refusal::new("audit.not_mine", "auditd answers for the log only")),
     }
@@ -149,6 +163,7 @@ struct Pending {
 #[derive(Debug, Default)]
 pub struct Edges {
     peers: Vec<Peer>,
+    witness: Witness,
 }
 
 impl Edges {
@@ -165,6 +180,7 @@ impl Edges {
     fn wait(&self, control: &Control, due_in: Option<Duration>) -> Result<Vec<EdgeId>, Errno> {
         let mut fds = vec![PollFd::new(control, PollFlags::IN)];
         fds.extend(self.peers.iter().map(|peer| PollFd::new(&peer.channel, PollFlags::IN)));
+        fds.extend(self.witness.channel().map(|channel| PollFd::new(channel, PollFlags::IN)));
         let timeout = due_in.and_then(|wait| Timespec::try_from(wait).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -240,13 +256,7 @@ impl Edges {
                     Some(receipt) => reply_frame::<ToAuditd>(pending.id, receipt),
                     None => continue,
                 },
-                Err(error) => refusal_frame::<ToAuditd>(
-                    pending.id,
-                    &Refusal::new(
-                        "audit.unwritable",
-                        &format!("the audit log cannot be written ({error}); nothing is done that cannot be recorded"),
-                    ),
-                ),
+                Err(error) => refusal_frame::<ToAuditd>(pending.id, &unwritable(error)),
             };
             let sent = frame.map_err(ChannelError::from).and_then(|frame| peer.channel.send(&frame, &[]));
             if let Err(error) = sent {
@@ -263,9 +273,19 @@ impl Edges {
     fn close(&mut self, edge: EdgeId, error: &ChannelError, reports: &mut Vec<FromRole>) {
         self.peers.retain(|peer| peer.edge != edge);
         if error.is_violation() {
-            let detail =
-                std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
-            reports.push(FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) });
+            reports.push(violated(edge, error));
         }
     }
+}
+
+/// What a writer is told whose record is not in the log.
+pub(crate) fn unwritable(error: &AppendError) -> Refusal {
+    let why = format!("the audit log cannot be written ({error}); nothing is done that cannot be recorded");
+    Refusal::new("audit.unwritable", &why)
+}
+
+fn violated(edge: EdgeId, error: &ChannelError) -> FromRole {
+    let cause = std::error::Error::source(error);
+    let detail = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+    FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) }
 }

@@ -9,6 +9,7 @@ use crate::chain::Class;
 use crate::clock::{self, Instant};
 use crate::file::{AppendError, LogFile};
 use crate::keys::Ring;
+use crate::note::SignedNote;
 use crate::notes::NotesFile;
 use crate::record::Source;
 use crate::scan::{Scan, Tail, VerifyError, scan};
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod open;
+mod prove;
 mod sign;
 
 /// What every stream needs to write.
@@ -73,6 +75,14 @@ pub struct LogStream {
     latest: Option<Duration>,
     /// When the last checkpoint was written, by the monotonic clock.
     noted_ns: u64,
+    /// The last checkpoint beside the file, and for how many lines it is.
+    noted: Option<(u64, SignedNote)>,
+    /// The one that the vault was asked to cosign.
+    offered: Option<(u64, SignedNote)>,
+    /// Lines that the vault has cosigned.
+    cosigned: u64,
+    /// Up to where the tree is known in the files.
+    mark: Option<prove::Mark>,
 }
 
 /// Lines that are not in the file yet, and where they lead.
@@ -97,7 +107,8 @@ impl LogStream {
     /// Where the stream stands, durably.
     #[must_use]
     pub const fn head(&self) -> LogHead {
-        LogHead { stream: self.stream, size: self.at.head.size, leaf: self.at.head.leaf }
+        let head = self.at.head;
+        LogHead { stream: self.stream, size: head.size, leaf: head.leaf, cosigned: self.cosigned }
     }
 
     /// What is known at its end.

@@ -13,7 +13,7 @@ use proto::edge::Refusal;
 use proto::ids::{RequestId, Role};
 use proto::operator::{OperatorReply, OperatorRequest, RoleState, RoleStatus, Status};
 use proto::probe::DrillReport;
-use proto::sandbox::Backend;
+use proto::sandbox::{Backend, Posture};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,13 +47,14 @@ pub(crate) enum Awaited {
     Checkpoint,
 }
 
-/// A status while auditd and sandboxd are asked.
+/// A status while auditd, sandboxd and the vault are asked.
 struct Gathering {
     visitor: u64,
     request: RequestId,
     missing: u8,
     heads: BoundedVec<LogHead, 8>,
-    sandbox: (Backend, BoundedStr<512>),
+    sandbox: (Backend, BoundedStr<512>, Box<Posture>),
+    vault: BoundedStr<512>,
 }
 
 /// Answers that are waited for.
@@ -286,13 +287,16 @@ impl Broker {
 
     fn gather_status(&mut self, visitor: u64, request: RequestId) {
         let number = self.number();
-        let sandbox = (Backend::None, BoundedStr::truncated("sandboxd does not answer"));
-        let questions = [(Role::Auditd, AdminRequest::LogHeads), (Role::Sandboxd, AdminRequest::DescribeSandbox)];
+        let sandbox = (Backend::None, BoundedStr::truncated("sandboxd does not answer"), Box::default());
+        let questions = [
+            (Role::Auditd, AdminRequest::LogHeads),
+            (Role::Sandboxd, AdminRequest::DescribeSandbox),
+            (Role::Vault, AdminRequest::Standing),
+        ];
         // One more than the questions: a status of which every part failed at once is finished as well.
-        let missing = 3;
-        self.desk
-            .gathering
-            .insert(number, Gathering { visitor, request, missing, heads: BoundedVec::default(), sandbox });
+        let missing = 4;
+        let (heads, vault) = (BoundedVec::default(), BoundedStr::default());
+        self.desk.gathering.insert(number, Gathering { visitor, request, missing, heads, sandbox, vault });
         for (role, question) in questions {
             if self.ask(role, question, &[], Awaited::Status(number)).is_err() {
                 self.on_part(number, None);
@@ -306,8 +310,11 @@ impl Broker {
         let Some(status) = self.desk.gathering.get_mut(&number) else { return };
         match answer {
             Some(Ok(AdminReply::LogHeads(heads))) => status.heads = heads,
-            Some(Ok(AdminReply::Sandbox { backend, detail })) => status.sandbox = (backend, detail),
-            Some(Err(refusal)) => status.sandbox = (Backend::None, BoundedStr::truncated(&refusal.to_string())),
+            Some(Ok(AdminReply::Standing(why))) => status.vault = why,
+            Some(Ok(AdminReply::Sandbox { backend, detail, posture })) => status.sandbox = (backend, detail, posture),
+            Some(Err(refusal)) => {
+                status.sandbox = (Backend::None, BoundedStr::truncated(&refusal.to_string()), Box::default());
+            }
             Some(Ok(_)) | None => {}
         }
         status.missing = status.missing.saturating_sub(1);
@@ -315,7 +322,7 @@ impl Broker {
             && let Some(gathered) = self.desk.gathering.remove(&number)
         {
             let (visitor, request) = (gathered.visitor, gathered.request);
-            self.answer(visitor, request, Ok((OperatorReply::Status(self.status(gathered)), None)));
+            self.answer(visitor, request, Ok((OperatorReply::Status(Box::new(self.status(gathered))), None)));
         }
     }
 
@@ -329,6 +336,8 @@ impl Broker {
             lockdown: self.react.lockdown(),
             backend: gathered.sandbox.0,
             backend_detail: gathered.sandbox.1,
+            vault: gathered.vault,
+            posture: gathered.sandbox.2,
             roles: BoundedVec::new(Role::ALL.map(|role| self.row(role)).to_vec()).unwrap_or_default(),
             logs: gathered.heads,
         }

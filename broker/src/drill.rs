@@ -46,7 +46,10 @@ impl Drill {
             ..Targets::default()
         };
         // What the role has closed behind its walls its copy does not get either.
-        let held = setup.resources(role).into_iter().filter(|(kind, _)| *kind != Resource::KeyDir);
+        let held = setup
+            .resources(role)
+            .into_iter()
+            .filter(|(kind, _)| !matches!(kind, Resource::KeyDir | Resource::MasterKey));
         let (kinds, fds): (Vec<Resource>, Vec<BorrowedFd<'_>>) = held.unzip();
         let (config, resources) = (setup.role_config(role)?, BoundedVec::new(kinds)?);
         let (ours, theirs) = Channel::pair_fds()?;

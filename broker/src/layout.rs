@@ -1,7 +1,7 @@
 //! The state directory, the identities and the listener: everything broker does while it may still be root.
 
 use crate::words::Identities;
-use confine::directories::{Lock, LockError, adopt, private, private_file};
+use confine::directories::{Lock, LockError, adopt, credential, private, private_file};
 use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::control::{Layout, Resource};
@@ -73,7 +73,9 @@ impl StateDir {
             }
             Ok((resource, directory))
         };
-        let directories = DIRECTORIES.into_iter().map(open).collect::<Result<_, StartError>>()?;
+        let mut directories = DIRECTORIES.into_iter().map(open).collect::<Result<Vec<_>, StartError>>()?;
+        let key = credential("secrets.key").map_err(failed("the credential secrets.key"))?;
+        directories.extend(key.map(|fd| (Resource::MasterKey, fd)));
         private_file(root.as_fd(), CONFIG, owner(Role::Broker)).map_err(failed(CONFIG))?;
         private_file(root.as_fd(), "lockdown.json", owner(Role::Broker)).map_err(failed("lockdown.json"))?;
         Ok(Self { path: path.to_owned(), root, run, directories, lock })

@@ -397,8 +397,14 @@ impl Broker {
             FromRole::Frozen { sessions, detail } => self.on_frozen(role, &sessions, &detail),
             FromRole::Drained => self.happen(Event::Drained(role, epoch)),
             FromRole::LauncherWanted if role == Role::Sandboxd => self.happen(Event::LauncherWanted),
-            FromRole::LauncherWanted => {
-                self.condemn(role, epoch, Cause::Violation, "only sandboxd may want the launcher");
+            FromRole::EngineTaken { detail } if role == Role::Sandboxd => {
+                self.role_event(role, epoch, "engine", &detail);
+            }
+            FromRole::EngineDrifted { detail } if role == Role::Sandboxd => {
+                self.condemn(role, epoch, Cause::Violation, &format!("its engine made another container: {detail}"));
+            }
+            FromRole::LauncherWanted | FromRole::EngineTaken { .. } | FromRole::EngineDrifted { .. } => {
+                self.condemn(role, epoch, Cause::Violation, "only sandboxd speaks of sandboxes");
             }
             FromRole::Admin(number, answer) => self.on_admin(role, number, answer),
             FromRole::Violated { edge, detail } => self.on_violated(role, edge, &detail),

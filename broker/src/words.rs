@@ -112,7 +112,7 @@ impl Setup {
     pub fn resources(&self, role: Role) -> Vec<(Resource, BorrowedFd<'_>)> {
         let wanted: &[Resource] = match role {
             Role::Auditd => &[Resource::LogDir],
-            Role::Vault => &[Resource::KeyDir, Resource::VaultDir],
+            Role::Vault => &[Resource::KeyDir, Resource::VaultDir, Resource::MasterKey],
             Role::Gateway => &[Resource::Listener, Resource::SessionDir],
             Role::Launcher => &[Resource::WorkspaceDir],
             Role::Sandboxd | Role::Dialer | Role::Egress | Role::Broker => &[],

@@ -1,10 +1,13 @@
 //! The command line, and nothing but it.
 
+mod vault;
+
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
 use proto::audit::Stream;
 use std::path::PathBuf;
 use std::time::Duration;
+pub use vault::{PassphraseCommand, VaultCommand};
 
 /// A personal AI agent gateway whose every process is assumed to fall one day.
 #[derive(Debug, Parser)]
@@ -204,17 +207,6 @@ pub enum SecretsCommand {
     },
 }
 
-/// `moltbot vault ...`
-#[derive(Clone, Copy, Debug, Subcommand)]
-pub enum VaultCommand {
-    /// Draw a new wrapping key and seal every secret anew under it
-    Rotate {
-        /// Replace keys/secrets.key as well; the vault starts anew. Backups of the old one open old stores only
-        #[arg(long)]
-        master: bool,
-    },
-}
-
 /// `moltbot lockdown ...`
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum LockdownCommand {
@@ -278,6 +270,9 @@ pub enum LogsCommand {
         /// A file with checkpoints that were kept elsewhere; a log that does not reach them was rolled back
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
+        /// The key that the vault cosigns with, as you noted it [default: the one that the log names]
+        #[arg(long, value_name = "KEY")]
+        cosigner: Option<Box<str>>,
         /// Only this stream
         #[arg(long, value_enum)]
         stream: Option<StreamName>,

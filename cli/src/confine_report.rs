@@ -259,6 +259,8 @@ mod tests {
             },
             backend: Backend::None,
             backend_detail: BoundedStr::default(),
+            vault: BoundedStr::default(),
+            posture: Box::default(),
             roles: BoundedVec::new(vec![row]).unwrap(),
             logs: BoundedVec::default(),
         }

@@ -70,7 +70,7 @@ impl Door {
     /// As [`Door::ask`].
     pub fn status(&mut self) -> Result<Status, CliError> {
         match self.ask(&OperatorRequest::Status)? {
-            (OperatorReply::Status(status), _) => Ok(status),
+            (OperatorReply::Status(status), _) => Ok(*status),
             _ => Err(unexpected()),
         }
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod backup;
 mod chat;
 mod confine_report;
 mod door;
@@ -15,10 +16,11 @@ mod restart;
 mod secrets;
 mod status;
 mod up;
+mod vault;
 mod verify;
 mod ws;
 
-use args::{Args, Command, DrillCommand, GatewayCommand, VaultCommand};
+use args::{Args, Command, DrillCommand, GatewayCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -83,7 +85,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
-        Command::Vault { command: VaultCommand::Rotate { master } } => secrets::rotate_keys(&dir, *master, args),
+        Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
         Command::Completion { shell } => {

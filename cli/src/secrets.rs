@@ -1,4 +1,4 @@
-//! `moltbot secrets` and `moltbot vault`: the operator's verbs, and what the log says of the use of secrets.
+//! `moltbot secrets`: the operator's verbs, and what the log says of the use of secrets.
 //!
 //! A value comes from a terminal without echo or from standard input, never from an argument, and goes to the vault in one
 //! message. This process is the operator's own: what else runs as that uid may read it, and that is not prevented here.
@@ -11,7 +11,6 @@ use crate::paint::harmless;
 use auditd::clock::{parse_rfc3339, rfc3339_micros};
 use proto::audit::Stream;
 use proto::bounded::BoundedStr;
-use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
 use proto::secret::Secret;
 use proto::vault::{SecretRow, VaultAnswer, VaultVerb};
@@ -81,21 +80,6 @@ pub fn run(dir: &Path, command: &SecretsCommand, args: &Args) -> Result<(), CliE
     }
 }
 
-/// Carries out `moltbot vault rotate`.
-///
-/// # Errors
-/// [`CliError`].
-pub fn rotate_keys(dir: &Path, master: bool, args: &Args) -> Result<(), CliError> {
-    let mut door = Door::open(dir)?;
-    if master {
-        done(&mut door, VaultVerb::RenewMaster)?;
-        door.ask(&OperatorRequest::Restart(Role::Vault))?;
-        return say(args, &json!({ "ok": true, "role": "vault" }), "vault restarts, and draws a new master key");
-    }
-    let term = done(&mut door, VaultVerb::RotateKeys)?;
-    say(args, &json!({ "ok": true, "term": term }), &format!("every secret is sealed under a key of term {term}"))
-}
-
 /// Carries out `moltbot gateway unlock`.
 ///
 /// # Errors
@@ -105,7 +89,7 @@ pub fn forget_lockouts(door: &mut Door, args: &Args) -> Result<(), CliError> {
     say(args, &json!({ "ok": true, "forgotten": forgotten }), &format!("{forgotten} addresses may try again"))
 }
 
-fn say(args: &Args, data: &Value, text: &str) -> Result<(), CliError> {
+pub(crate) fn say(args: &Args, data: &Value, text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     Ok(if args.json { writeln!(out, "{data}") } else { writeln!(out, "{text}") }?)
 }
@@ -117,7 +101,7 @@ fn ask(door: &mut Door, verb: VaultVerb) -> Result<VaultAnswer, CliError> {
     }
 }
 
-fn done(door: &mut Door, verb: VaultVerb) -> Result<u64, CliError> {
+pub(crate) fn done(door: &mut Door, verb: VaultVerb) -> Result<u64, CliError> {
     match ask(door, verb)? {
         VaultAnswer::Done(number) => Ok(number),
         _ => Err(unexpected()),
@@ -142,6 +126,11 @@ fn read_policy(file: &Path) -> Result<BoundedStr<4096>, CliError> {
 
 /// The value: asked for on a terminal, else all of standard input without one line end.
 fn value(name: &str) -> Result<Secret, CliError> {
+    hidden(&format!("value of {}: ", harmless(name)))
+}
+
+/// A secret from standard input: without echo where that is a terminal.
+pub(crate) fn hidden(prompt: &str) -> Result<Secret, CliError> {
     let stdin = std::io::stdin();
     if !isatty(&stdin) {
         return take_value(false);
@@ -150,7 +139,7 @@ fn value(name: &str) -> Result<Secret, CliError> {
     let mut quiet = before.clone();
     // Without signals too: one that ended us here would leave the terminal silent.
     quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
-    eprint!("value of {}: ", harmless(name));
+    eprint!("{prompt}");
     tcsetattr(&stdin, OptionalActions::Flush, &quiet).map_err(CliError::failed)?;
     let value = take_value(true);
     let restored = tcsetattr(&stdin, OptionalActions::Flush, &before);

@@ -6,7 +6,7 @@ use crate::door::Door;
 use crate::paint::Paint;
 use proto::ids::Role;
 use proto::operator::{Mode, RoleState, RoleStatus, Status};
-use proto::sandbox::Backend;
+use proto::sandbox::{Backend, Posture};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
@@ -60,14 +60,48 @@ pub fn as_json(status: &Status) -> Value {
         "stateDir": status.state_dir.as_str(),
         "ready": status.ready,
         "lockdown": crate::lockdown::as_json(&status.lockdown),
-        "sandbox": { "backend": status.backend.name(), "detail": status.backend_detail.as_str() },
+        "vault": { "refuses": status.vault.as_str() },
+        "sandbox": {
+            "backend": status.backend.name(),
+            "detail": status.backend_detail.as_str(),
+            "engine": engine_as_json(&status.posture),
+        },
         "roles": status.roles.iter().filter(|row| is_shown(row)).map(role_as_json).collect::<Vec<_>>(),
         "logs": status.logs.iter().map(|head| json!({
             "stream": head.stream.name(),
             "size": head.size,
+            "cosigned": head.cosigned,
             "head": hex(&head.leaf.0),
         })).collect::<Vec<_>>(),
     })
+}
+
+/// `null` where no engine serves.
+fn engine_as_json(posture: &Posture) -> Value {
+    if posture.components.is_empty() {
+        return Value::Null;
+    }
+    let versions = posture.components.iter().map(|part| (part.name.to_string(), json!(part.version.as_str())));
+    json!({
+        "versions": versions.collect::<serde_json::Map<_, _>>(),
+        "rootless": posture.rootless,
+        "usernsRemap": posture.userns_remap,
+        "findings": posture.findings.iter().map(|finding| json!({
+            "component": finding.component.as_str(),
+            "id": finding.number.as_str(),
+            "why": finding.why.as_str(),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// A line about the engine, where one serves.
+fn engine_as_text(posture: &Posture, paint: Paint) -> String {
+    if posture.components.is_empty() {
+        return String::new();
+    }
+    let summary = posture.summary();
+    let good = posture.findings.is_empty() && (posture.rootless || posture.userns_remap);
+    format!("engine  {}\n", if good { paint.good(&summary) } else { paint.warn(&summary) })
 }
 
 /// The launcher is a process of the set only where sandboxd wanted it.
@@ -87,6 +121,10 @@ fn as_text(status: &Status, paint: Paint) -> String {
         Backend::None => paint.bad("none: commands are refused"),
     };
     text.push_str(&format!("sandbox {sandbox} {}\n", paint.dim(&status.backend_detail)));
+    if !status.vault.is_empty() {
+        text.push_str(&format!("vault   {} {}\n", paint.bad("refuses everything:"), status.vault));
+    }
+    text.push_str(&engine_as_text(&status.posture, paint));
     if status.lockdown.mode != Mode::Open || !status.lockdown.quarantined.is_empty() {
         text.push_str(&crate::lockdown::as_text(&status.lockdown, paint));
     }
@@ -124,9 +162,10 @@ fn as_text(status: &Status, paint: Paint) -> String {
     text.push('\n');
     for head in status.logs.iter() {
         text.push_str(&format!(
-            "{:<14} {:>8} records  {}\n",
+            "{:<14} {:>8} records {:>8} cosigned  {}\n",
             head.stream.name(),
             head.size,
+            head.cosigned,
             paint.dim(&hex(&head.leaf.0))
         ));
     }

@@ -94,6 +94,9 @@ fn print_banner(status: &Status, args: &Args) {
         layout => println!("  layout   {layout}: every role has a uid of its own"),
     }
     println!("  sandbox  {} - {}", status.backend.name(), status.backend_detail);
+    if !status.vault.is_empty() {
+        println!("  vault    {}", Paint::new(args).bad(&format!("refuses everything: {}", status.vault)));
+    }
     if status.lockdown.mode != Mode::Open || !status.lockdown.quarantined.is_empty() {
         print!("{}", crate::lockdown::as_text(&status.lockdown, Paint::new(args)));
     }

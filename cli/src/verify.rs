@@ -27,14 +27,23 @@ const STEP: u64 = 8 << 20;
 pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliError> {
     let logs = |path: &Option<PathBuf>| path.clone().unwrap_or_else(|| dir.join("logs"));
     match command {
-        LogsCommand::Verify { path, from_key, checkpoint, stream } => {
-            let mut expected = Expected { first_key: *from_key, ..Expected::default() };
+        LogsCommand::Verify { path, from_key, checkpoint, cosigner, stream } => {
+            let logs = logs(path);
+            let key = match cosigner {
+                Some(text) => Some(offline::parse_cosigner(text).map_err(|what| unchecked(text, what))?),
+                None => offline::find_cosigner(&logs).map_err(unreadable)?,
+            };
+            let mut expected = Expected { first_key: *from_key, cosigner: key, ..Expected::default() };
             for file in checkpoint {
                 let text = std::fs::read_to_string(file).map_err(|error| unchecked(file.display(), error))?;
                 let kept = offline::parse_kept(&text).map_err(|error| unchecked(file.display(), error))?;
                 expected.checkpoints.extend(kept);
             }
-            verify(&logs(path), stream.map(Stream::from), &expected, args)
+            verify(&logs, stream.map(Stream::from), &expected, args)?;
+            if let (None, Some(key), false) = (cosigner, &expected.cosigner, args.json) {
+                println!("cosigned with {key}; once noted elsewhere, say --cosigner");
+            }
+            Ok(())
         }
         LogsCommand::Checkpoint { path } => checkpoints(&logs(path)),
         LogsCommand::Prune(options) => crate::prune::run(dir, *options, args),
@@ -152,6 +161,7 @@ fn as_json(report: &Report, attested: Attested) -> Value {
         "head": hex(&report.head.leaf.0),
         "root": hex(&report.root),
         "signed": report.signed,
+        "cosigned": report.cosigned,
         "checkpoints": report.checkpoints,
         "firstKey": key(&report.first_key),
         "key": key(&report.key),
@@ -163,12 +173,13 @@ fn as_json(report: &Report, attested: Attested) -> Value {
 
 fn as_text(report: &Report, attested: Attested, paint: Paint) -> String {
     let mut text = format!(
-        "{} {:<14} {} records in {} file(s), signed up to {}, root {}",
+        "{} {:<14} {} records in {} file(s), signed up to {}, cosigned up to {}, root {}",
         paint.good("ok   "),
         report.stream.name(),
         report.head.size.saturating_sub(report.first_line),
         report.files,
         report.signed,
+        report.cosigned,
         hex(&report.root)
     );
     match report.first_line.checked_sub(1) {

@@ -91,6 +91,21 @@ pub fn remove(directory: BorrowedFd<'_>, name: &str) -> std::io::Result<()> {
     }
 }
 
+/// The credential `name` that the service manager passes (`$CREDENTIALS_DIRECTORY`, systemd.exec(5)); none where it passes
+/// no such one. Read only.
+///
+/// # Errors
+/// What the kernel says; `ELOOP` for a link.
+pub fn credential(name: &str) -> Result<Option<OwnedFd>, Errno> {
+    let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match openat(CWD, Path::new(&directory).join(name), flags, Mode::empty()) {
+        Ok(file) => Ok(Some(file)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// What is in the file `name`, up to `most` bytes; none where there is no such file.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! only async-signal-safe calls may be made.
 
 use nix::errno::Errno;
+use std::sync::OnceLock;
 
 /// `_LINUX_CAPABILITY_VERSION_3`, linux/capability.h.
 const VERSION_3: u32 = 0x2008_0522;
@@ -25,7 +26,7 @@ struct CapData {
     inheritable: u32,
 }
 
-fn check(result: libc::c_long) -> Result<(), Errno> {
+pub(crate) fn check(result: libc::c_long) -> Result<(), Errno> {
     if result < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
@@ -61,9 +62,20 @@ pub(crate) fn set_capabilities(caps: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
 }
 
-/// Empties the bounding set; stops at the first number the kernel does not know.
-pub(crate) fn drop_bounding() -> Result<(), Errno> {
-    for cap in 0..=LAST_POSSIBLE {
+/// The bounding set of this process, read once: it only ever shrinks, and to drop what is gone already does no harm.
+pub(crate) fn bounding_set() -> u64 {
+    static SET: OnceLock<u64> = OnceLock::new();
+    *SET.get_or_init(|| {
+        // SAFETY: PR_CAPBSET_READ takes an integer.
+        let read = |cap: u64| unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap, 0u64, 0u64, 0u64) };
+        let held = (0..=LAST_POSSIBLE).map(|cap| (cap, read(cap))).take_while(|(_, held)| *held >= 0);
+        held.filter(|(_, held)| *held == 1).fold(0, |set, (cap, _)| set | (1 << cap))
+    })
+}
+
+/// Takes `caps` out of the bounding set; stops at the first number the kernel does not know.
+pub(crate) fn drop_bounding(caps: u64) -> Result<(), Errno> {
+    for cap in (0..=LAST_POSSIBLE).filter(|cap| caps & (1 << cap) != 0) {
         match prctl(libc::PR_CAPBSET_DROP, cap) {
             Ok(()) => {}
             Err(Errno::EINVAL) if cap > 0 => return Ok(()),
@@ -83,11 +95,13 @@ pub(crate) fn set_identity(uid: u32, gid: u32) -> Result<(), Errno> {
     }
 }
 
-/// Root becomes broker's uid and keeps [`BROKER_CAPS`] and nothing else, as ambient capabilities.
+/// Root becomes broker's uid and keeps [`BROKER_CAPS`] and nothing else, as ambient capabilities; the bounding set holds no
+/// more either.
 ///
 /// # Errors
 /// What the kernel says of the first step that fails.
 pub fn become_broker(uid: u32, gid: u32) -> Result<(), Errno> {
+    drop_bounding(!BROKER_CAPS)?;
     prctl(libc::PR_SET_KEEPCAPS, 1)?;
     set_identity(uid, gid)?;
     set_capabilities(BROKER_CAPS)?;

@@ -58,11 +58,13 @@ pub struct Probe {
     pub lacking: &'static [(i32, &'static str)],
     /// True where it leaves a trace if it is allowed: the matrix alone may run it, in a state directory of its own.
     pub matrix_only: bool,
+    /// True where broker's own filter, which everything it starts inherits, ends whoever tries.
+    pub nobody: bool,
 }
 
 impl Probe {
     const fn new(name: &'static str, attempt: fn(&World) -> Outcome) -> Self {
-        Self { name, attempt, exceptions: &[], lacking: &[], matrix_only: false }
+        Self { name, attempt, exceptions: &[], lacking: &[], matrix_only: false, nobody: false }
     }
 
     const fn except(self, exceptions: &'static [Exception]) -> Self {
@@ -77,6 +79,10 @@ impl Probe {
         Self { matrix_only: true, ..self }
     }
 
+    const fn nobody(self) -> Self {
+        Self { nobody: true, ..self }
+    }
+
     /// Makes the attempt. It may end the process, and may make another program of it.
     #[must_use]
     pub fn run(&self, world: &World) -> Outcome {
@@ -86,6 +92,9 @@ impl Probe {
     /// Why this role's wall may let the probe through; none where that is a hole.
     #[must_use]
     pub fn excuse(&self, role: Role, single_uid: bool) -> Option<&'static str> {
+        if role == Role::Broker {
+            return (!self.nobody).then_some(BROKER);
+        }
         let found = self.exceptions.iter().find(|it| it.role == role && (single_uid || !it.single_uid_only));
         found.map(|it| it.why)
     }
@@ -143,6 +152,8 @@ fn path(text: &str) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
+/// What broker's filter leaves.
+const BROKER: &str = "broker's filter names only what nobody below it may do; the rest is its work, or its children's";
 /// What every role does in its own memory.
 const EVERYBODY: &[Exception] = &[
     except(Role::Auditd, OWN_WORK),

@@ -147,9 +147,14 @@ impl Start {
     /// # Errors
     /// [`StartError`] where broker sent none of that kind.
     pub fn take(&mut self, resource: Resource) -> Result<OwnedFd, StartError> {
-        let at = self.resources.iter().position(|(kind, _)| *kind == resource);
-        at.map(|at| self.resources.swap_remove(at).1)
-            .ok_or_else(|| StartError::permanent(format!("broker sent no {resource:?}")))
+        self.take_where_sent(resource).ok_or_else(|| StartError::permanent(format!("broker sent no {resource:?}")))
+    }
+
+    /// Takes a descriptor that broker sends where it has one.
+    #[must_use]
+    pub fn take_where_sent(&mut self, resource: Resource) -> Option<OwnedFd> {
+        let at = self.resources.iter().position(|(kind, _)| *kind == resource)?;
+        Some(self.resources.swap_remove(at).1)
     }
 
     /// Has `status` say that something is weaker than designed, and why.

@@ -98,6 +98,8 @@ const NOTHING_THERE: Outcome = Outcome::Denied(2);
 fn judge(probe: &Probe, outcome: Outcome, role: Role, single_uid: bool) -> Attempt {
     let excuse = probe.excuse(role, single_uid);
     let verdict = match (outcome, excuse) {
+        // The copy of broker has none of broker's capabilities: a refusal for want of one says nothing of the filter.
+        (Outcome::Denied(_) | Outcome::Absent, None) if role == Role::Broker => Verdict::Hole,
         (Outcome::Allowed, Some(_)) => Verdict::Open,
         (Outcome::Allowed, None) => Verdict::Hole,
         (Outcome::Absent | NOTHING_THERE, _) => Verdict::Nothing,
@@ -132,6 +134,15 @@ mod tests {
         assert_eq!(verdict("fork", Outcome::Denied(2), Role::Vault, false), Verdict::Nothing);
         assert_eq!(verdict("fork", Outcome::Absent, Role::Vault, false), Verdict::Nothing);
         assert_eq!(verdict("fork", Outcome::Silent, Role::Vault, false), Verdict::Unclear);
+    }
+
+    #[test]
+    fn nothing_but_death_holds_what_broker_denies_everybody() {
+        assert_eq!(verdict("setuid_root", Outcome::Killed(31), Role::Broker, false), Verdict::Held);
+        assert_eq!(verdict("setuid_root", Outcome::Denied(1), Role::Broker, false), Verdict::Hole);
+        assert_eq!(verdict("setuid_root", Outcome::Allowed, Role::Broker, true), Verdict::Hole);
+        assert_eq!(verdict("fork", Outcome::Allowed, Role::Broker, false), Verdict::Open);
+        assert_eq!(verdict("setuid_root", Outcome::Denied(1), Role::Vault, false), Verdict::Held);
     }
 
     #[test]

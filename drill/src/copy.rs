@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Everything that a child needs to be confined as the role is.
 #[derive(Debug)]
 pub struct Copy {
-    policy: &'static Policy,
+    policy: Option<&'static Policy>,
     layout: Layout,
     granted: Vec<(Resource, OwnedFd)>,
     ports: Vec<u16>,
@@ -25,7 +25,7 @@ impl Copy {
     /// The copy of the ordered role's wall.
     ///
     /// # Errors
-    /// [`StartError`] where broker sent less than the role holds, or ordered what has no such wall.
+    /// [`StartError`] where broker sent less than the role holds.
     pub fn of(order: &DrillOrder, descriptors: Vec<OwnedFd>) -> Result<Self, StartError> {
         let policy = match order.role {
             Role::Auditd => &auditd::policy::POLICY,
@@ -35,7 +35,8 @@ impl Copy {
             Role::Sandboxd => &sandboxd::policy::SANDBOXD,
             Role::Egress => &egress::policy::EGRESS,
             Role::Dialer => &egress::policy::DIALER,
-            Role::Broker => return Err(StartError::internal("broker's wall is the others' floor and is not drilled")),
+            // Nothing to raise: the filter that came down from the running broker is what is attacked.
+            Role::Broker => return Ok(Self::inherited(order.layout)),
         };
         let sent = order.resources.iter().copied().zip(descriptors);
         let is_granted = |kind: Resource| policy.grants.iter().any(|grant| grant.resource == kind);
@@ -44,16 +45,22 @@ impl Copy {
         if let Some((_, logs)) = granted.iter().find(|(kind, _)| *kind == Resource::LogDir) {
             held.extend(streams(logs)?);
         }
-        Ok(Self { policy, layout: order.layout, granted, ports: ports(&order.config), _held: held })
+        Ok(Self { policy: Some(policy), layout: order.layout, granted, ports: ports(&order.config), _held: held })
     }
 
-    /// Raises the wall on this process.
+    /// Broker's own wall, which this process has been behind since it was started.
+    const fn inherited(layout: Layout) -> Self {
+        Self { policy: None, layout, granted: Vec::new(), ports: Vec::new(), _held: Vec::new() }
+    }
+
+    /// Raises the wall on this process, where it is not up already.
     ///
     /// # Errors
     /// [`StartError`]; also where broker sent less than the policy grants.
     pub fn seal(&self) -> Result<(), StartError> {
+        let Some(policy) = self.policy else { return Ok(()) };
         let opened: Vec<Opened<'_>> = self.granted.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect();
-        raise(self.policy, &opened, &self.ports, self.layout).map(|_| ())
+        raise(policy, &opened, &self.ports, self.layout).map(|_| ())
     }
 }
 

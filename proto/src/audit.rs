@@ -3,6 +3,7 @@
 
 use crate::bounded::BoundedStr;
 use crate::ids::{Epoch, LeafHash, Role, RunId, Seq, SessionKey};
+use crate::witness::{Commitment, StoreStep};
 use serde::{Deserialize, Serialize};
 
 /// The audit streams, each a file `logs/<name>.jsonl`.
@@ -184,6 +185,18 @@ pub enum Record {
         /// Where to, and what was refused and why; empty where there is nothing to say.
         detail: BoundedStr<320>,
     },
+    /// vault, on the edge that it has for this alone: how far a change of its store has come.
+    Store {
+        /// How far.
+        step: StoreStep,
+        /// Which state.
+        state: Commitment,
+    },
+    /// auditd: the key that the vault cosigns with.
+    Cosigner {
+        /// The key, `<name>+<id>+<base64>`.
+        key: BoundedStr<192>,
+    },
     /// broker: something happened to a role.
     Role {
         /// Which role.
@@ -237,7 +250,7 @@ impl Record {
         match self {
             Self::Auth { .. } => Stream::Auth,
             Self::Command(_) => Stream::Command,
-            Self::Secret { .. } => Stream::Secret,
+            Self::Secret { .. } | Self::Store { .. } | Self::Cosigner { .. } => Stream::Secret,
             Self::Role { .. } | Self::Operator { .. } | Self::Incident { .. } | Self::Lifecycle { .. } => {
                 Stream::System
             }
@@ -250,6 +263,8 @@ impl Record {
         match self {
             Self::Auth { .. } | Self::Secret { .. } => matches!(role, Role::Vault),
             Self::Command(_) => matches!(role, Role::Sandboxd),
+            // These are no requests to append: they come of what is said on an edge of its own.
+            Self::Store { .. } | Self::Cosigner { .. } => false,
             Self::Role { .. } | Self::Operator { .. } | Self::Incident { .. } | Self::Lifecycle { .. } => {
                 matches!(role, Role::Broker)
             }
@@ -282,4 +297,6 @@ pub struct LogHead {
     pub size: u64,
     /// Leaf hash of the last one; zeros where there is none.
     pub leaf: LeafHash,
+    /// Records that the vault has cosigned.
+    pub cosigned: u64,
 }

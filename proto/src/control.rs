@@ -5,7 +5,7 @@ use crate::audit::LogHead;
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::edge::Refusal;
 use crate::ids::{Epoch, Role, SessionKey};
-use crate::sandbox::Backend;
+use crate::sandbox::{Backend, Posture};
 use crate::secret::Secret;
 use crate::topology::{EdgeId, Side};
 use crate::vault::{VaultAnswer, VaultVerb};
@@ -25,6 +25,8 @@ pub enum Resource {
     LogDir,
     /// vault: the directory `keys/`.
     KeyDir,
+    /// vault: the master key, where the service manager keeps it and not `keys/`.
+    MasterKey,
     /// vault: the directory `vault/`.
     VaultDir,
     /// gateway: the directory `sessions/`.
@@ -196,6 +198,16 @@ pub enum FromRole {
     Drained,
     /// sandboxd: the native backend is wanted, so the launcher must run.
     LauncherWanted,
+    /// sandboxd: a container engine was taken on, and how it stands; for the log.
+    EngineTaken {
+        /// Its versions and what is known to be wrong with them.
+        detail: BoundedStr<512>,
+    },
+    /// sandboxd: the container engine made another container than it was told to. Nothing ran in it.
+    EngineDrifted {
+        /// In which fields.
+        detail: BoundedStr<256>,
+    },
     /// A peer broke the protocol on this edge; the edge is closed.
     Violated {
         /// Which edge.
@@ -220,6 +232,8 @@ pub enum AdminRequest {
         /// The verb.
         verb: Box<VaultVerb>,
     },
+    /// vault: does it answer, or why not?
+    Standing,
     /// auditd: heads of all streams.
     LogHeads,
     /// auditd: sign a checkpoint of every stream now; answered with the heads.
@@ -242,6 +256,7 @@ impl std::fmt::Debug for AdminRequest {
         f.write_str(match self {
             Self::RevealGatewayToken { .. } => "RevealGatewayToken",
             Self::Vault { verb, .. } => verb.name(),
+            Self::Standing => "Standing",
             Self::LogHeads => "LogHeads",
             Self::Checkpoint => "Checkpoint",
             Self::ReadLog { .. } => "ReadLog",
@@ -258,6 +273,8 @@ pub enum AdminReply {
     GatewayToken(Secret),
     /// What the vault says.
     Vault(VaultAnswer),
+    /// Why the vault refuses everything; empty where it does not.
+    Standing(BoundedStr<512>),
     /// The heads.
     LogHeads(BoundedVec<LogHead, 8>),
     /// Bytes of the file; empty at its end.
@@ -273,6 +290,8 @@ pub enum AdminReply {
         backend: Backend,
         /// Why.
         detail: BoundedStr<512>,
+        /// How the container engine stands.
+        posture: Box<Posture>,
     },
     /// The stream is served.
     Attached,
@@ -283,6 +302,7 @@ impl std::fmt::Debug for AdminReply {
         f.write_str(match self {
             Self::GatewayToken(_) => "GatewayToken",
             Self::Vault(_) => "Vault",
+            Self::Standing(_) => "Standing",
             Self::LogHeads(_) => "LogHeads",
             Self::LogBytes { .. } => "LogBytes",
             Self::Sandbox { .. } => "Sandbox",

@@ -8,6 +8,7 @@ use crate::egress::{DialRequest, Dialed, EgressChunk, EgressReply, EgressRequest
 use crate::operator::{OperatorReply, OperatorRequest};
 use crate::sandbox::{LaunchReply, LaunchRequest, OutputChunk, SandboxReply, SandboxRequest};
 use crate::vault::{LeaseReply, LeaseRequest, VaultReply, VaultRequest};
+use crate::witness::{WitnessReply, WitnessRequest};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A request was understood and not carried out. The sender goes on.
@@ -118,6 +119,8 @@ edges! {
     EgressDialer: DialRequest => Dialed, chunk NoChunk, caps 4096, 4096, window 32, fds 0, 1;
     /// sandboxd has a native sandbox made.
     SandboxdLauncher: LaunchRequest => LaunchReply, chunk NoChunk, caps 16_384, 4096, window 32, fds 2, 0;
+    /// The vault compares what it and the log remember of each other, and cosigns.
+    VaultWitness: WitnessRequest => WitnessReply, chunk NoChunk, caps 4096, 16_384, window 4, fds 0, 0;
     /// Anybody has a record written; auditd knows who by which end it came in on.
     ToAuditd: AuditRequest => Receipt, chunk NoChunk, caps 16_384, 4096, window 64, fds 0, 0;
     /// The operator asks the broker. The one edge with a name in the file system; the peer's uid is checked there.

@@ -26,6 +26,7 @@ pub mod secret;
 pub mod topology;
 pub mod vault;
 pub mod wire;
+pub mod witness;
 
 /// SHA-256 over the sources of this crate and its version. Carried in `Hello`; a mismatch is exit 78, because all roles
 /// ship together and a rolling mix of versions is not supported.

@@ -6,7 +6,7 @@ use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::control::MAX_QUARANTINED;
 use crate::ids::{Epoch, Role, SessionKey};
 use crate::probe::DrillReport;
-use crate::sandbox::Backend;
+use crate::sandbox::{Backend, Posture};
 use crate::secret::Secret;
 use crate::vault::{VaultAnswer, VaultVerb};
 use serde::{Deserialize, Serialize};
@@ -209,6 +209,10 @@ pub struct Status {
     pub backend: Backend,
     /// Why this one, or why none.
     pub backend_detail: BoundedStr<512>,
+    /// Why the vault refuses everything; empty where it does not.
+    pub vault: BoundedStr<512>,
+    /// How the container engine stands.
+    pub posture: Box<Posture>,
     /// Every role.
     pub roles: BoundedVec<RoleStatus, 8>,
     /// Heads of the log.
@@ -219,7 +223,7 @@ pub struct Status {
 #[derive(Deserialize, Serialize)]
 pub enum OperatorReply {
     /// The state.
-    Status(Status),
+    Status(Box<Status>),
     /// It is under way.
     Started,
     /// The lockdown, after the verb.

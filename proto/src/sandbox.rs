@@ -2,7 +2,7 @@
 //! name an image, a mount, a capability, a network or a flag.
 
 use crate::audit::RunEnd;
-use crate::bounded::{BoundedBytes, BoundedStr};
+use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::ids::{RunId, SessionKey};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,64 @@ impl Backend {
             Self::NativeN2 => "native-n2",
             Self::None => "none",
         }
+    }
+}
+
+/// A part of the container engine.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Component {
+    /// `docker`, `containerd` or `runc`.
+    pub name: BoundedStr<32>,
+    /// As it says itself.
+    pub version: BoundedStr<64>,
+}
+
+/// A known hole of a part of the engine.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Finding {
+    /// The part.
+    pub component: BoundedStr<32>,
+    /// The hole's number, as `CVE-2025-31133`.
+    pub number: BoundedStr<32>,
+    /// What it means.
+    pub why: BoundedStr<160>,
+}
+
+/// How the container engine stands, by its own word when it was taken on. Without components where none serves.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Posture {
+    /// Its parts.
+    pub components: BoundedVec<Component, 4>,
+    /// It runs without root's rights.
+    pub rootless: bool,
+    /// Root in a container is an ordinary user of the host.
+    pub userns_remap: bool,
+    /// Known holes, by the table in `sandboxd::posture`.
+    pub findings: BoundedVec<Finding, 16>,
+}
+
+impl Posture {
+    /// The parts and their versions, in one line.
+    #[must_use]
+    pub fn versions(&self) -> String {
+        let parts: Vec<String> =
+            self.components.iter().map(|part| format!("{} {}", &*part.name, &*part.version)).collect();
+        parts.join(", ")
+    }
+
+    /// In one line for a log: versions, numbers, how it runs.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let rights = match (self.rootless, self.userns_remap) {
+            (true, _) => "rootless",
+            (false, true) => "userns-remap",
+            (false, false) => "root in a container is root of the host (no userns-remap, not rootless)",
+        };
+        let holes: Vec<String> =
+            self.findings.iter().map(|finding| format!("{} {}", &*finding.component, &*finding.number)).collect();
+        let holes =
+            if holes.is_empty() { "no known hole".to_owned() } else { format!("known holes: {}", holes.join(", ")) };
+        format!("{}; {rights}; {holes}", self.versions())
     }
 }
 

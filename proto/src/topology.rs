@@ -3,7 +3,7 @@
 
 use crate::edge::{
     Edge, EgressDialer, EgressVault, GatewayEgress, GatewaySandboxd, GatewayVault, OperatorBroker, SandboxdLauncher,
-    ToAuditd,
+    ToAuditd, VaultWitness,
 };
 use crate::ids::Role;
 use serde::{Deserialize, Serialize};
@@ -128,6 +128,8 @@ macro_rules! topology {
 
 topology! {
     BrokerAuditd: Broker asks Auditd "append" over ToAuditd;
+    // Before the vault can append to a log, it has looked at it.
+    VaultWitness: Vault asks Auditd "compare, cosign" over VaultWitness;
     VaultAuditd: Vault asks Auditd "append" over ToAuditd;
     SandboxdAuditd: Sandboxd asks Auditd "append" over ToAuditd;
     SandboxdLauncher: Sandboxd asks Launcher "run, probe" over SandboxdLauncher;

@@ -173,6 +173,25 @@ pub enum VaultVerb {
     RenewMaster,
     /// Forgets every lockout.
     ForgetLockouts,
+    /// Opens a store that a passphrase seals.
+    Unlock {
+        /// The passphrase.
+        passphrase: Secret,
+    },
+    /// Seals the store with a passphrase from now on, beside the key file.
+    SetPassphrase {
+        /// The passphrase.
+        passphrase: Secret,
+    },
+    /// Seals the store with the key file alone.
+    RemovePassphrase,
+    /// Writes down that the store is about to be copied, with its key.
+    RecordBackup {
+        /// Where to.
+        to: BoundedStr<256>,
+    },
+    /// Goes on with a store or a log that was put back.
+    AcceptRollback,
 }
 
 impl VaultVerb {
@@ -192,6 +211,11 @@ impl VaultVerb {
             Self::RotateKeys => "vault.rotate",
             Self::RenewMaster => "vault.renew",
             Self::ForgetLockouts => "auth.unlock",
+            Self::Unlock { .. } => "vault.unlock",
+            Self::SetPassphrase { .. } => "vault.passphrase.set",
+            Self::RemovePassphrase => "vault.passphrase.remove",
+            Self::RecordBackup { .. } => "vault.backup",
+            Self::AcceptRollback => "vault.accept-rollback",
         }
     }
 }

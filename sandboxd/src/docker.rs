@@ -3,11 +3,13 @@
 //! The engine has no way to end one exec; a command that must be ended therefore ends its whole container, and the session
 //! gets a fresh one. That loses the session's temporary files, and nothing can outlive it.
 
-use crate::spec::{self, INSTANCE};
-use crate::state::{Engine, Settings, workspace};
+use crate::drift::drift;
+use crate::posture;
+use crate::spec::{self, INSTANCE, Image};
+use crate::state::{Engine, Settings, random, workspace};
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::exec::{StartExecOptions, StartExecResults};
-use bollard::models::ExecConfig;
+use bollard::models::{ContainerCreateBody, ExecConfig};
 use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptions, ListContainersOptions, RemoveContainerOptions,
 };
@@ -15,13 +17,17 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use proto::audit::RunEnd;
+use proto::bounded::BoundedStr;
+use proto::control::FromRole;
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
+use proto::sandbox::Posture;
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
 /// How long the engine may take for one answer.
@@ -41,6 +47,14 @@ struct Container {
 pub struct DockerBackend {
     docker: Docker,
     settings: Settings,
+    image: Image,
+    posture: Posture,
+    /// Where broker is told of an engine that does not do as it is told.
+    words: mpsc::Sender<FromRole>,
+    /// This start of sandboxd, on a label of every container it makes.
+    epoch: String,
+    /// Something may be there that is in no table: a predecessor's, or what the engine made after it was given up on.
+    unsure: AtomicBool,
     sessions: Mutex<HashMap<String, Container>>,
 }
 
@@ -59,8 +73,16 @@ async fn within<T>(
         .map_err(failed(what))
 }
 
+/// An engine that answered, the image, and how it stands.
+#[derive(Debug)]
+pub struct Taken {
+    docker: Docker,
+    image: Image,
+    posture: Posture,
+}
+
 /// Looks whether an engine answers and has the image.
-pub async fn look(settings: &Settings) -> (Engine, Option<Docker>) {
+pub async fn look(settings: &Settings) -> (Engine, Option<Taken>) {
     let silent = |why: String| (Engine::Silent(why), None);
     let connected = Docker::connect_with_unix(&settings.socket, ANSWER.as_secs(), API_DEFAULT_VERSION);
     let docker = match connected {
@@ -72,12 +94,18 @@ pub async fn look(settings: &Settings) -> (Engine, Option<Docker>) {
         Ok(Err(error)) => return silent(error.to_string()),
         Err(_) => return silent("it does not answer in 2 s".to_owned()),
     };
-    let version = match within(LOOK, "version", docker.version()).await {
-        Ok(version) => version.version.unwrap_or_default(),
+    let said = async { Ok((docker.version().await?, docker.info().await?)) };
+    let posture = match within(LOOK, "version", said).await {
+        Ok((version, info)) => posture::posture(&version, &info),
         Err(refusal) => return silent(refusal.message.to_string()),
     };
+    let version = posture.components.first().map(|part| part.version.to_string()).unwrap_or_default();
     match timeout(LOOK, docker.inspect_image(&settings.image)).await {
-        Ok(Ok(_)) => (Engine::Ready(version), Some(docker)),
+        Ok(Ok(image)) => {
+            let env = image.config.and_then(|config| config.env).unwrap_or_default();
+            let Some(id) = image.id else { return silent("it has an image without an id".to_owned()) };
+            (Engine::Ready(version), Some(Taken { docker, image: Image { id, env }, posture }))
+        }
         Ok(Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })) => (Engine::NoImage, None),
         Ok(Err(error)) => silent(error.to_string()),
         Err(_) => silent("it does not answer in 2 s".to_owned()),
@@ -86,24 +114,44 @@ pub async fn look(settings: &Settings) -> (Engine, Option<Docker>) {
 
 impl DockerBackend {
     /// Takes the engine over; containers that an earlier sandboxd left are removed, and no others.
-    pub async fn new(docker: Docker, settings: Settings) -> Self {
-        let backend = Self { docker, settings, sessions: Mutex::new(HashMap::new()) };
-        backend.sweep().await;
-        backend
+    ///
+    /// # Errors
+    /// [`Refusal`] where the system has no random bytes.
+    pub async fn new(taken: Taken, settings: Settings, words: mpsc::Sender<FromRole>) -> Result<Self, Refusal> {
+        let epoch = random().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+        // Still unsure after the first look: the engine may be making what a killed predecessor asked for.
+        let unsure = AtomicBool::new(true);
+        let Taken { docker, image, posture } = taken;
+        let detail = BoundedStr::truncated(&posture.summary());
+        let _ = words.send(FromRole::EngineTaken { detail }).await;
+        let backend = Self { docker, settings, image, posture, words, epoch, unsure, sessions: Mutex::default() };
+        backend.sweep(&HashMap::new()).await;
+        Ok(backend)
     }
 
-    /// The containers of this installation, whoever made them.
+    /// How the engine stands.
+    #[must_use]
+    pub const fn posture(&self) -> &Posture {
+        &self.posture
+    }
+
+    /// The containers of this installation, whoever made them. The engine's filter is not relied on: what lacks the label is
+    /// somebody else's.
     async fn labelled(&self) -> Vec<String> {
         let label = format!("{INSTANCE}={}", self.settings.instance);
         let filters = HashMap::from([("label".to_owned(), vec![label])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
         let found = within(ANSWER, "list", self.docker.list_containers(Some(options))).await.unwrap_or_default();
-        found.into_iter().filter_map(|container| container.id).collect()
+        let ours = |labels: &HashMap<String, String>| labels.get(INSTANCE) == Some(&self.settings.instance);
+        found.into_iter().filter(|found| found.labels.as_ref().is_some_and(ours)).filter_map(|found| found.id).collect()
     }
 
-    async fn sweep(&self) {
+    /// Removes what is of this installation and in no table.
+    async fn sweep(&self, known: &HashMap<String, Container>) {
         for id in self.labelled().await {
-            self.remove(&id).await;
+            if !known.values().any(|container| container.id == id) {
+                self.remove(&id).await;
+            }
         }
     }
 
@@ -144,25 +192,37 @@ impl DockerBackend {
             }
             sessions.remove(&name);
         }
-        let body = spec::container(&self.settings.image, &self.settings.instance);
-        let created =
-            within(ANSWER, "create", self.docker.create_container(None::<CreateContainerOptions>, body)).await?;
-        match self.begin(&created.id).await {
-            Ok(stdin) => {
-                sessions.insert(name, Container { id: created.id.clone(), _stdin: std::sync::Mutex::new(stdin) });
-                Ok(created.id)
-            }
+        if self.unsure.swap(false, Ordering::AcqRel) {
+            self.sweep(&sessions).await;
+        }
+        let made = self.make().await;
+        // The engine may have made one and not said so, or not removed it.
+        self.unsure.fetch_or(made.is_err(), Ordering::AcqRel);
+        let container = made?;
+        let id = container.id.clone();
+        sessions.insert(name, container);
+        Ok(id)
+    }
+
+    async fn make(&self) -> Result<Container, Refusal> {
+        let body = spec::container(&self.image, &self.settings.instance, &self.epoch);
+        let create = self.docker.create_container(None::<CreateContainerOptions>, body.clone());
+        let id = within(ANSWER, "create", create).await?.id;
+        match self.begin(&id, &body).await {
+            Ok(stdin) => Ok(Container { id, _stdin: std::sync::Mutex::new(stdin) }),
             Err(refusal) => {
-                self.remove(&created.id).await;
+                self.remove(&id).await;
                 Err(refusal)
             }
         }
     }
 
-    async fn begin(&self, id: &str) -> Result<Pin<Box<dyn AsyncWrite + Send>>, Refusal> {
+    async fn begin(&self, id: &str, body: &ContainerCreateBody) -> Result<Pin<Box<dyn AsyncWrite + Send>>, Refusal> {
         let found = within(ANSWER, "inspect", self.docker.inspect_container(id, None)).await?;
-        let drift = spec::drift(&found, &self.settings.instance);
+        let drift = drift(&found, id, body, &self.image);
         if !drift.is_empty() {
+            let detail = BoundedStr::truncated(&drift.join(", "));
+            let _ = self.words.send(FromRole::EngineDrifted { detail }).await;
             return Err(Refusal::new(
                 "sandbox.drift",
                 &format!("the engine made another container than was asked for: {}", drift.join(", ")),

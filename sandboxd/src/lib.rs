@@ -5,10 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod docker;
+pub mod drift;
 pub mod launch;
 pub mod native;
 pub mod policy;
+pub mod posture;
 pub mod runs;
+pub mod seccomp;
 pub mod serve;
 pub mod spec;
 pub mod state;

@@ -3,7 +3,7 @@
 use crate::docker::{self, DockerBackend};
 use crate::native;
 use crate::runs::{Runs, lock};
-use crate::state::{Choice, Engine, Settings, choose};
+use crate::state::{Choice, Engine, Settings, choose, random};
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
@@ -230,7 +230,11 @@ impl Sandboxd {
         match request {
             AdminRequest::DescribeSandbox => {
                 let (backend, detail) = self.describe().await;
-                Ok(AdminReply::Sandbox { backend, detail: BoundedStr::truncated(&detail) })
+                let posture = match self.serving().await.as_ref() {
+                    Serving::Docker(docker, _) => Box::new(docker.posture().clone()),
+                    Serving::Native(..) | Serving::Nowhere(_) => Box::default(),
+                };
+                Ok(AdminReply::Sandbox { backend, detail: BoundedStr::truncated(&detail), posture })
             }
             _ => Err(Refusal::new("sandboxd.no_such_verb", "sandboxd has no such verb")),
         }
@@ -306,7 +310,10 @@ impl Sandboxd {
         };
         match (choose(settings.choice, &engine, settings), docker) {
             (Choice::Docker(detail), Some(docker)) => {
-                Serving::Docker(Arc::new(DockerBackend::new(docker, settings.clone()).await), detail)
+                match DockerBackend::new(docker, settings.clone(), self.words.clone()).await {
+                    Ok(backend) => Serving::Docker(Arc::new(backend), detail),
+                    Err(refusal) => Serving::Nowhere(refusal.message.to_string()),
+                }
             }
             (Choice::Docker(why) | Choice::Nowhere(why), _) => Serving::Nowhere(why),
             (Choice::Native(why), _) => {
@@ -470,9 +477,5 @@ async fn pass_on(
 }
 
 fn new_run() -> Result<RunId, String> {
-    let mut bytes = [0u8; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| format!("getrandom: {errno}"))?;
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(RunId(BoundedStr::truncated(&format!("r-{digits}"))))
+    Ok(RunId(BoundedStr::truncated(&format!("r-{}", random()?))))
 }

@@ -69,6 +69,17 @@ pub fn workspace(session: &SessionKey) -> WorkspaceName {
     WorkspaceName(BoundedStr::truncated(&text))
 }
 
+/// 128 random bits as hexadecimal digits.
+///
+/// # Errors
+/// Where the kernel gives none.
+pub fn random() -> Result<String, String> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| format!("getrandom: {errno}"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// Name of the backend that a tier is.
 #[must_use]
 pub const fn is_native(backend: Backend) -> bool {

@@ -146,6 +146,8 @@ struct Entry {
 pub struct Supervisor {
     roles: Vec<Entry>,
     wired: Vec<(EdgeId, Epoch, Epoch)>,
+    /// sandboxd has no Docker and asked for the launcher.
+    launcher_wanted: bool,
     /// When auditd last served.
     logged: u64,
     /// Position in [`STOP_ORDER`] while stopping, and the status to exit with.
@@ -170,7 +172,7 @@ impl Default for Supervisor {
             alarmed: false,
         };
         let roles = CHILDREN.into_iter().map(entry).collect();
-        Self { roles, wired: Vec::new(), logged: 0, stopping: None, exited: false }
+        Self { roles, wired: Vec::new(), launcher_wanted: false, logged: 0, stopping: None, exited: false }
     }
 }
 
@@ -257,11 +259,7 @@ impl Supervisor {
                     self.spawn(now, role, &mut actions);
                 }
             }
-            Event::LauncherWanted => {
-                if self.stopping.is_none() && self.state(Role::Launcher) == RoleState::Idle {
-                    self.spawn(now, Role::Launcher, &mut actions);
-                }
-            }
+            Event::LauncherWanted => self.launcher_wanted = true,
             Event::Attested(role, epoch) => {
                 self.advance(role, epoch, RoleState::Starting, |entry| entry.state = RoleState::Confined)
             }
@@ -301,6 +299,7 @@ impl Supervisor {
             Event::Tick => {}
         }
         self.on_clock(now, &mut actions);
+        self.start_launcher(now, &mut actions);
         self.wire(&mut actions);
         self.go_on_stopping(now, &mut actions);
         actions
@@ -320,6 +319,13 @@ impl Supervisor {
             entry.due = now.saturating_add(START_DEADLINE_MS);
             (entry.wanted_end, entry.alarmed) = (false, false);
             actions.push(Action::Spawn(role, entry.epoch));
+        }
+    }
+
+    /// Nobody who waits for a start waits for the launcher, so it comes after those whom they wait for.
+    fn start_launcher(&mut self, now: u64, actions: &mut Vec<Action>) {
+        if self.launcher_wanted && self.is_ready() && self.state(Role::Launcher) == RoleState::Idle {
+            self.spawn(now, Role::Launcher, actions);
         }
     }
 

@@ -10,6 +10,7 @@ use proto::sandbox::{LaunchRequest, SandboxRequest};
 use proto::topology::EdgeId;
 use proto::vault::{Destination, LeaseRequest, VaultRequest};
 use proto::wire::{HEADER, Kind, MAX_FRAME};
+use proto::witness::{Commitment, StoreStep, WitnessRequest};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A descriptor of no interest.
@@ -52,6 +53,10 @@ pub fn honest(edge: EdgeId, id: u32) -> Vec<u8> {
                 body: BoundedBytes::default(),
             },
         ),
+        EdgeId::VaultWitness => {
+            let state = Commitment { generation: 1, root: [0; 32] };
+            encode(id, &WitnessRequest::Store(StoreStep::Committed, state))
+        }
         EdgeId::VaultAuditd => {
             let client = BoundedStr::truncated("192.0.2.1");
             append(id, Record::Auth { client, method: AuthMethod::Token, outcome: AuthOutcome::Accepted })
@@ -131,6 +136,7 @@ fn cap(edge: EdgeId) -> usize {
         EdgeId::EgressVault => edge::EgressVault::MAX_REQUEST,
         EdgeId::EgressDialer => edge::EgressDialer::MAX_REQUEST,
         EdgeId::SandboxdLauncher => edge::SandboxdLauncher::MAX_REQUEST,
+        EdgeId::VaultWitness => edge::VaultWitness::MAX_REQUEST,
         EdgeId::VaultAuditd | EdgeId::SandboxdAuditd | EdgeId::BrokerAuditd => edge::ToAuditd::MAX_REQUEST,
     }
 }

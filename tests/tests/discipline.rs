@@ -171,6 +171,25 @@ fn vault_gives_auditd_up_where_it_breaks_the_protocol_and_answers_nobody_without
 }
 
 #[test]
+fn vault_gives_the_witness_up_where_it_breaks_the_protocol_and_answers_nobody_until_it_saw_another() {
+    let vault = Sealed::start(Role::Vault);
+    vault.make_ready();
+    for (what, bytes, descriptor) in server_violations() {
+        let (auditd, null) = (vault.grant(EdgeId::VaultWitness), null());
+        let fds = if descriptor { vec![null.as_fd()] } else { Vec::new() };
+        auditd.0.send(&bytes, &fds).unwrap();
+        vault.assert_accused(EdgeId::VaultWitness, what);
+        assert_eq!(auditd.next(PATIENCE).unwrap().0, Kind::Request, "{what}: where the log stands");
+        auditd.assert_closed_unanswered(what);
+        let gateway = vault.grant(EdgeId::GatewayVault);
+        send(&gateway, EdgeId::GatewayVault, &honest(EdgeId::GatewayVault, 1), 0).unwrap();
+        assert_eq!(gateway.next(PATIENCE).unwrap(), (Kind::Refused, 1), "{what}");
+    }
+    vault.stand_in(EdgeId::VaultWitness);
+    vault.assert_alive();
+}
+
+#[test]
 fn launcher_runs_a_window_of_commands_and_ends_them_all_at_one_more() {
     let launcher = Sealed::start(Role::Launcher);
     launcher.make_ready();

@@ -1,5 +1,8 @@
 //! The Docker backend, with a real engine. The engine's socket comes by `MOLTBOT_TEST_DOCKER_SOCKET`.
 
+#[path = "../../sandboxd/tests/fake/mod.rs"]
+mod fake;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -95,6 +98,20 @@ in_both_layouts! {
         assert!(records.iter().any(|record| record["type"] == "intent" && record["backend"] == "docker"));
     }
 
+    fn engine_s_versions_stand_in_the_status_and_in_the_log(system: System, socket: &Path) {
+        let engine = system.status()["sandbox"]["engine"].clone();
+        assert_eq!(engine["versions"]["docker"], docker(socket, &["version", "--format", "{{.Server.Version}}"]), "{engine}");
+        let runc = engine["versions"]["runc"].as_str().unwrap();
+        let findings = engine["findings"].as_array().unwrap();
+        // No version of that branch has the fix.
+        let flagged = findings.iter().any(|finding| finding["id"] == "CVE-2025-31133");
+        assert!(!runc.starts_with("1.1.") || flagged, "{engine}");
+        let taken = wait_for("a record of the engine", || {
+            system.records("system-audit").into_iter().find(|record| record["event"] == "engine")
+        });
+        assert!(taken["detail"].as_str().unwrap().contains(runc), "{taken}");
+    }
+
     fn exit_status_and_both_outputs_arrive(system: System, _socket: &Path) {
         let answer = system.chat("/exec echo out; echo err >&2; exit 3");
         assert!(answer.contains("out") && answer.contains("err") && answer.contains("[exit 3"), "{answer}");
@@ -147,4 +164,30 @@ fn missing_engine_refuses_exec_where_only_docker_is_allowed() {
         records.iter().any(|record| record["type"] == "refused")
             && !records.iter().any(|record| record["type"] == "intent")
     );
+}
+
+/// Nothing runs in a container that is not the one that was asked for, and that one was made is an incident.
+#[test]
+fn engine_that_lies_is_an_incident_and_nothing_runs() {
+    if !is_root() {
+        return skip("not root");
+    }
+    let engine = fake::Engine::start(|request, answer| match answer {
+        fake::Answer::Json(200, mut found) if request == format!("GET /containers/{}/json", fake::ID) => {
+            found["HostConfig"]["Privileged"] = true.into();
+            fake::Answer::Json(200, found)
+        }
+        answer => answer,
+    });
+    let system = System::start(As::Root, &Sandbox::Docker(engine.socket.clone()));
+    let mut client = Client::logged_in(system.port(), &system.token());
+    let run = serde_json::json!({ "sessionKey": "main", "message": "/exec true", "idempotencyKey": "d1" });
+    let _ = client.call("chat.send", &run);
+    let incident = wait_for("the incident", || {
+        system.records("system-audit").into_iter().find(|record| record["type"] == "incident")
+    });
+    let violation = system.records("system-audit").into_iter().find(|record| record["event"] == "violation").unwrap();
+    assert_eq!(violation["role"], "sandboxd", "{violation}");
+    assert!(violation["detail"].as_str().unwrap().contains("Privileged"), "{violation} {incident}");
+    assert!(!engine.asked().iter().any(|request| request.ends_with("/start")), "{:?}", engine.asked());
 }

@@ -1,7 +1,7 @@
 //! Is this client who it says: lockout, comparison, store, record, answer, in this order.
 //!
-//! Address and token come from gateway and are hostile. A failure counts before it is answered and whether or not the log
-//! can be written; nobody is let in before the record of it is durable.
+//! Address and token come from gateway and are hostile. A failure counts before it is answered, in memory also where the
+//! log cannot be written; nobody is let in before the record of it is durable.
 
 use crate::audit::{AuditError, Log};
 use crate::lockout::Party;
@@ -38,11 +38,12 @@ pub enum AskError {
 pub fn recorded(log: &mut impl Log, record: Record, what: &str) -> Result<(), AskError> {
     log.append(record).map_err(|error| match error {
         AuditError::Violation(violation) => AskError::AuditdViolated(violation),
-        AuditError::Refused(_) | AuditError::Gone | AuditError::Silent => {
-            Refusal::new("audit.unwritable", &format!("{what} is refused, because it cannot be recorded: {error}"))
-                .into()
-        }
+        AuditError::Refused(_) | AuditError::Gone | AuditError::Silent => unrecorded(what, &error).into(),
     })
+}
+
+fn unrecorded(what: &str, error: &AuditError) -> Refusal {
+    Refusal::new("audit.unwritable", &format!("{what} is refused, because it cannot be recorded: {error}"))
 }
 
 /// Makes what was counted durable, or says why what it is of does not happen.
@@ -51,6 +52,8 @@ pub fn recorded(log: &mut impl Log, record: Record, what: &str) -> Result<(), As
 /// [`AskError`].
 pub fn stored(state: &mut State, what: &str) -> Result<(), AskError> {
     state.persist().map_err(|error| match error {
+        // In the words of `recorded`: whether there was something to store is nobody's to learn.
+        StoreError::Unrecorded(error) => unrecorded(what, &error).into(),
         StoreError::Unwritable(_) => Refusal::new("vault.unwritable", &format!("{what} is refused: {error}")).into(),
         other => AskError::Store(other),
     })

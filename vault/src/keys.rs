@@ -1,20 +1,21 @@
 //! `secrets.key`: 32 random bytes as hexadecimal text and a newline, mode 0400, of the vault's own uid.
 //!
 //! The file is refused where it is anything else: a key that others can read, or that somebody put there, is no key. It is
-//! not protected against root, nor against a copy of the disk.
+//! not protected against root, nor against a copy of the disk. Where a service manager keeps the key instead
+//! (`LoadCredential=`), its file is held to the same, and nothing here can replace it.
 
 use crate::entropy;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// The key's name in its directory.
 pub const NAME: &str = "secrets.key";
 /// Its name until the store that it seals is durable.
 pub const PENDING: &str = "secrets.key.new";
+/// What the service manager's file is called in errors.
+pub const CREDENTIAL: &str = "the credential secrets.key";
 const TEXT: usize = 65;
 
 /// The master key. No `Debug`, no `Clone`.
@@ -28,9 +29,20 @@ impl Master {
         &self.0
     }
 
-    #[cfg(test)]
+    /// Out of a key file's text.
+    #[must_use]
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        parse(text)
+    }
+
+    /// Of these bytes, of which the caller wipes its own copy.
     pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// Another of the same. By this name, so that no copy is made by accident.
+    pub(crate) const fn duplicate(&self) -> Self {
+        Self(self.0)
     }
 }
 
@@ -73,7 +85,21 @@ pub fn read(directory: BorrowedFd<'_>, name: &'static str) -> Result<Master, Key
         Err(Errno::NOENT) => return Err(KeyError::Missing(name)),
         Err(errno) => return Err(KeyError::Os { step: "open", errno }),
     };
-    let found = rustix::fs::fstat(&fd).map_err(os("fstat"))?;
+    let own = rustix::process::geteuid().as_raw();
+    read_file(&fd, name, &[own])
+}
+
+/// Reads the key out of the file that the service manager keeps it in.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn read_credential(fd: &OwnedFd) -> Result<Master, KeyError> {
+    // The manager is root, and gives the file to the unit's own user where it has one.
+    read_file(fd, CREDENTIAL, &[0, rustix::process::geteuid().as_raw()])
+}
+
+fn read_file(fd: &OwnedFd, name: &'static str, owners: &[u32]) -> Result<Master, KeyError> {
+    let found = rustix::fs::fstat(fd).map_err(os("fstat"))?;
     let wrong = |what: String| Err(KeyError::Wrong { name, what });
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
         return wrong("is not a regular file; put the key back from its backup".into());
@@ -84,26 +110,23 @@ pub fn read(directory: BorrowedFd<'_>, name: &'static str) -> Result<Master, Key
             "has mode {mode:04o} where 0400 is needed; others may have read it: check who, then chmod 0400"
         ));
     }
-    let own = rustix::process::geteuid().as_raw();
-    if found.st_uid != own {
+    if !owners.contains(&found.st_uid) {
+        let needed = owners.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
         return wrong(format!(
-            "belongs to uid {} where {own} is needed; check who put it there, then chown it",
+            "belongs to uid {} where {needed} is needed; check who put it there, then chown it",
             found.st_uid
         ));
     }
     // One byte more than a key has room, so that a longer file shows.
     let mut text = Zeroizing::new([0u8; TEXT + 1]);
-    let mut file = File::from(fd);
     let mut length = 0;
     while let Some(rest) = text.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
+        // Not from where an earlier vault stopped: broker hands the same open file to each.
+        match rustix::io::pread(fd, rest, u64::try_from(length).unwrap_or(u64::MAX)) {
             Ok(0) => break,
             Ok(count) => length += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-                return Err(KeyError::Os { step: "read", errno });
-            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(KeyError::Os { step: "read", errno }),
         }
     }
     text.get(..length).and_then(parse).map_or_else(
@@ -127,6 +150,18 @@ const fn digit(text: u8) -> Option<u8> {
         b'0'..=b'9' => Some(text - b'0'),
         b'a'..=b'f' => Some(text - b'a' + 10),
         _ => None,
+    }
+}
+
+/// True where there is anything of this name beneath `directory`.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn exists(directory: BorrowedFd<'_>, name: &'static str) -> Result<bool, KeyError> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(KeyError::Os { step: "stat", errno }),
     }
 }
 
@@ -185,7 +220,8 @@ pub fn discard_pending(directory: BorrowedFd<'_>) -> Result<(), KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::{AsFd as _, OwnedFd};
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
     use std::os::unix::fs::PermissionsExt;
 
     fn made() -> (tempfile::TempDir, OwnedFd, Master) {

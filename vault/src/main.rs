@@ -10,7 +10,8 @@ use proto::ids::Role;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use vault::state::State;
-use vault::{policy, serve};
+use vault::state::front::Opened;
+use vault::{locked, policy, serve};
 
 #[global_allocator]
 static HEAP: Heap = Heap;
@@ -28,9 +29,14 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
         .map_err(|errno| StartError::internal(format!("SIGXFSZ cannot be blocked: {errno}")))?;
     let keys = start.take(Resource::KeyDir)?;
     let store = start.take(Resource::VaultDir)?;
-    let state = State::open(&keys, store.try_clone().map_err(StartError::internal)?)?;
-    drop(keys);
+    let directory = store.try_clone().map_err(StartError::internal)?;
+    let credential = start.take_where_sent(Resource::MasterKey);
+    let opened = State::open_or_wait(&keys, directory, credential.as_ref())?;
+    drop((keys, credential));
     let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::VaultDir, store.as_fd())])?;
     drop(store);
-    serve::serve(&sealed, &control, state)
+    match opened {
+        Opened::State(state) => serve::serve(&sealed, &control, *state),
+        Opened::Locked(store) => locked::serve(&sealed, &control, store),
+    }
 }

@@ -8,6 +8,7 @@ use crate::audit::{Auditor, Log as _};
 use crate::auth::{self, AskError};
 use crate::lease::Leases;
 use crate::lend::{Desk, secret_record};
+use crate::locked::Handover;
 use crate::state::{GATEWAY_TOKEN, State, unix_now};
 use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
@@ -16,10 +17,14 @@ use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
 use proto::exit::Exit;
 use proto::topology::{EdgeId, Side};
-use proto::vault::{VaultReply, VaultRequest};
+use proto::vault::{VaultReply, VaultRequest, VaultVerb};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
+
+mod witnessed;
+
+use witnessed::Bar;
 
 /// Questions of one edge in one round, so that no edge keeps broker waiting.
 const TURN: usize = 16;
@@ -28,18 +33,33 @@ const TURN: usize = 16;
 ///
 /// # Errors
 /// [`StartError`], internal: the store's state on disk is not known, or the machine fails.
-pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, StartError> {
+pub fn serve(walls: &Sealed, control: &Control, state: State) -> Result<Exit, StartError> {
+    serve_on(walls, control, state, Handover::default())
+}
+
+/// As [`serve`], from what a vault was given that had to wait for its passphrase.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handover) -> Result<Exit, StartError> {
     let mut vault = Vault {
         state,
         leases: Leases::default(),
-        auditor: Auditor::default(),
-        ready: false,
-        frozen: None,
-        gateway: None,
-        egress: None,
+        auditor: given.auditor,
+        ready: given.ready,
+        logs: given.ready,
+        bar: Some(Bar::Unproven),
+        bar_told: false,
+        frozen: given.frozen,
+        gateway: given.gateway,
+        egress: given.egress,
     };
+    if let Some(witness) = given.witness {
+        vault.meet_witness(witness, control)?;
+    }
     loop {
-        let (gateway, egress) = vault.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
+        let (gateway, egress, witness) =
+            vault.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         loop {
             match control.recv() {
                 Ok((message, fds)) => {
@@ -58,10 +78,13 @@ pub fn serve(_walls: &Sealed, control: &Control, state: State) -> Result<Exit, S
         if egress {
             vault.turn_egress(control)?;
         }
+        if witness || vault.state.witness().has_view() {
+            vault.turn_witness(None, control)?;
+        }
     }
 }
 
-fn gone(error: &ChannelError) -> StartError {
+pub(crate) fn gone(error: &ChannelError) -> StartError {
     StartError::internal(format!("control channel: {error}"))
 }
 
@@ -70,6 +93,12 @@ struct Vault {
     leases: Leases,
     auditor: Auditor,
     ready: bool,
+    /// True once there was a log to write to.
+    logs: bool,
+    /// Why nothing is answered, while that is so.
+    bar: Option<Bar>,
+    /// True once the log has it.
+    bar_told: bool,
     /// Why nobody is let in and nothing is leased, while that is so.
     frozen: Option<String>,
     gateway: Option<Channel>,
@@ -77,17 +106,20 @@ struct Vault {
 }
 
 impl Vault {
-    /// Waits for a word of broker or a question; says who of gateway and egress has one.
-    fn wait(&self, control: &Control) -> Result<(bool, bool), Errno> {
+    /// Waits for a word of broker, a question or an answer; says who of gateway, egress and auditd has one.
+    fn wait(&mut self, control: &Control) -> Result<(bool, bool, bool), Errno> {
         let mut fds = vec![PollFd::new(control, PollFlags::IN)];
         fds.extend(self.gateway.iter().chain(&self.egress).map(|channel| PollFd::new(channel, PollFlags::IN)));
+        let witness = self.state.witness().fd();
+        fds.extend(witness.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
         let mut spoke = fds.iter().skip(1).map(|fd| !fd.revents().is_empty());
         let gateway = self.gateway.is_some() && spoke.next().unwrap_or(false);
-        Ok((gateway, spoke.next().unwrap_or(false)))
+        let egress = self.egress.is_some() && spoke.next().unwrap_or(false);
+        Ok((gateway, egress, spoke.next().unwrap_or(false)))
     }
 
     fn on_control(
@@ -143,12 +175,12 @@ impl Vault {
             }
             (EdgeId::VaultAuditd, Side::Client) => {
                 self.auditor.attach(channel);
+                self.logs = true;
                 self.record_making();
-                if !self.ready {
-                    self.ready = true;
-                    control.send(&FromRole::Ready).map_err(|error| gone(&error))?;
-                }
+                self.tell_of_bar();
+                self.become_ready(control)?;
             }
+            (EdgeId::VaultWitness, Side::Client) => self.meet_witness(channel, control)?,
             _ => return Err(wrong()),
         }
         Ok(())
@@ -190,6 +222,20 @@ impl Vault {
     }
 
     fn on_admin(&mut self, request: AdminRequest) -> Result<AdminReply, AskError> {
+        match (&self.bar, &request) {
+            (bar, AdminRequest::Standing) => {
+                let why = bar.as_ref().map(Bar::text).unwrap_or_default();
+                return Ok(AdminReply::Standing(BoundedStr::truncated(&why)));
+            }
+            (Some(Bar::RolledBack(what)), AdminRequest::Vault { uid, verb })
+                if matches!(**verb, VaultVerb::AcceptRollback) =>
+            {
+                let (uid, what) = (*uid, what.clone());
+                return self.accept_rollback(uid, &what).map(AdminReply::Vault);
+            }
+            (Some(bar), _) => return Err(bar.refusal().into()),
+            (None, _) => {}
+        }
         match request {
             AdminRequest::RevealGatewayToken { uid } => {
                 let record = secret_record(GATEWAY_TOKEN, "reveal", &format!("operator:{uid}"), true, "");
@@ -245,9 +291,10 @@ impl Vault {
                 Err(error) => return end(edge, &error, control),
             };
             let (id, request) = asked;
-            let outcome = match &self.frozen {
-                Some(why) => Err(Refusal::lockdown(why).into()),
-                None => handle(self, request),
+            let outcome = match (&self.frozen, &self.bar) {
+                (Some(why), _) => Err(Refusal::lockdown(why).into()),
+                (None, Some(bar)) => Err(bar.refusal_to_roles().into()),
+                (None, None) => handle(self, request),
             };
             let frame = match outcome {
                 Ok(reply) => reply_frame::<E>(id, &reply),
@@ -272,7 +319,7 @@ impl Vault {
 }
 
 /// Next question on a channel; nothing where the frame asks nothing.
-fn next<E: Edge>(channel: &Channel) -> Result<Option<(proto::ids::RequestId, E::Request)>, ChannelError> {
+pub(crate) fn next<E: Edge>(channel: &Channel) -> Result<Option<(proto::ids::RequestId, E::Request)>, ChannelError> {
     match decode_incoming::<E>(channel.recv(E::MAX_REQUEST, E::REQUEST_FDS)?)? {
         Incoming::Request { id, request, deadline: _, fds: _ } => Ok(Some((id, request))),
         // Questions are answered one after the other: by now it was, or it is next and its answer does no harm.
@@ -282,14 +329,14 @@ fn next<E: Edge>(channel: &Channel) -> Result<Option<(proto::ids::RequestId, E::
 }
 
 /// Gives an edge up; reports its peer where the peer is at fault.
-fn end(edge: EdgeId, error: &ChannelError, control: &Control) -> Result<Option<Channel>, StartError> {
+pub(crate) fn end(edge: EdgeId, error: &ChannelError, control: &Control) -> Result<Option<Channel>, StartError> {
     if error.is_violation() {
         control.send(&violated(edge, error)).map_err(|error| gone(&error))?;
     }
     Ok(None)
 }
 
-fn violated(edge: EdgeId, error: &ChannelError) -> FromRole {
+pub(crate) fn violated(edge: EdgeId, error: &ChannelError) -> FromRole {
     let cause = std::error::Error::source(error);
     let detail = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
     FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) }

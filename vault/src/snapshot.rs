@@ -13,6 +13,7 @@ use crate::envelope::{Keyring, Record, VaultId};
 use crate::keys::Master;
 use crate::lockout::Table;
 use crate::merkle::{self, Hash};
+use crate::witness::memory::Memory;
 use hmac::{Hmac, Mac as _};
 use rustix::io::Errno;
 use sha2::Sha256;
@@ -73,6 +74,8 @@ pub struct Contents {
     pub budgets: Budgets,
     /// The next start draws a new master key.
     pub renew: bool,
+    /// What the log was when it was last looked at.
+    pub memory: Memory,
 }
 
 /// A snapshot among those of its vault.
@@ -141,6 +144,24 @@ pub fn seal(master: &Master, place: &Place, contents: &Contents) -> Result<Vec<u
     Ok(file)
 }
 
+/// What a snapshot says of itself in clear: not to be believed before it was opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Label {
+    /// Which vault.
+    pub vault: VaultId,
+    /// One more for every replacement.
+    pub generation: u64,
+}
+
+/// Reads the label of a snapshot, if it is one.
+#[must_use]
+pub fn label(file: &[u8]) -> Option<Label> {
+    let mut header = Reader::new(file);
+    header.array::<8>().filter(|magic| *magic == MAGIC)?;
+    header.array::<16>()?;
+    Some(Label { vault: header.array()?, generation: header.number()? })
+}
+
 /// Opens a snapshot.
 ///
 /// # Errors
@@ -180,6 +201,7 @@ pub fn unseal(master: &Master, file: &[u8]) -> Result<(Place, Contents), Snapsho
 const LOCKOUTS: u8 = 1;
 const BUDGETS: u8 = 2;
 const RENEW: u8 = 3;
+const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
     let records: Vec<_> = contents.records.values().map(Record::encode).collect();
@@ -190,6 +212,7 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         (RENEW, &|into: &mut Writer| {
             into.byte(u8::from(contents.renew));
         }),
+        (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
         write(&mut section);
@@ -216,8 +239,14 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
     let previous = from.array().ok_or(SnapshotError::Inside("no root of the snapshot before"))?;
     let ring = Keyring::decode(&mut from, master, vault).ok_or(SnapshotError::Inside("the key ring does not open"))?;
     let records = decode_records(&mut from).ok_or(SnapshotError::Inside("the records are not in order"))?;
-    let mut contents =
-        Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default(), renew: false };
+    let mut contents = Contents {
+        ring,
+        records,
+        lockouts: Table::default(),
+        budgets: Budgets::default(),
+        renew: false,
+        memory: Memory::default(),
+    };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
     if !from.is_done() {
         return Err(SnapshotError::Inside("bytes follow the state"));
@@ -247,6 +276,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
         match number {
             LOCKOUTS => contents.lockouts = Table::decode(&mut section)?,
             BUDGETS => contents.budgets = Budgets::decode(&mut section)?,
+            MEMORY => contents.memory = Memory::decode(&mut section)?,
             RENEW => contents.renew = section.byte().filter(|byte| *byte <= 1)? == 1,
             _ => return None,
         }

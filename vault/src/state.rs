@@ -5,14 +5,20 @@ use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
 use crate::permit::Policy;
-use crate::snapshot::{self, Contents, Place, SnapshotError};
+use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
 use crate::token;
+use crate::witness::memory::Memory;
 use confine::startup::StartError;
+use front::Front;
 use proto::secret::Secret;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
+use witnessed::Bond;
+
+pub mod front;
+pub mod witnessed;
 
 /// Name of the gateway token in the store and in records.
 pub const GATEWAY_TOKEN: &str = "gateway.token";
@@ -27,6 +33,11 @@ pub struct State {
     pub newly_made: bool,
     /// True until the record of the master key's renewal is durable.
     pub renewed: bool,
+    /// True where the service manager keeps the master key: it cannot be renewed here.
+    kept_elsewhere: bool,
+    /// What the master key is made of, where a passphrase is a part of it.
+    front: Option<Front>,
+    bond: Bond,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -41,6 +52,9 @@ pub enum ChangeError {
     /// No secret has this name.
     #[error("there is no secret of this name")]
     NoSuchSecret,
+    /// Argon2 takes 64 MiB.
+    #[error("there is not the memory to take a passphrase")]
+    Memory,
     /// Its envelope.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
@@ -60,10 +74,14 @@ fn store_failed(error: &StoreError) -> StartError {
     let text = format!("vault/{error}");
     match error {
         StoreError::Snapshot(SnapshotError::Seal(_)) => StartError::internal(text),
-        StoreError::Missing | StoreError::Kind | StoreError::Snapshot(_) => {
+        StoreError::Missing | StoreError::Kind | StoreError::Lock(_) | StoreError::Snapshot(_) => {
             StartError::integrity(format!("{text}; put keys/ and vault/ back from the same backup"))
         }
-        StoreError::Unwritable(_) | StoreError::Durability { .. } | StoreError::Os(_) => StartError::internal(text),
+        StoreError::Unrecorded(_)
+        | StoreError::Unanswerable(_)
+        | StoreError::Unwritable(_)
+        | StoreError::Durability { .. }
+        | StoreError::Os(_) => StartError::internal(text),
     }
 }
 
@@ -107,7 +125,7 @@ impl State {
 
     fn open_store(directory: OwnedFd, master: Master) -> Result<Self, StartError> {
         let (place, contents) = store::read(directory.as_fd(), &master).map_err(|error| store_failed(&error))?;
-        Ok(Self { directory, master, place, contents, newly_made: false, renewed: false })
+        Ok(Self::with(directory, master, place, contents))
     }
 
     /// Opens the store of a key that has its name. One that followed it, and whose store is there already, takes its place;
@@ -116,7 +134,7 @@ impl State {
         let foreign = match store::read(directory.as_fd(), &master) {
             Ok((place, contents)) => {
                 keys::discard_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
-                let mut state = Self { directory, master, place, contents, newly_made: false, renewed: false };
+                let mut state = Self::with(directory, master, place, contents);
                 if state.contents.renew {
                     state.renew_master(keys)?;
                 }
@@ -128,7 +146,7 @@ impl State {
         let Ok(next) = keys::read(keys.as_fd(), keys::PENDING) else { return Err(foreign) };
         let Ok((place, contents)) = store::read(directory.as_fd(), &next) else { return Err(foreign) };
         keys::succeed(keys.as_fd()).map_err(|error| key_failed(&error))?;
-        Ok(Self { directory, master: next, place, contents, newly_made: false, renewed: true })
+        Ok(Self { renewed: true, ..Self::with(directory, next, place, contents) })
     }
 
     /// A new master key, and everything sealed anew under it: the key first, under its pending name; then the store; then
@@ -151,10 +169,18 @@ impl State {
     }
 
     fn make(keys: &OwnedFd, directory: OwnedFd) -> Result<Self, StartError> {
-        let random = |errno| StartError::internal(format!("getrandom: {errno}"));
-        let sealed = |error: EnvelopeError| StartError::internal(format!("vault/vault.db: {error}"));
         keys::discard_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
         let master = keys::make_pending(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        let mut state = Self::make_store(directory, master)?;
+        state.persist().map_err(|error| store_failed(&error))?;
+        keys::settle(keys.as_fd()).map_err(|error| key_failed(&error))?;
+        Ok(state)
+    }
+
+    /// A vault with a gateway token in it, that is not on disk yet.
+    fn make_store(directory: OwnedFd, master: Master) -> Result<Self, StartError> {
+        let random = |errno| StartError::internal(format!("getrandom: {errno}"));
+        let sealed = |error: EnvelopeError| StartError::internal(format!("vault/vault.db: {error}"));
         let mut vault = [0; 16];
         crate::entropy::fill(&mut vault).map_err(random)?;
         let mut ring = Keyring::make(&master, vault, unix_now()).map_err(sealed)?;
@@ -162,29 +188,31 @@ impl State {
         let value = token::draw().map_err(random)?;
         let record = Record::seal(&mut ring, GATEWAY_TOKEN, 1, unix_now(), &policy, &value).map_err(sealed)?;
         let records = BTreeMap::from([(GATEWAY_TOKEN.to_owned(), record)]);
-        let contents =
-            Contents { ring, records, lockouts: Table::default(), budgets: Budgets::default(), renew: false };
+        let contents = Contents {
+            ring,
+            records,
+            lockouts: Table::default(),
+            budgets: Budgets::default(),
+            renew: false,
+            memory: Memory::default(),
+        };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
-        let mut state = Self { directory, master, place, contents, newly_made: true, renewed: false };
-        state.persist().map_err(|error| store_failed(&error))?;
-        keys::settle(keys.as_fd()).map_err(|error| key_failed(&error))?;
-        Ok(state)
+        Ok(Self { newly_made: true, ..Self::with(directory, master, place, contents) })
     }
 
-    /// Writes everything to the store, durably.
-    ///
-    /// # Errors
-    /// [`StoreError`]; after [`StoreError::Durability`] the process must end.
-    pub fn persist(&mut self) -> Result<(), StoreError> {
-        let next = Place {
-            generation: self.place.generation.saturating_add(1),
-            root: self.contents.root(),
-            previous: self.place.root,
-            ..self.place
-        };
-        store::replace(self.directory.as_fd(), &snapshot::seal(&self.master, &next, &self.contents)?)?;
-        self.place = next;
-        Ok(())
+    fn with(directory: OwnedFd, master: Master, place: Place, contents: Contents) -> Self {
+        let (newly_made, renewed, kept_elsewhere) = (false, false, false);
+        Self {
+            directory,
+            master,
+            place,
+            contents,
+            newly_made,
+            renewed,
+            kept_elsewhere,
+            front: None,
+            bond: Bond::default(),
+        }
     }
 
     /// Seals `value` as the next version of `name`, under `policy` or the one that it has, and makes it durable. Where that

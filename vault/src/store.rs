@@ -4,7 +4,9 @@
 //! error of `fsync` ends the process: after it Linux counts the pages as clean, so asking again would lie (PostgreSQL has
 //! done the same since its version 12). What the bytes mean is `snapshot`'s subject.
 
+use crate::audit::AuditError;
 use crate::keys::Master;
+use crate::passphrase::{self, NoLock};
 use crate::snapshot::{self, Contents, Place, SnapshotError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -25,9 +27,19 @@ pub enum StoreError {
     /// It is no file.
     #[error("vault.db is not a regular file")]
     Kind,
+    /// A passphrase seals it, and its salt and costs are none.
+    #[error("vault.db: {0}")]
+    Lock(#[from] NoLock),
     /// Its bytes are not what was written, or cannot be made.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The log cannot be told, so nothing was changed.
+    #[error("vault.db was not changed, because that cannot be recorded: {0}")]
+    Unrecorded(AuditError),
+    /// The new store is in force, and the log cannot be told: the process must end, so that nobody is answered before the
+    /// next one has told it.
+    #[error("vault.db was changed, and that cannot be recorded: {0}")]
+    Unanswerable(AuditError),
     /// The old store stands; nothing was lost.
     #[error("vault.db cannot be written: {0}")]
     Unwritable(Errno),
@@ -49,6 +61,14 @@ pub enum StoreError {
 /// # Errors
 /// [`StoreError`].
 pub fn read(directory: BorrowedFd<'_>, master: &Master) -> Result<(Place, Contents), StoreError> {
+    Ok(snapshot::unseal(master, &load(directory)?)?)
+}
+
+/// The bytes of the store beneath `directory`.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn load(directory: BorrowedFd<'_>) -> Result<Vec<u8>, StoreError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = match rustix::fs::openat(directory, NAME, flags, Mode::empty()) {
         Ok(fd) => fd,
@@ -60,7 +80,7 @@ pub fn read(directory: BorrowedFd<'_>, master: &Master) -> Result<(Place, Conten
         return Err(StoreError::Kind);
     }
     let size = usize::try_from(found.st_size).unwrap_or(usize::MAX);
-    if size > snapshot::MAX {
+    if size > snapshot::MAX.saturating_add(passphrase::LENGTH) {
         return Err(SnapshotError::Length { found: size, says: snapshot::MAX }.into());
     }
     // Room for one byte more, so that a file which grows meanwhile shows.
@@ -68,7 +88,7 @@ pub fn read(directory: BorrowedFd<'_>, master: &Master) -> Result<(Place, Conten
     let most = u64::try_from(size).unwrap_or(u64::MAX).saturating_add(1);
     let read = File::from(fd).take(most).read_to_end(&mut bytes);
     read.map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
-    Ok(snapshot::unseal(master, &bytes)?)
+    Ok(bytes)
 }
 
 /// Puts `file` in the store's place, durably.
@@ -141,7 +161,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fd: OwnedFd = File::open(dir.path()).unwrap().into();
         let (master, ..) = sealed(1);
-        std::fs::write(dir.path().join(NAME), vec![0; snapshot::MAX + 1]).unwrap();
+        std::fs::write(dir.path().join(NAME), vec![0; snapshot::MAX + passphrase::LENGTH + 1]).unwrap();
         let refused = read(fd.as_fd(), &master);
         assert!(matches!(refused, Err(StoreError::Snapshot(SnapshotError::Length { .. }))));
         std::fs::remove_file(dir.path().join(NAME)).unwrap();

@@ -7,6 +7,7 @@ use crate::audit::Log;
 use crate::auth::{AskError, recorded};
 use crate::envelope::{EnvelopeError, MAX_NAME, is_name};
 use crate::lend::{Desk, secret_record};
+use crate::passphrase::SHORTEST;
 use crate::permit::Policy;
 use crate::snapshot::SnapshotError;
 use crate::state::{ChangeError, GATEWAY_TOKEN, unix_now};
@@ -27,9 +28,11 @@ fn refuse(rule: &str, message: &str) -> AskError {
 
 fn changed(error: ChangeError) -> AskError {
     match error {
+        ChangeError::Memory => refuse("vault.memory", &error.to_string()),
         ChangeError::NoSuchSecret => refuse("vault.no_such_secret", "there is no secret of this name"),
         ChangeError::Envelope(EnvelopeError::Name) => refuse("vault.name", &EnvelopeError::Name.to_string()),
         ChangeError::Envelope(error) => refuse("vault.envelope", &error.to_string()),
+        ChangeError::Store(error @ StoreError::Unrecorded(_)) => refuse("audit.unwritable", &error.to_string()),
         ChangeError::Store(error @ StoreError::Unwritable(_)) => refuse("vault.unwritable", &error.to_string()),
         ChangeError::Store(StoreError::Snapshot(error @ SnapshotError::Full(_))) => {
             refuse("vault.full", &error.to_string())
@@ -51,6 +54,11 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::RevokeLeases
         | VaultVerb::RotateKeys
         | VaultVerb::RenewMaster
+        | VaultVerb::AcceptRollback
+        | VaultVerb::Unlock { .. }
+        | VaultVerb::SetPassphrase { .. }
+        | VaultVerb::RemovePassphrase
+        | VaultVerb::RecordBackup { .. }
         | VaultVerb::ForgetLockouts => "",
     }
 }
@@ -111,10 +119,33 @@ impl<L: Log> Desk<'_, L> {
                     (_, record) => Ok(format!("version {}", record.map_or(0, |record| record.version()) + 1)),
                 }
             }
+            VaultVerb::RenewMaster if self.state.is_key_kept_elsewhere() => Err(refuse(
+                "vault.kept_elsewhere",
+                "the service manager keeps the master key: only it can replace it; `moltbot vault rotate` renews the rest",
+            )),
+            VaultVerb::RenewMaster if self.state.has_passphrase() => Err(refuse(
+                "vault.passphrase",
+                "a passphrase is part of the master key; `moltbot vault passphrase remove` first, and set it anew after",
+            )),
+            VaultVerb::RecordBackup { to } => Ok(to.to_string()),
+            VaultVerb::Unlock { .. } => Err(refuse("vault.not_locked", "the vault is not locked")),
+            VaultVerb::SetPassphrase { passphrase } if passphrase.expose().len() < SHORTEST => Err(refuse(
+                "vault.short",
+                &format!("a passphrase has at least {SHORTEST} bytes; more and not to be guessed"),
+            )),
+            VaultVerb::RemovePassphrase if !self.state.has_passphrase() => {
+                Err(refuse("vault.no_passphrase", "there is no passphrase to remove"))
+            }
+            VaultVerb::AcceptRollback => Err(refuse(
+                "vault.not_rolled_back",
+                "neither the store nor the log was put back: there is nothing to accept",
+            )),
             VaultVerb::ListSecrets { .. }
             | VaultVerb::RevokeLeases
             | VaultVerb::RotateKeys
             | VaultVerb::RenewMaster
+            | VaultVerb::SetPassphrase { .. }
+            | VaultVerb::RemovePassphrase
             | VaultVerb::ForgetLockouts => Ok(String::new()),
             _ if record.is_none() => Err(changed(ChangeError::NoSuchSecret)),
             VaultVerb::RemoveSecret { .. } | VaultVerb::SetPolicy { .. } if name == GATEWAY_TOKEN => {
@@ -183,6 +214,17 @@ impl<L: Log> Desk<'_, L> {
                 let version = self.state.record(&name).map_or(0, crate::envelope::Record::version);
                 self.leases.approve(&name, version);
                 Ok(VaultAnswer::Done(1))
+            }
+            // Refused before it comes here, and carried out by the loop where there is something to accept.
+            VaultVerb::AcceptRollback | VaultVerb::Unlock { .. } => Ok(VaultAnswer::Done(0)),
+            VaultVerb::RecordBackup { .. } => Ok(VaultAnswer::Done(self.state.generation())),
+            VaultVerb::SetPassphrase { passphrase } => {
+                self.state.set_passphrase(Some(&passphrase)).map_err(changed)?;
+                Ok(VaultAnswer::Done(self.state.generation()))
+            }
+            VaultVerb::RemovePassphrase => {
+                self.state.set_passphrase(None).map_err(changed)?;
+                Ok(VaultAnswer::Done(self.state.generation()))
             }
             VaultVerb::RevokeLeases => self.end_leases("operator").map(VaultAnswer::Done),
             VaultVerb::RotateKeys => {

@@ -30,10 +30,13 @@ fn has_python() -> bool {
     found
 }
 
+/// Used where one seals the store. On a command line only here, where it protects nothing.
+const PASSPHRASE: &str = "correct horse";
+
 fn read(state: &Path) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/read_vault.py");
     let (key, store) = (state.join("keys/secrets.key"), state.join("vault/vault.db"));
-    Command::new("python3").arg(script).args([key, store]).output().unwrap()
+    Command::new("python3").arg(script).args([key, store]).arg(PASSPHRASE).output().unwrap()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -91,5 +94,26 @@ fn reader_in_another_language_refuses_what_was_altered() {
             "{at}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+    }
+}
+
+#[test]
+fn reader_in_another_language_opens_a_store_that_a_passphrase_seals_with_that_one_alone() {
+    if !has_python() {
+        return;
+    }
+    let has_argon2 = "from cryptography.hazmat.primitives.kdf.argon2 import Argon2id";
+    if !Command::new("python3").args(["-c", has_argon2]).output().unwrap().status.success() {
+        return eprintln!("SKIPPED: this python3's cryptography has no Argon2id (it is in 44 and later)");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let value = Secret::new(b"behind it".to_vec()).unwrap();
+    state.put("name", &value, None, 9).unwrap();
+    for (passphrase, opens) in [(PASSPHRASE, true), ("another one", false)] {
+        state.set_passphrase(Some(&Secret::new(passphrase.as_bytes().to_vec()).unwrap())).unwrap();
+        let output = read(dir.path());
+        assert_eq!(output.status.success(), opens, "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8(output.stdout).unwrap().contains(&hex(b"behind it")), opens);
     }
 }

@@ -120,3 +120,123 @@ fn new_file_is_begun_by_age_and_by_size() {
     assert!(offline::find(dir.path(), Stream::Command).unwrap().len() >= 2);
     assert_eq!(epochs(dir.path()), [0, 0, 0, 0]);
 }
+
+/// The vault's side of a look: what it knows of a stream.
+fn known(stream: Stream, size: u64) -> proto::witness::Known {
+    proto::witness::Known { stream, size }
+}
+
+#[test]
+fn every_earlier_tree_is_proved_to_be_the_beginning_over_rotations_and_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { file_bytes: 4_096, ..Limits::default() };
+    let mut open = journal(dir.path(), limits).unwrap();
+    let mut seen = Vec::new();
+    for round in 0..40 {
+        put(&mut open);
+        if round % 7 == 0 {
+            open = journal(dir.path(), limits).unwrap();
+        }
+        let at = open.streams[0].position();
+        seen.push((at.head.size, at.tree.root()));
+    }
+    assert!(open.streams[0].file_first() > 0, "the log went on in other files");
+    // Forwards, as the vault asks, and backwards, which finds nothing that was kept.
+    for (old, root) in seen.iter().chain(seen.iter().rev()) {
+        let (_, heads) = open.look(&[known(Stream::Auth, *old)], false).unwrap();
+        let head = heads.iter().find(|head| head.stream == Stream::Auth).unwrap();
+        assert!(crate::tree::extends(root, *old, &head.root, head.size, &head.proof), "{old}");
+    }
+    let (_, heads) = open.look(&[known(Stream::Auth, 1_000)], true).unwrap();
+    let head = heads.iter().find(|head| head.stream == Stream::Auth).unwrap();
+    assert!(head.size < 1_000 && head.proof.is_empty(), "what is not there is not proved");
+}
+
+#[test]
+fn what_the_log_says_of_the_store_is_found_again_and_carried_into_each_new_file() {
+    use proto::witness::{Commitment, StoreStep};
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { file_bytes: 4_096, ..Limits::default() };
+    let mut open = journal(dir.path(), limits).unwrap();
+    let state = |generation| Commitment { generation, root: [7; 32] };
+    open.look(&[], false).unwrap();
+    open.meet(crate::cosign::tests::cosigner().verifying_key().as_bytes()).unwrap();
+    open.store(Source::OWN, StoreStep::Committed, state(4)).unwrap();
+    open.store(Source::OWN, StoreStep::Intended, state(5)).unwrap();
+    let found = |open: &mut Journal| open.look(&[], false).unwrap().0;
+    let mut open = journal(dir.path(), limits).unwrap();
+    assert_eq!((found(&mut open).committed, found(&mut open).intended), (Some(state(4)), Some(state(5))));
+    open.store(Source::OWN, StoreStep::Committed, state(5)).unwrap();
+    let secret = crate::record::tests::secret("lease");
+    for _ in 0..40 {
+        open.append(Stream::Secret, &[(Source::OWN, &secret)]).unwrap();
+        open.tick().unwrap();
+    }
+    let newest = open.streams[2].file_name().to_owned();
+    let text = std::fs::read_to_string(dir.path().join(newest)).unwrap();
+    assert!(text.contains("\"store-committed\"") && text.contains("\"cosigner\""), "{text}");
+    let mut open = journal(dir.path(), limits).unwrap();
+    let found = found(&mut open);
+    assert_eq!((found.committed, found.intended, found.cosigner.is_some()), (Some(state(5)), None, true));
+}
+
+#[test]
+fn cosignature_stands_under_its_checkpoint_though_later_ones_came_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut open = journal(dir.path(), Limits::default()).unwrap();
+    put(&mut open);
+    let key = crate::cosign::tests::cosigner().verifying_key().to_bytes();
+    let (_, heads) = open.look(&[], false).unwrap();
+    let head = heads.iter().find(|head| head.stream == Stream::Auth).unwrap().clone();
+    put(&mut open);
+    open.checkpoint().unwrap();
+    let text =
+        crate::note::Checkpoint { origin: head.origin.to_string(), size: head.size, root: head.root }.to_string();
+    let good = crate::cosign::tests::cosign(&text, Stream::Auth, head.size, 9);
+    let forged = proto::witness::Cosignature { time: 10, ..good };
+    assert!(!open.take_cosignature(&key, &forged) && open.heads()[0].cosigned == 0);
+    assert!(open.take_cosignature(&key, &good));
+    assert_eq!(open.heads()[0].cosigned, head.size);
+    open.close().unwrap();
+    let cosigner = Some(crate::cosign::CosignerKey::new(&open.ring.cosigner(), &key).unwrap());
+    let files = offline::find(dir.path(), Stream::Auth).unwrap();
+    let expected = Expected { cosigner, ..Expected::default() };
+    assert_eq!(offline::verify(&files, Stream::Auth, &expected, |_, _| {}).unwrap().cosigned, head.size);
+    // A line that says that it is the vault's, and is not.
+    let path = dir.path().join("auth-audit.checkpoints");
+    let line = offline::newest_checkpoint(&files).unwrap().unwrap();
+    let (forger, mut note) = (expected.cosigner.as_ref().unwrap(), line);
+    note.push(forger.line(&forged));
+    let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+    std::io::Write::write_all(&mut file, format!("{note}\n").as_bytes()).unwrap();
+    let refused = offline::verify(&files, Stream::Auth, &expected, |_, _| {}).unwrap_err();
+    assert!(refused.to_string().contains("checkpoint"), "{refused}");
+}
+
+#[test]
+fn file_that_last_says_where_the_store_stands_is_not_pruned_and_one_whose_word_was_carried_on_is() {
+    use crate::prune::{Keep, plan};
+    use proto::witness::{Commitment, StoreStep};
+    let dir = tempfile::tempdir().unwrap();
+    let mut open = journal(dir.path(), Limits { file_bytes: 4_096, ..Limits::default() }).unwrap();
+    let secret = crate::record::tests::secret("lease");
+    let write = |open: &mut Journal| {
+        for _ in 0..40 {
+            open.append(Stream::Secret, &[(Source::OWN, &secret)]).unwrap();
+            open.tick().unwrap();
+        }
+        open.checkpoint().unwrap();
+    };
+    let keep = Keep { files: Some(1), age: None };
+    let may_go = || plan(dir.path(), Stream::Secret, &keep, Duration::ZERO).unwrap().map(|plan| plan.files.len());
+    write(&mut open);
+    assert!(offline::find(dir.path(), Stream::Secret).unwrap().len() > 3);
+    assert_eq!(may_go(), None);
+    // The vault comes to know the log, and from then on each new file says it again.
+    open.look(&[], false).unwrap();
+    open.meet(crate::cosign::tests::cosigner().verifying_key().as_bytes()).unwrap();
+    open.store(Source::OWN, StoreStep::Committed, Commitment { generation: 4, root: [7; 32] }).unwrap();
+    write(&mut open);
+    let files = offline::find(dir.path(), Stream::Secret).unwrap().len();
+    assert!(may_go().is_some_and(|count| count + 2 >= files), "{:?} of {files}", may_go());
+}

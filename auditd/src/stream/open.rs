@@ -77,6 +77,10 @@ impl LogStream {
             begun,
             latest: None,
             noted_ns: 0,
+            noted: None,
+            offered: None,
+            cosigned: 0,
+            mark: None,
         })
     }
 }

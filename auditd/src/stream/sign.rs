@@ -113,6 +113,8 @@ impl LogStream {
             let old = std::mem::replace(&mut self.file, file);
             self.closed.push(Closed { name: old.name().to_owned(), bytes: old.bytes() });
             self.notes = notes;
+            // What is cosigned from here on belongs beside the new file.
+            (self.noted, self.offered) = (None, None);
             self.fresh = true;
         }
         let key = self.at.key.clone().ok_or_else(|| self.key("has no key"))?;
@@ -166,14 +168,16 @@ impl LogStream {
         let Some(epoch) = self.at.key.as_ref().map(|key| key.epoch) else { return Ok(()) };
         let Head { size, .. } = self.at.head;
         let note = pen.ring.sign(self.stream, epoch, size, self.at.tree.root());
-        self.notes.append(&note.map_err(|_| self.key("auditd does not hold its signing key"))?)?;
+        let note = note.map_err(|_| self.key("auditd does not hold its signing key"))?;
+        self.notes.append(&note)?;
         self.at.signed = size;
         self.tiles.flush();
+        self.noted = Some((size, note));
         Ok(())
     }
 
     /// Writes down what is torn in the file of checkpoints, before another one is appended to it.
-    fn account(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
+    pub(super) fn account(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
         let torn = self.notes.torn().map_err(|error| AppendError::Unwritable {
             step: "pread",
             errno: error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error),

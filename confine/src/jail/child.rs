@@ -243,7 +243,7 @@ fn become_shell(prepared: &Prepared<'_>) -> Result<Never, Failure> {
 /// No capability in any set, none to be had again, and no privilege from set-uid files.
 fn drop_rights(tier: Tier) -> Result<(), Failure> {
     privileges::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(priv_step(Step::Capabilities))?;
-    let bounding = privileges::drop_bounding().map_err(priv_step(Step::Capabilities));
+    let bounding = privileges::drop_bounding(u64::MAX).map_err(priv_step(Step::Capabilities));
     // Without a user namespace this takes CAP_SETPCAP, which the launcher has not: there is nothing in its permitted set,
     // and no-new-privileges keeps it so.
     if matches!(tier, Tier::N1) {

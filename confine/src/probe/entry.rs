@@ -11,7 +11,7 @@ pub(super) static PROBES: &[Probe] = &[
     #[cfg(target_arch = "x86_64")]
     Probe::new("x32_getpid", x32).lacking(&[(libc::ENOSYS, "kernel without the x32 ABI")]),
     #[cfg(target_arch = "x86_64")]
-    Probe::new("int80_getpid", int80).lacking(&[(libc::ENOSYS, "kernel without 32-bit emulation")]),
+    Probe::new("int80_getpid", int80).nobody().lacking(&[(libc::ENOSYS, "kernel without 32-bit emulation")]),
     Probe::new("unknown_call", unknown).except(UNKNOWN),
 ];
 

@@ -79,7 +79,7 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("chdir_root", |_| attempt(libc::SYS_chdir, words![c"/"], &[])).except(LAUNCHES),
     Probe::new("inotify_watch", |_| watch()).except(LAUNCHES).lacking(&[(libc::ENOSYS, "kernel without inotify")]),
     Probe::new("name_to_handle", |_| name_to_handle()).lacking(NO_HANDLES),
-    Probe::new("open_by_handle", |_| open_by_handle()).lacking(NO_HANDLES),
+    Probe::new("open_by_handle", |_| open_by_handle()).nobody().lacking(NO_HANDLES),
     Probe::new("splice", |_| attempt(libc::SYS_splice, words![-1, 0, -1, 0, 1, 0], &[libc::EBADF])).except(LAUNCHES),
     Probe::new("sendfile", |_| attempt(libc::SYS_sendfile, words![-1, -1, 0, 1], &[libc::EBADF])).except(LAUNCHES),
     Probe::new("copy_file_range", |_| attempt(libc::SYS_copy_file_range, words![-1, 0, -1, 0, 1, 0], &[libc::EBADF]))

@@ -15,7 +15,7 @@ pub(super) static PROBES: &[Probe] = &[
         .lacking(&[(libc::ENOSYS, "kernel without io_uring"), (libc::EPERM, "io_uring is switched off")]),
     Probe::new("io_uring_enter", |_| attempt(libc::SYS_io_uring_enter, words![-1, 0, 0, 0, 0, 0], &[libc::EBADF]))
         .lacking(&[(libc::ENOSYS, "kernel without io_uring")]),
-    Probe::new("bpf_map", |_| bpf()).lacking(&[(libc::ENOSYS, "kernel without bpf")]),
+    Probe::new("bpf_map", |_| bpf()).nobody().lacking(&[(libc::ENOSYS, "kernel without bpf")]),
     Probe::new("perf_event_open", |_| perf())
         .lacking(&[(libc::ENOSYS, "kernel without perf"), (libc::ENOENT, "no such counter")]),
     Probe::new("keyctl", |_| attempt(libc::SYS_keyctl, words![0, -2, 1], &[])).lacking(NO_KEYS),
@@ -35,18 +35,23 @@ pub(super) static PROBES: &[Probe] = &[
     }),
     Probe::new("move_mount", |_| attempt(libc::SYS_move_mount, words![-1, c"", -1, c"", 0x4 | 0x40], &[libc::EBADF])),
     Probe::new("chroot", |_| attempt(libc::SYS_chroot, words![c"/"], &[])),
-    Probe::new("reboot", |_| attempt(libc::SYS_reboot, words![0, 0, 0, 0], &[libc::EINVAL])),
+    Probe::new("reboot", |_| attempt(libc::SYS_reboot, words![0, 0, 0, 0], &[libc::EINVAL])).nobody(),
     Probe::new("kexec_load", |_| attempt(libc::SYS_kexec_load, words![0, 17, 0, 0], &[libc::EINVAL]))
+        .nobody()
         .lacking(&[(libc::ENOSYS, "kernel without kexec"), (libc::EPERM, "kexec is switched off")]),
     Probe::new("init_module", |_| attempt(libc::SYS_init_module, words![0, 0, c""], &[libc::ENOEXEC, libc::EFAULT]))
+        .nobody()
         .lacking(NO_MODULES),
     Probe::new("finit_module", |_| attempt(libc::SYS_finit_module, words![-1, c"", 0], &[libc::EBADF]))
+        .nobody()
         .lacking(NO_MODULES),
     Probe::new("delete_module", |_| attempt(libc::SYS_delete_module, words![c"moltbot_probe", 0], &[libc::ENOENT]))
+        .nobody()
         .lacking(NO_MODULES),
-    Probe::new("swapon", |_| attempt(libc::SYS_swapon, words![NOWHERE, 0], &[libc::ENOENT])).lacking(NO_SWAP),
+    Probe::new("swapon", |_| attempt(libc::SYS_swapon, words![NOWHERE, 0], &[libc::ENOENT])).nobody().lacking(NO_SWAP),
     Probe::new("swapoff", |_| attempt(libc::SYS_swapoff, words![NOWHERE], &[libc::ENOENT])).lacking(NO_SWAP),
     Probe::new("acct", |_| attempt(libc::SYS_acct, words![NOWHERE], &[libc::ENOENT]))
+        .nobody()
         .lacking(&[(libc::ENOSYS, "kernel without accounting")]),
     Probe::new("settimeofday", |_| attempt(libc::SYS_settimeofday, words![0, 0], &[])),
     Probe::new("clock_settime", |_| attempt(libc::SYS_clock_settime, words![0, 0], &[libc::EFAULT])),

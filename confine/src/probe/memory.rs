@@ -22,6 +22,7 @@ pub(super) static PROBES: &[Probe] = &[
         .lacking(&[(libc::ENOSYS, "kernel without secret memory")]),
     Probe::new("shmget", |_| attempt(libc::SYS_shmget, words![0x6d6f_6c74, 4096, 0], &[libc::ENOENT])).except(LAUNCHES),
     Probe::new("userfaultfd", |_| attempt(libc::SYS_userfaultfd, words![libc::O_CLOEXEC | 1], &[]))
+        .nobody()
         .lacking(&[(libc::ENOSYS, "kernel without userfaultfd")]),
     Probe::new("remap_file_pages", |_| attempt(libc::SYS_remap_file_pages, words![0, 0, 0, 0, 0], &[libc::EINVAL]))
         .except(LAUNCHES),

@@ -35,7 +35,7 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("ptrace_sibling", |world| ptrace(world.targets.sibling)),
     Probe::new("process_vm_readv_broker", |world| vm(libc::SYS_process_vm_readv, world.targets.broker)),
     Probe::new("process_vm_readv_sibling", |world| vm(libc::SYS_process_vm_readv, world.targets.sibling)),
-    Probe::new("process_vm_writev_broker", |world| vm(libc::SYS_process_vm_writev, world.targets.broker)),
+    Probe::new("process_vm_writev_broker", |world| vm(libc::SYS_process_vm_writev, world.targets.broker)).nobody(),
     Probe::new("pidfd_open_broker", |world| pidfd(world.targets.broker, |_| Outcome::Allowed)).except(HANDLES),
     Probe::new("pidfd_getfd_broker", |world| pidfd(world.targets.broker, getfd)),
     Probe::new("pidfd_getfd_sibling", |world| pidfd(world.targets.sibling, getfd)),

@@ -20,7 +20,25 @@ fn begin_spawns_six_roles_and_not_the_launcher() {
     let spawned = table.on(0, 0, Event::Begin);
     assert_eq!(spawned.len(), 6);
     assert!(!spawned.contains(&Action::Spawn(Role::Launcher, Epoch(1))));
-    assert!(table.on(0, 0, Event::LauncherWanted).contains(&Action::Spawn(Role::Launcher, Epoch(1))));
+}
+
+#[test]
+fn wanted_launcher_starts_once_and_after_all_whom_a_start_waits_for() {
+    let launcher = Action::Spawn(Role::Launcher, Epoch(1));
+    let (mut table, before) = running();
+    assert!(!before.contains(&launcher));
+    assert!(table.on(2, 0, Event::LauncherWanted).contains(&launcher));
+    assert!(table.on(3, 0, Event::LauncherWanted).is_empty());
+    let mut table = Supervisor::default();
+    table.on(0, 0, Event::Begin);
+    assert!(!table.on(0, 0, Event::LauncherWanted).contains(&launcher));
+    let mut started = Vec::new();
+    for role in CHILDREN.into_iter().filter(|role| *role != Role::Launcher) {
+        assert!(!started.contains(&launcher));
+        started.extend(table.on(1, 0, Event::Attested(role, Epoch(1))));
+        started.extend(table.on(1, 0, Event::Ready(role, Epoch(1))));
+    }
+    assert!(started.contains(&launcher));
 }
 
 #[test]
@@ -32,6 +50,9 @@ fn edge_is_wired_only_when_its_client_is_attested_and_its_server_is_ready() {
     let wired = table.on(2, 0, Event::Ready(Role::Auditd, Epoch(1)));
     assert!(wired.contains(&Action::Wire(EdgeId::VaultAuditd)) && wired.contains(&Action::Wire(EdgeId::BrokerAuditd)));
     assert!(!wired.contains(&Action::Wire(EdgeId::SandboxdAuditd)));
+    // The vault looks at a log before it has a way to write to it.
+    let at = |edge| wired.iter().position(|action| *action == Action::Wire(edge));
+    assert!(at(EdgeId::VaultWitness) < at(EdgeId::VaultAuditd));
 }
 
 #[test]

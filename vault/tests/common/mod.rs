@@ -11,14 +11,19 @@ use proto::audit::{AuditRequest, Receipt, Record};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
-use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd, VaultWitness};
 use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
 use proto::secret::Secret;
 use proto::topology::{EdgeId, Side, role};
 use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
 use proto::wire::{self, Header, Kind};
+use proto::witness::{Commitment, StoreStep, WitnessReply, WitnessRequest};
+use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -31,12 +36,30 @@ pub struct Broker {
 
 impl Broker {
     pub fn start(state: &std::path::Path) -> Self {
+        Self::start_with(state, None)
+    }
+
+    /// As [`Broker::start`], with the file that a service manager keeps the master key in.
+    pub fn start_with(state: &std::path::Path, key: Option<&std::path::Path>) -> Self {
+        Self::start_saying(state, key, Stdio::inherit())
+    }
+
+    /// How a vault ends that does not come to serve: its status, and what it says.
+    pub fn fails(state: &std::path::Path) -> (Option<i32>, String) {
+        let mut broker = Self::start_saying(state, None, Stdio::piped());
+        let mut said = String::new();
+        broker.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (broker.child.wait().unwrap().code(), said)
+    }
+
+    fn start_saying(state: &std::path::Path, key: Option<&std::path::Path>, stderr: Stdio) -> Self {
         let (control, theirs) = Channel::pair().unwrap();
         // The shell puts the channel where broker would, and nothing else.
         let child = Command::new("sh")
             .args(["-c", "exec \"$0\" 3<&0 0<&- 1>&-", env!("CARGO_BIN_EXE_moltbot-vault")])
             .env_clear()
             .stdin(Stdio::from(theirs.into_fd()))
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let broker = Self { control, child };
@@ -46,17 +69,27 @@ impl Broker {
             std::fs::create_dir_all(&path).unwrap();
             OwnedFd::from(std::fs::File::open(path).unwrap())
         });
-        let resources = BoundedVec::new(vec![Resource::KeyDir, Resource::VaultDir]).unwrap();
-        broker.say(
-            &ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources },
-            &[fds[0].as_fd(), fds[1].as_fd()],
-        );
+        let key = key.map(|path| OwnedFd::from(std::fs::File::open(path).unwrap()));
+        let mut kinds = vec![Resource::KeyDir, Resource::VaultDir];
+        kinds.extend(key.iter().map(|_| Resource::MasterKey));
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().chain(&key).map(AsFd::as_fd).collect();
+        let resources = BoundedVec::new(kinds).unwrap();
+        broker.say(&ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources }, &fds);
         broker
     }
 
     /// Also plays auditd, which refuses where `writable` is false; the records come out of the receiver.
     pub fn ready(state: &std::path::Path, writable: bool) -> (Self, Receiver<Record>) {
-        let broker = Self::start(state);
+        Self::ready_with(state, writable, usize::MAX)
+    }
+
+    /// As [`Broker::ready`], with a log that takes no more than `steps` words about the store.
+    pub fn ready_with(state: &std::path::Path, writable: bool, steps: usize) -> (Self, Receiver<Record>) {
+        Self::go_on(Self::start(state), state, writable, steps)
+    }
+
+    /// Brings a vault that was started to serve.
+    pub fn go_on(broker: Self, state: &std::path::Path, writable: bool, steps: usize) -> (Self, Receiver<Record>) {
         let FromRole::Confined(walls) = broker.hear() else { panic!("confined") };
         assert!(walls.landlock_abi >= 2 && walls.seccomp_rules > 0);
         broker.say(&ToRole::Attested, &[]);
@@ -75,6 +108,7 @@ impl Broker {
                 ours.send(&frame.unwrap(), &[]).unwrap();
             }
         });
+        broker.grant(EdgeId::VaultWitness, Side::Client, &witness(state, steps));
         broker.grant(EdgeId::VaultAuditd, Side::Client, &theirs);
         let FromRole::Ready = broker.hear() else { panic!("ready") };
         (broker, records)
@@ -109,6 +143,11 @@ impl Broker {
         client
     }
 
+    /// A verb of the operator of uid 1000, whose answer is not waited for.
+    pub fn tell_verb(&self, verb: VaultVerb) {
+        self.say(&ToRole::Admin(5, AdminRequest::Vault { uid: 1000, verb: Box::new(verb) }), &[]);
+    }
+
     /// A verb of the operator of uid 1000.
     pub fn verb(&self, verb: VaultVerb) -> Result<VaultAnswer, Refusal> {
         self.say(&ToRole::Admin(5, AdminRequest::Vault { uid: 1000, verb: Box::new(verb) }), &[]);
@@ -139,6 +178,66 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What each store's log says of it, for as long as the tests run.
+static LOGS: Mutex<BTreeMap<PathBuf, Commitments>> = Mutex::new(BTreeMap::new());
+
+#[derive(Clone, Copy, Default)]
+pub struct Commitments {
+    pub committed: Option<Commitment>,
+    pub intended: Option<Commitment>,
+}
+
+/// What the log of this store says of it.
+pub fn logged(state: &Path) -> Commitments {
+    LOGS.lock().unwrap().get(state).copied().unwrap_or_default()
+}
+
+/// Puts another log in its place.
+pub fn put_log_back(state: &Path, log: Commitments) {
+    LOGS.lock().unwrap().insert(state.to_owned(), log);
+}
+
+/// The vault's end of an edge to an auditd whose log has no lines, and which writes down what it is told.
+fn witness(state: &Path, mut steps: usize) -> Channel {
+    let (ours, theirs) = Channel::pair().unwrap();
+    let state = state.to_owned();
+    std::thread::spawn(move || {
+        while let Ok(packet) = ours.recv_by(VaultWitness::MAX_REQUEST, 0, Instant::now() + PATIENCE) {
+            let Ok(Incoming::Request { id, request, .. }) = decode_incoming::<VaultWitness>(packet) else { return };
+            let reply = {
+                let mut logs = LOGS.lock().unwrap();
+                let log = logs.entry(state.clone()).or_default();
+                match request {
+                    WitnessRequest::Look { wait: true, .. } => continue,
+                    WitnessRequest::Look { .. } => {
+                        let Commitments { committed, intended } = *log;
+                        WitnessReply::Seen { committed, intended, heads: BoundedVec::default() }
+                    }
+                    WitnessRequest::Store(..) if steps == 0 => {
+                        let refusal = Refusal::new("audit.unwritable", "write: No space left on device");
+                        ours.send(&refusal_frame::<VaultWitness>(id, &refusal).unwrap(), &[]).unwrap();
+                        continue;
+                    }
+                    WitnessRequest::Store(StoreStep::Intended, state) => {
+                        steps -= 1;
+                        log.intended = Some(state);
+                        WitnessReply::Written
+                    }
+                    WitnessRequest::Store(StoreStep::Committed, state) => {
+                        steps -= 1;
+                        *log = Commitments { committed: Some(state), intended: None };
+                        WitnessReply::Written
+                    }
+                }
+            };
+            if ours.send(&reply_frame::<VaultWitness>(id, &reply).unwrap(), &[]).is_err() {
+                return;
+            }
+        }
+    });
+    theirs
 }
 
 pub fn login(gateway: &mut Client<GatewayVault>, token: &[u8]) -> Result<VaultReply, CallError> {

@@ -1,4 +1,4 @@
-"""A second reader of vault.db, written from docs/FORMATS.md alone. Usage: read_vault.py KEYFILE VAULTDB
+"""A second reader of vault.db, written from docs/FORMATS.md alone. Usage: read_vault.py KEYFILE VAULTDB [PASSPHRASE]
 Prints one JSON object; needs the package `cryptography`. For tests and for a day on which nothing else is left."""
 
 import hashlib, hmac, json, struct, sys
@@ -39,6 +39,12 @@ class Reader:
 
 
 master, file = bytes.fromhex(open(sys.argv[1]).read().strip()), open(sys.argv[2], "rb").read()
+if file[:8] == b"MOLTPASS":
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+    memory, passes, lanes, salt = struct.unpack("<III32s", file[8:52])
+    stretched = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory).derive(sys.argv[3].encode())
+    master, file = hkdf(master + stretched, salt, b"moltbot/passphrase/v1"), file[52:]
 header, body, stored_root, tag = file[:84], file[84:-64], file[-64:-32], file[-32:]
 magic, key_id, vault, generation, salt, size = struct.unpack("<8s16s16sQ32sI", header)
 assert magic == b"MOLTVLT2" and size == len(body), "not a whole store of this version"
