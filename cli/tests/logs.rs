@@ -70,9 +70,8 @@ fn verify_exits_with_what_it_found() {
 #[test]
 fn checkpoint_kept_elsewhere_finds_the_rollback_that_nothing_else_does() {
     let state = state();
-    let old: Vec<_> = ["auth-audit.jsonl", "auth-audit.checkpoints"]
-        .map(|name| (name, std::fs::read(state.path().join("logs").join(name)).unwrap()))
-        .into();
+    let old = ["auth-audit.jsonl", "auth-audit.checkpoints", "auth-audit.tile0"]
+        .map(|name| (name, std::fs::read(state.path().join("logs").join(name)).unwrap()));
     log_in(state.path(), 3, AuthOutcome::Accepted);
     let kept = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(kept.path(), moltbot(state.path(), &["checkpoint"]).stdout).unwrap();
