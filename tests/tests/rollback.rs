@@ -90,7 +90,7 @@ in_both_layouts! {
         system.up();
         cosigned(&system);
         system.down();
-        for name in ["system-audit.jsonl", "system-audit.checkpoints"] {
+        for name in ["system-audit.jsonl", "system-audit.checkpoints", "system-audit.tile0"] {
             copy(&kept.join(name), &state.join("logs").join(name));
         }
         refused_until_accepted(system, "system-audit has");
