@@ -6,7 +6,7 @@
 use crate::chain::{Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
 use crate::redact::Redactor;
-use proto::audit::{AuthOutcome, CommandRecord, Record, RunEnd};
+use proto::audit::{AuthMethod, AuthOutcome, CommandRecord, Record, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
 use proto::witness::StoreStep;
 
@@ -157,6 +157,9 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             line.number("timestamp", now.millis())
                 .text("clientIp", &redactor.clean(client))
                 .text("method", method.name());
+            if let AuthMethod::Device(device) = method {
+                line.text("device", &device.to_string());
+            }
             match outcome {
                 AuthOutcome::Accepted => line.flag("success", true),
                 AuthOutcome::Rejected(reason) => line.flag("success", false).text("reason", reason.name()),
@@ -244,7 +247,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::writer::Writer;
     use proptest::prelude::*;
-    use proto::audit::{AuthMethod, AuthReason};
+    use proto::audit::AuthReason;
     use proto::bounded::BoundedStr;
     use proto::ids::{RunId, SessionKey};
 

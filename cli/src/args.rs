@@ -5,7 +5,7 @@ mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
-pub use logins::PasswordCommand;
+pub use logins::{DevicesCommand, PasswordCommand};
 use proto::audit::Stream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -97,6 +97,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: SecretsCommand,
+    },
+    /// Devices that log in by a key of their own: pair one, say what it may do, take it back
+    Devices {
+        /// What to do
+        #[command(subcommand)]
+        command: DevicesCommand,
     },
     /// The vault's own keys
     Vault {

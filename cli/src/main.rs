@@ -6,6 +6,7 @@ mod args;
 mod backup;
 mod chat;
 mod confine_report;
+mod devices;
 mod door;
 mod drill;
 mod lockdown;
@@ -86,6 +87,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
+        Command::Devices { command } => devices::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),

@@ -2,16 +2,18 @@
 //! `hello-ok` that real clients of protocol 3 and 4 read. The request is the first thing a stranger says. The token in
 //! it is moved out, never copied, and wiped with everything else that came under `auth`.
 //!
-//! Device signatures are not verified here, and a `device` proves nothing: identity is the token or the password alone.
+//! Nothing of who a client is, is decided here: token, password and a device's signature go to the vault as they came.
 
-use crate::frames::{Code, Failure, Params};
+use crate::device::{self, Challenge, Signed};
+use crate::frames::{Failure, Params};
 use crate::hub::MAX_BUFFERED;
 use crate::methods;
 use crate::proof::{self, Credentials};
 use crate::shapes;
 use crate::state::Gateway;
-use proto::audit::AuthReason;
-use serde_json::{Value, json};
+use proto::auth::{Pass, Scopes, Who};
+use proto::bounded::BoundedVec;
+use serde_json::{Map, Value, json};
 
 /// Largest frame from a client that is known, in bytes; advertised as `policy.maxPayload`.
 pub const MAX_PAYLOAD: usize = 524_288;
@@ -21,8 +23,6 @@ pub const TICK_MS: u64 = 30_000;
 const NEWEST: u64 = 4;
 /// Oldest protocol.
 const OLDEST: u64 = 3;
-const ADMIN: &str = "operator.admin";
-const SCOPES: [&str; 5] = [ADMIN, "operator.read", "operator.write", "operator.approvals", "operator.pairing"];
 const EVENTS: [&str; 6] = ["connect.challenge", "agent", "chat", "tick", "health", "shutdown"];
 
 /// Why the handshake ends, and the code that the connection is closed with.
@@ -46,26 +46,29 @@ pub struct Hello {
     pub protocol: u8,
     /// What it offers as proof.
     pub credentials: Credentials,
-    /// What it may do, once the proof holds.
-    pub scopes: Vec<&'static str>,
+    /// Who it says that it is, and what it wants to do.
+    pub who: Who,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// What it came in by.
+    pub by: BoundedVec<Pass, 2>,
 }
 
 /// Checks the parameters of a `connect`.
 ///
 /// # Errors
 /// [`Refused`], with the texts that clients know.
-pub fn check(params: Value) -> Result<Hello, Refused> {
+pub fn check(params: Value, challenge: &Challenge) -> Result<Hello, Refused> {
     let mut params = Params::new("connect", params).map_err(Refused::policy)?;
     // First of all, so that no error leaves it behind unwiped.
     let credentials = proof::credentials(&mut params).map_err(Refused::policy)?;
     let protocol = protocol(&params)?;
-    client(&mut params).map_err(Refused::policy)?;
+    let client = client(&mut params).map_err(Refused::policy)?;
     for (name, kind) in [
         ("caps", "array"),
         ("commands", "array"),
         ("permissions", "object"),
         ("pathEnv", "string"),
-        ("device", "object"),
         ("locale", "string"),
         ("userAgent", "string"),
     ] {
@@ -80,7 +83,15 @@ pub fn check(params: Value) -> Result<Hello, Refused> {
         }
         Some(_) => return Err(Refused::policy(Failure::invalid("invalid role"))),
     }
-    Ok(Hello { protocol, credentials, scopes: scopes(&mut params).map_err(Refused::policy)? })
+    let asked = params.take("scopes").unwrap_or_else(|| json!([]));
+    let asked = scopes(&params, &asked).map_err(Refused::policy)?;
+    let signed = Signed { client: &client, scopes: &asked };
+    let device = device::claim(&mut params, &signed, challenge).map_err(Refused::policy)?;
+    let scopes = Scopes::of(asked.iter().copied());
+    // Where nothing is asked for all is: what lets a bearer in is the whole right. A device gets what it was paired for.
+    let scopes = if asked.is_empty() { Scopes::ALL } else { scopes };
+    let who = device.map_or(Who::Bearer(scopes), |proof| Who::Device(Box::new(proof)));
+    Ok(Hello { protocol, credentials, who, scopes, by: BoundedVec::default() })
 }
 
 fn protocol(params: &Params<'_>) -> Result<u8, Refused> {
@@ -103,7 +114,7 @@ fn protocol(params: &Params<'_>) -> Result<u8, Refused> {
     Err(Refused { failure, close: 1002 })
 }
 
-fn client(params: &mut Params<'_>) -> Result<(), Failure> {
+fn client(params: &mut Params<'_>) -> Result<Map<String, Value>, Failure> {
     let Some(client) = params.take("client") else { return Err(params.missing("client")) };
     let Value::Object(client) = client else { return Err(params.wrong("client", "be object")) };
     for name in ["id", "version", "platform", "mode"] {
@@ -119,66 +130,30 @@ fn client(params: &mut Params<'_>) -> Result<(), Failure> {
             return Err(params.wrong(&format!("client/{name}"), "be string"));
         }
     }
-    Ok(())
+    Ok(client)
 }
 
-/// The scopes asked for, of those there are; all where none is asked for, since the token is the whole right.
-fn scopes(params: &mut Params<'_>) -> Result<Vec<&'static str>, Failure> {
-    let asked = match params.take("scopes") {
-        None => return Ok(SCOPES.to_vec()),
-        Some(Value::Array(items)) if items.len() <= 64 => items,
-        Some(_) => return Err(params.wrong("scopes", "be array of at most 64 items")),
-    };
-    if asked.iter().any(|item| !item.is_string()) {
-        return Err(params.wrong("scopes/0", "be string"));
+/// The scopes asked for, as they were written.
+fn scopes<'s>(params: &Params<'_>, asked: &'s Value) -> Result<Vec<&'s str>, Failure> {
+    match asked.as_array() {
+        Some(items) if items.len() <= 64 => {
+            items.iter().map(|item| item.as_str().ok_or_else(|| params.wrong("scopes/0", "be string"))).collect()
+        }
+        _ => Err(params.wrong("scopes", "be array of at most 64 items")),
     }
-    let has = |scope: &str| asked.iter().any(|item| item.as_str() == Some(scope));
-    if asked.is_empty() || has(ADMIN) {
-        return Ok(SCOPES.to_vec());
-    }
-    Ok(SCOPES.into_iter().filter(|scope| has(scope)).collect())
 }
 
 /// True where `scopes` allow what needs `scope`.
 #[must_use]
-pub fn allows(scopes: &[&str], scope: &str) -> bool {
-    scopes
-        .iter()
-        .any(|have| *have == ADMIN || *have == scope || (*have == "operator.write" && scope == "operator.read"))
-}
-
-/// The vault's no, in the words that clients know.
-#[must_use]
-pub fn rejected(reason: AuthReason, retry_after_s: u32) -> Refused {
-    let (code, message) = match reason {
-        AuthReason::TokenMissing => {
-            ("AUTH_TOKEN_MISSING", "unauthorized: gateway token missing (provide gateway auth token)".to_owned())
-        }
-        AuthReason::TokenMismatch => {
-            ("AUTH_TOKEN_MISMATCH", "unauthorized: gateway token mismatch (provide gateway auth token)".to_owned())
-        }
-        AuthReason::PasswordMismatch => (
-            "AUTH_PASSWORD_MISMATCH",
-            "unauthorized: gateway password mismatch (provide gateway auth password)".to_owned(),
-        ),
-        AuthReason::PasswordUnset => (
-            "AUTH_PASSWORD_NOT_CONFIGURED",
-            "unauthorized: gateway password not configured (moltbot gateway password set)".to_owned(),
-        ),
-        AuthReason::RateLimited => ("AUTH_RATE_LIMITED", format!("Rate limit exceeded. Try again in {retry_after_s}s")),
-    };
-    let after = (retry_after_s > 0).then(|| u64::from(retry_after_s).saturating_mul(1000));
-    let mut details = json!({"code": code, "authReason": reason.name()});
-    if let (Some(after), Some(map)) = (after, details.as_object_mut()) {
-        map.insert("retryAfterMs".to_owned(), after.into());
-    }
-    let failure = Failure { code: Code::InvalidRequest, message, details: Some(details), retry_after_ms: after };
-    Refused::policy(failure)
+pub fn allows(scopes: Scopes, scope: &str) -> bool {
+    let needed = Scopes::of([scope]);
+    // A scope that there is not is had by nobody but who has all.
+    scopes.cover(if needed.is_empty() { Scopes::ALL } else { needed })
 }
 
 /// The answer to a `connect` that is let in.
 #[must_use]
-pub fn hello_ok(gateway: &Gateway, protocol: u8, conn_id: &str, scopes: &[&str]) -> Value {
+pub fn hello_ok(gateway: &Gateway, protocol: u8, conn_id: &str, scopes: Scopes) -> Value {
     let identity = &gateway.identity;
     let version = env!("CARGO_PKG_VERSION");
     let mut server = json!({"version": version, "connId": conn_id});
@@ -215,7 +190,7 @@ pub fn hello_ok(gateway: &Gateway, protocol: u8, conn_id: &str, scopes: &[&str])
             },
             "authMode": "token",
         },
-        "auth": {"role": "operator", "scopes": scopes},
+        "auth": {"role": "operator", "scopes": scopes.spelled_out().names()},
         "policy": policy,
     })
 }
@@ -223,6 +198,15 @@ pub fn hello_ok(gateway: &Gateway, protocol: u8, conn_id: &str, scopes: &[&str])
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::auth::ConnectionId;
+
+    fn challenge() -> Challenge {
+        Challenge { connection: ConnectionId([1; 16]), nonce: "n".to_owned() }
+    }
+
+    fn check(params: Value) -> Result<Hello, Refused> {
+        super::check(params, &challenge())
+    }
 
     fn params(change: impl FnOnce(&mut Value)) -> Value {
         let mut params = json!({
@@ -236,12 +220,14 @@ mod tests {
     #[test]
     fn check_good_connect_yields_token_and_scopes() {
         let hello = check(params(|_| {})).ok().unwrap();
-        assert_eq!((hello.protocol, hello.scopes.len()), (4, 5));
+        assert_eq!((hello.protocol, hello.scopes), (4, Scopes::ALL));
         assert_eq!(hello.credentials.token.unwrap().expose(), b"secret");
         let narrow = check(params(|p| p["scopes"] = json!(["operator.read", "made.up"]))).ok().unwrap();
-        assert_eq!(narrow.scopes, ["operator.read"]);
-        assert!(!allows(&narrow.scopes, "operator.write"));
-        assert!(allows(&["operator.write"], "operator.read"));
+        assert_eq!(narrow.scopes.names(), ["operator.read"]);
+        assert!(!allows(narrow.scopes, "operator.write"));
+        assert!(allows(Scopes::of(["operator.write"]), "operator.read"));
+        let unknown = check(params(|p| p["scopes"] = json!(["made.up"]))).ok().unwrap();
+        assert!(unknown.scopes.is_empty(), "what asks for nothing that there is gets nothing");
     }
 
     #[test]
@@ -287,13 +273,5 @@ mod tests {
         );
         assert_eq!(message(|p| p["caps"] = json!({})), "invalid connect params: at /caps: must be array");
         assert!(message(|p| p["role"] = json!("node")).starts_with("unauthorized role: node"));
-    }
-
-    #[test]
-    fn rejected_says_when_to_come_back() {
-        let refused = rejected(AuthReason::RateLimited, 300);
-        assert_eq!(refused.failure.message, "Rate limit exceeded. Try again in 300s");
-        assert_eq!(refused.failure.retry_after_ms, Some(300_000));
-        assert_eq!(refused.failure.details.unwrap()["code"], "AUTH_RATE_LIMITED");
     }
 }

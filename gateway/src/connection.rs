@@ -3,18 +3,20 @@
 //! hostile: bounded frames, bounded requests in flight, bounded output, and it can hold up nobody but itself.
 
 use crate::connect::{self, MAX_PAYLOAD, Refused};
+use crate::device::{self, Challenge};
 use crate::frames::{self, Failure, Parsed, Request};
 use crate::gate::Gate;
 use crate::hub::{Out, Outbox};
 use crate::methods::{self, Done};
 use crate::proof::{Credentials, wipe};
-use crate::sessions::{now_ms, uuid};
+use crate::rejected::rejected;
+use crate::sessions::{now_ms, random, uuid};
 use crate::state::{Gateway, log};
 use crate::{agent, shapes};
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use proto::auth::Login;
+use proto::auth::{Admission, ConnectionId, Login, Scopes, Who};
 use proto::bounded::BoundedStr;
 use proto::channel::CallError;
 use proto::edge::Refusal;
@@ -35,6 +37,8 @@ use zeroize::Zeroize;
 pub const PRE_AUTH_PAYLOAD: usize = 65_536;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const VAULT_WAIT: Duration = Duration::from_secs(8);
+/// How long the vault may take for a nonce. No client's time: its handshake begins after.
+const CHALLENGE_WAIT: Duration = Duration::from_secs(10);
 /// How long one frame may take to leave.
 const SEND: Duration = Duration::from_secs(30);
 const CLOSE: Duration = Duration::from_secs(2);
@@ -51,7 +55,7 @@ const WRITE: usize = 65_536;
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Peer {
-    /// Somebody on the network, who must show the token.
+    /// Somebody on the network, who must show who it is.
     Network(IpAddr),
     /// The operator, whom broker has let in by the uid of its socket.
     Operator,
@@ -98,7 +102,8 @@ fn hear(item: Option<Result<Message, Error>>) -> Result<Heard, End> {
 pub async fn serve(gateway: Arc<Gateway>, io: Upgraded, peer: Peer, stranger: Option<OwnedSemaphorePermit>) {
     let gate = Gate::new(TokioIo::new(io));
     let mut ws = WebSocketStream::from_raw_socket(gate, Role::Server, Some(config(PRE_AUTH_PAYLOAD))).await;
-    let first = match timeout(HANDSHAKE, first(&mut ws)).await {
+    let challenge = challenge(&gateway, peer).await;
+    let first = match timeout(HANDSHAKE, first(&mut ws, &challenge)).await {
         Ok(first) => first,
         Err(_) => Err(End::Close(1008, "handshake timeout".to_owned())),
     };
@@ -111,11 +116,11 @@ pub async fn serve(gateway: Arc<Gateway>, io: Upgraded, peer: Peer, stranger: Op
     let mut gate = ws.into_inner();
     gate.open();
     let mut ws = WebSocketStream::from_raw_socket(gate, Role::Server, Some(config(MAX_PAYLOAD))).await;
-    match greet(&gateway, text, peer).await {
+    match greet(&gateway, text, peer, &challenge).await {
         Ok((id, hello)) => {
             drop(stranger);
             let outbox = Arc::new(Outbox::new(hello.protocol));
-            let member = gateway.hub.join(Arc::clone(&outbox));
+            let member = gateway.hub.join(Arc::clone(&outbox), hello.by.clone());
             let end = converse(&gateway, &mut ws, &outbox, &id, &hello).await;
             say_goodbye(&mut ws, end).await;
             // Not earlier: whoever waits for the list to empty waits for the goodbyes.
@@ -131,9 +136,23 @@ pub async fn serve(gateway: Arc<Gateway>, io: Upgraded, peer: Peer, stranger: Op
     }
 }
 
+/// What a device on this connection must sign, from the vault. Where the vault gives nothing the challenge is one that no
+/// device's signature holds for; whoever needs none goes on.
+async fn challenge(gateway: &Gateway, peer: Peer) -> Challenge {
+    let connection = ConnectionId(random());
+    if peer != Peer::Operator
+        && gateway.gate.refusal().is_none()
+        && let Ok(VaultReply::Challenge(nonce)) =
+            gateway.vault.call(&VaultRequest::Challenge(connection), CHALLENGE_WAIT).await
+    {
+        return Challenge { connection, nonce: nonce.to_string() };
+    }
+    Challenge { connection, nonce: uuid() }
+}
+
 /// Sends the challenge and waits for the first text frame.
-async fn first(ws: &mut Ws) -> Result<Utf8Bytes, End> {
-    let challenge = json!({"nonce": uuid(), "ts": now_ms()}).to_string();
+async fn first(ws: &mut Ws, challenge: &Challenge) -> Result<Utf8Bytes, End> {
+    let challenge = json!({"nonce": challenge.nonce, "ts": now_ms()}).to_string();
     let challenge = frames::event("connect.challenge", &challenge, None);
     ws.send(Message::text(challenge)).await.map_err(|_| End::Gone)?;
     loop {
@@ -145,7 +164,12 @@ async fn first(ws: &mut Ws) -> Result<Utf8Bytes, End> {
     }
 }
 
-async fn greet(gateway: &Gateway, text: Utf8Bytes, peer: Peer) -> Result<(String, connect::Hello), (String, Refused)> {
+async fn greet(
+    gateway: &Gateway,
+    text: Utf8Bytes,
+    peer: Peer,
+    challenge: &Challenge,
+) -> Result<(String, connect::Hello), (String, Refused)> {
     let parsed = frames::parse(&text);
     if let Ok(mut bytes) = Bytes::from(text).try_into_mut() {
         bytes.as_mut().zeroize();
@@ -160,7 +184,7 @@ async fn greet(gateway: &Gateway, text: Utf8Bytes, peer: Peer) -> Result<(String
         wipe(params);
         return wrong(id, "invalid handshake: first request must be connect".to_owned());
     }
-    let outcome = match connect::check(params) {
+    let outcome = match connect::check(params, challenge) {
         Ok(hello) => admit(gateway, hello, peer).await,
         Err(refused) => Err(refused),
     };
@@ -178,16 +202,21 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
     let Peer::Network(address) = peer else { return Ok(hello) };
     let address = BoundedStr::truncated(&address.to_canonical().to_string());
     let Credentials { token, password } = std::mem::take(&mut hello.credentials);
-    let request = VaultRequest::VerifyClient(Box::new(Login { address, token, password }));
+    let who = std::mem::replace(&mut hello.who, Who::Bearer(Scopes::default()));
+    let device = match &who {
+        Who::Device(proof) => Some(device::name(&proof.public_key)),
+        Who::Bearer(_) => None,
+    };
+    let request = VaultRequest::VerifyClient(Box::new(Login { address, token, password, who }));
     let answer = gateway.vault.call(&request, VAULT_WAIT).await;
     // It may have been closed while the vault was asked.
     if let Some(refusal) = gateway.gate.refusal() {
         return Err(locked(&refusal));
     }
     match answer {
-        Ok(VaultReply::Accepted) => Ok(hello),
-        Ok(VaultReply::Rejected { reason, retry_after_s }) => Err(connect::rejected(reason, retry_after_s)),
-        Ok(VaultReply::Denied) => Err(Refused {
+        Ok(VaultReply::Admitted(Admission { scopes, by })) => Ok(connect::Hello { scopes, by, ..hello }),
+        Ok(VaultReply::Rejected { reason, retry_after_s }) => Err(rejected(reason, retry_after_s, device.as_deref())),
+        Ok(_) => Err(Refused {
             failure: Failure::unavailable("vault: an answer to another question".to_owned()),
             close: 1013,
         }),
@@ -207,7 +236,7 @@ fn locked(refusal: &Refusal) -> Refused {
 
 async fn converse(gateway: &Arc<Gateway>, ws: &mut Ws, outbox: &Arc<Outbox>, id: &str, hello: &connect::Hello) -> End {
     let conn_id = uuid();
-    outbox.push(frames::response(id, &Ok(connect::hello_ok(gateway, hello.protocol, &conn_id, &hello.scopes))));
+    outbox.push(frames::response(id, &Ok(connect::hello_ok(gateway, hello.protocol, &conn_id, hello.scopes))));
     outbox.event("health", &shapes::health(gateway).to_string(), false);
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut burst = 0;
@@ -246,9 +275,9 @@ async fn converse(gateway: &Arc<Gateway>, ws: &mut Ws, outbox: &Arc<Outbox>, id:
             Parsed::Malformed(id, why) => outbox.push(frames::response(&id, &Err(Failure::invalid(why)))),
             Parsed::Request(request) => {
                 let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return End::Gone };
-                let (gateway, outbox, scopes) = (Arc::clone(gateway), Arc::clone(outbox), hello.scopes.clone());
+                let (gateway, outbox, scopes) = (Arc::clone(gateway), Arc::clone(outbox), hello.scopes);
                 tokio::spawn(async move {
-                    carry_out(gateway, &outbox, &scopes, request).await;
+                    carry_out(gateway, &outbox, scopes, request).await;
                     drop(permit);
                 });
             }
@@ -279,7 +308,7 @@ async fn write(ws: &mut Ws, outbox: &Outbox, texts: Vec<String>) -> Result<(), E
     }
 }
 
-async fn carry_out(gateway: Arc<Gateway>, outbox: &Outbox, scopes: &[&str], request: Request) {
+async fn carry_out(gateway: Arc<Gateway>, outbox: &Outbox, scopes: Scopes, request: Request) {
     let id = request.id.clone();
     if let Some(refusal) = gateway.gate.refusal() {
         wipe(request.params);

@@ -13,6 +13,8 @@ pub enum Code {
     InvalidRequest,
     /// Not now.
     Unavailable,
+    /// Not before the operator has said yes.
+    NotPaired,
     /// Not with these scopes; protocol 4 alone has a code for it.
     Forbidden,
 }
@@ -22,6 +24,7 @@ impl Code {
         match self {
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::Unavailable => "UNAVAILABLE",
+            Self::NotPaired => "NOT_PAIRED",
             Self::Forbidden => "FORBIDDEN",
         }
     }

@@ -2,6 +2,8 @@
 //! A client that does not read loses its connection, never the gateway's memory.
 
 use crate::frames;
+use proto::auth::{Pass, Standing};
+use proto::bounded::BoundedVec;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -130,9 +132,20 @@ impl Outbox {
 /// Every authenticated connection.
 #[derive(Debug, Default)]
 pub struct Hub {
-    all: Mutex<(u64, HashMap<u64, Arc<Outbox>>)>,
+    all: Mutex<All>,
     left: Notify,
 }
+
+#[derive(Debug, Default)]
+struct All {
+    last: u64,
+    members: HashMap<u64, (Arc<Outbox>, Passes)>,
+    /// What lets clients in, as far as the vault has said.
+    standing: Standing,
+}
+
+/// What a client came in by.
+type Passes = BoundedVec<Pass, 2>;
 
 /// Takes a connection off the list when dropped.
 #[derive(Debug)]
@@ -143,25 +156,41 @@ pub struct Member<'a> {
 
 impl Drop for Member<'_> {
     fn drop(&mut self) {
-        lock(&self.hub.all).1.remove(&self.id);
+        lock(&self.hub.all).members.remove(&self.id);
         self.hub.left.notify_one();
     }
 }
 
 impl Hub {
-    /// Puts a connection on the list.
-    pub fn join(&self, outbox: Arc<Outbox>) -> Member<'_> {
+    /// Puts a connection on the list; ends it where what it came in by was taken back meanwhile.
+    pub fn join(&self, outbox: Arc<Outbox>, by: Passes) -> Member<'_> {
         let mut all = lock(&self.all);
-        all.0 = all.0.wrapping_add(1);
-        let id = all.0;
-        all.1.insert(id, outbox);
+        all.last = all.last.wrapping_add(1);
+        let id = all.last;
+        end_unless_held(&all.standing, &outbox, &by);
+        all.members.insert(id, (outbox, by));
         Member { hub: self, id }
+    }
+
+    /// What lets clients in, as far as the vault has said.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        lock(&self.all).standing.clone()
+    }
+
+    /// The vault says that this lets clients in now: whoever came in by something else is shown out.
+    pub fn settle(&self, standing: Standing) {
+        let mut all = lock(&self.all);
+        for (outbox, by) in all.members.values() {
+            end_unless_held(&standing, outbox, by);
+        }
+        all.standing = standing;
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        lock(&self.all).1.len()
+        lock(&self.all).members.len()
     }
 
     /// True where there is none.
@@ -179,23 +208,29 @@ impl Hub {
 
     /// Sends an event to all.
     pub fn event(&self, name: &str, payload: &str) {
-        for outbox in lock(&self.all).1.values() {
+        for (outbox, _) in lock(&self.all).members.values() {
             outbox.event(name, payload, false);
         }
     }
 
     /// Sends an event to those who speak `protocol`.
     pub fn event_for(&self, protocol: u8, name: &str, payload: &str, droppable: bool) {
-        for outbox in lock(&self.all).1.values().filter(|outbox| outbox.protocol == protocol) {
+        for (outbox, _) in lock(&self.all).members.values().filter(|(outbox, _)| outbox.protocol == protocol) {
             outbox.event(name, payload, droppable);
         }
     }
 
     /// Ends all connections.
     pub fn close(&self, code: u16, reason: &'static str) {
-        for outbox in lock(&self.all).1.values() {
+        for (outbox, _) in lock(&self.all).members.values() {
             outbox.close(code, reason);
         }
+    }
+}
+
+fn end_unless_held(standing: &Standing, outbox: &Outbox, by: &Passes) {
+    if !by.iter().all(|pass| standing.holds(*pass)) {
+        outbox.close(1008, "what let this client in was taken back");
     }
 }
 
@@ -239,10 +274,31 @@ mod tests {
         assert!(seen[2].contains(r#""event":"c","payload":{},"seq":2"#));
     }
 
+    #[tokio::test]
+    async fn hub_shows_out_who_came_in_by_what_was_taken_back_before_or_after_it_joined() {
+        let hub = Hub::default();
+        let by = |pass| Passes::new(vec![pass]).unwrap();
+        let outboxes = [(); 3].map(|()| Arc::new(Outbox::new(4)));
+        let [first, late, stays] = &outboxes;
+        let _first = hub.join(Arc::clone(first), by(Pass::Device(3)));
+        let devices = BoundedVec::new(vec![5]).unwrap();
+        hub.settle(Standing { as_of: 6, devices, ..Standing::default() });
+        let _late = hub.join(Arc::clone(late), by(Pass::Device(4)));
+        // Newer than what the vault has said: it is not known to be taken back.
+        let _stays =
+            [by(Pass::Device(5)), by(Pass::Device(7)), Passes::default()].map(|by| hub.join(Arc::clone(stays), by));
+        for outbox in [first, late] {
+            assert!(matches!(outbox.next().await, Out::Close(1008, _)));
+        }
+        stays.push("still there".to_owned());
+        assert_eq!(stays.next().await, Out::Text("still there".to_owned()));
+        assert!(lock(&stays.queue).close.is_none());
+    }
+
     #[test]
     fn hub_forgets_who_left() {
         let hub = Hub::default();
-        let member = hub.join(Arc::new(Outbox::new(4)));
+        let member = hub.join(Arc::new(Outbox::new(4)), Passes::default());
         assert_eq!(hub.len(), 1);
         drop(member);
         assert!(hub.is_empty());

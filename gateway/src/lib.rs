@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod connect;
 pub mod connection;
+pub mod device;
 pub mod frames;
 pub mod gate;
 pub mod http;
@@ -15,6 +16,7 @@ pub mod hub;
 pub mod methods;
 pub mod policy;
 pub mod proof;
+pub mod rejected;
 pub mod serve;
 pub mod sessions;
 pub mod shapes;

@@ -8,6 +8,7 @@ use crate::frames::{Code, Failure, Params, Request};
 use crate::sessions::{SessionError, normalise, uuid};
 use crate::shapes;
 use crate::state::{Begin, Gateway};
+use proto::auth::Scopes;
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -51,7 +52,7 @@ pub enum Done {
 ///
 /// # Errors
 /// A [`Failure`] for the client.
-pub async fn call(gateway: &Gateway, protocol: u8, scopes: &[&str], request: Request) -> Result<Done, Failure> {
+pub async fn call(gateway: &Gateway, protocol: u8, scopes: Scopes, request: Request) -> Result<Done, Failure> {
     let name = request.method.as_str();
     let Some((name, scope)) = METHODS.iter().find(|(known, _)| *known == name) else {
         let shown: String = name.chars().take(64).collect();

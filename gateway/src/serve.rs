@@ -14,6 +14,7 @@ use proto::edge::Refusal;
 use proto::exit::Exit;
 use proto::port::AsyncControl;
 use proto::topology::{EdgeId, Side};
+use proto::vault::{VaultReply, VaultRequest};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::io;
@@ -35,6 +36,10 @@ const FREEZE: Duration = Duration::from_millis(300);
 const RESTART_MS: u64 = 1500;
 /// Pause after a failed accept, which is a lack of descriptors and passes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long one question after what was taken back may wait.
+const WATCH: Duration = Duration::from_secs(86_400);
+/// Pause before the next where one failed.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// Serves until broker says stop.
 ///
@@ -73,6 +78,7 @@ struct Role {
 impl Role {
     async fn run(mut self) -> Result<Exit, StartError> {
         tokio::spawn(tick(Arc::clone(&self.gateway)));
+        tokio::spawn(watch(Arc::clone(&self.gateway)));
         loop {
             let gateway = Arc::clone(&self.gateway);
             let (edge, detail) = tokio::select! {
@@ -214,6 +220,17 @@ pub async fn accept(gateway: Arc<Gateway>, listener: tokio::net::TcpListener) {
                 log(&format!("accept: {error}"));
                 sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Has the vault say when what let a client in was taken back. It answers when there is something to say.
+async fn watch(gateway: Arc<Gateway>) {
+    loop {
+        match gateway.vault.call(&VaultRequest::Watch(gateway.hub.standing()), WATCH).await {
+            Ok(VaultReply::Standing(standing)) => gateway.hub.settle(standing),
+            // It is locked, or gone, or nothing is let through.
+            Ok(_) | Err(_) => sleep(WATCH_PAUSE).await,
         }
     }
 }

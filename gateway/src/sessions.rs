@@ -74,14 +74,20 @@ pub fn normalise(key: &str) -> Result<String, SessionError> {
 /// 128 random bits as a UUID (RFC 9562, version 4).
 #[must_use]
 pub fn uuid() -> String {
-    let mut bytes = [0u8; 16];
-    // The kernel's generator cannot fail once it is seeded, which it is before any user process runs.
-    let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
-    let number = u128::from_be_bytes(bytes);
+    let number = u128::from_be_bytes(random());
     let number = (number & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{number:032x}");
     let part = |from, to| hex.get(from..to).unwrap_or_default();
     format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+}
+
+/// 128 random bits.
+#[must_use]
+pub fn random() -> [u8; 16] {
+    let mut bytes = [0u8; 16];
+    // The kernel's generator cannot fail once it is seeded, which it is before any user process runs.
+    let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    bytes
 }
 
 /// Milliseconds since 1970.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 use futures_util::{SinkExt, StreamExt};
+use proto::auth::{Admission, Scopes};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::Channel;
 use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
@@ -110,7 +111,8 @@ async fn gateway_behind_its_walls_serves_network_and_operator_and_stops() {
     let sandboxd = Server::<GatewaySandboxd>::new(sandboxd).unwrap();
     tokio::spawn(async move {
         while let Ok(request) = vault.next().await {
-            request.responder.reply(&VaultReply::Accepted, &[]).await.unwrap();
+            let admission = Admission { scopes: Scopes::ALL, by: BoundedVec::default() };
+            request.responder.reply(&VaultReply::Admitted(admission), &[]).await.unwrap();
         }
     });
     tokio::spawn(async move {

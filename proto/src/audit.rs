@@ -1,6 +1,7 @@
 //! What may be written to the log. One enum a writer, so that a role cannot forge another role's records: auditd knows
 //! the actor from the edge, and the edge's type knows what that actor may say.
 
+use crate::auth::DeviceId;
 use crate::bounded::BoundedStr;
 use crate::ids::{Epoch, LeafHash, Role, RunId, Seq, SessionKey};
 use crate::witness::{Commitment, StoreStep};
@@ -42,6 +43,8 @@ pub enum AuthMethod {
     Token,
     /// The password.
     Password,
+    /// The key of this device.
+    Device(DeviceId),
     /// Nothing was offered.
     None,
 }
@@ -57,6 +60,24 @@ pub enum AuthReason {
     PasswordMismatch,
     /// A password came and none is set.
     PasswordUnset,
+    /// A device signed for no connection that is there.
+    DeviceNonce,
+    /// A device's clock is not ours.
+    DeviceExpired,
+    /// A device's signature does not hold.
+    DeviceSignature,
+    /// A device that nobody knows waits for the operator's word now.
+    DeviceUnpaired,
+    /// A device asks for more than it was paired for, and waits for the operator's word now.
+    DeviceScopes,
+    /// A device's pairing was taken back.
+    DeviceRevoked,
+    /// Too many devices wait.
+    DevicesWaiting,
+    /// A device does not show its token.
+    DeviceTokenMissing,
+    /// A device shows a token that it once had.
+    DeviceTokenStale,
     /// The address is locked out.
     RateLimited,
 }
@@ -68,6 +89,7 @@ impl AuthMethod {
         match self {
             Self::Token => "token",
             Self::Password => "password",
+            Self::Device(_) => "device",
             Self::None => "none",
         }
     }
@@ -82,8 +104,23 @@ impl AuthReason {
             Self::TokenMismatch => "token_mismatch",
             Self::PasswordMismatch => "password_mismatch",
             Self::PasswordUnset => "password_missing_config",
+            Self::DeviceNonce => "device_nonce_mismatch",
+            Self::DeviceExpired => "device_signature_expired",
+            Self::DeviceSignature => "device_signature_invalid",
+            Self::DeviceUnpaired => "pairing_required",
+            Self::DeviceScopes => "scope_upgrade",
+            Self::DeviceRevoked => "device_revoked",
+            Self::DevicesWaiting => "too_many_devices_wait",
+            Self::DeviceTokenMissing => "device_token_missing",
+            Self::DeviceTokenStale => "device_token_stale",
             Self::RateLimited => "rate_limited",
         }
+    }
+
+    /// True where whoever was refused may have been guessing, so that it counts towards a lockout.
+    #[must_use]
+    pub const fn is_guess(self) -> bool {
+        matches!(self, Self::TokenMismatch | Self::PasswordMismatch | Self::PasswordUnset | Self::DeviceSignature)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes.
 
 use crate::audit::AuthReason;
-use crate::auth::{Login, LoginVerb};
+use crate::auth::{Admission, ConnectionId, Login, LoginAnswer, LoginVerb, Nonce, Standing};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 pub enum VaultRequest {
     /// Is this client who it says? Recorded durably before it is answered.
     VerifyClient(Box<Login>),
+    /// What a device on this connection must sign.
+    Challenge(ConnectionId),
+    /// What lets clients in, as soon as that is not this any more. The one question whose answer may take for ever; a newer one
+    /// ends it.
+    Watch(Standing),
     /// Is this the HMAC-SHA256 of the message under the secret? For webhooks; the secret's policy must say `verb verify`.
     VerifyMac {
         /// Name of the secret.
@@ -25,8 +30,14 @@ pub enum VaultRequest {
 /// Answer to a [`VaultRequest`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum VaultReply {
-    /// The client is let in; the code is right.
+    /// The code is right.
     Accepted,
+    /// The client is let in.
+    Admitted(Admission),
+    /// To be signed.
+    Challenge(Nonce),
+    /// What lets clients in.
+    Standing(Standing),
     /// The client is kept out.
     Rejected {
         /// Why.
@@ -251,4 +262,6 @@ pub enum VaultAnswer {
     Revealed(Secret),
     /// The text.
     Policy(BoundedStr<4096>),
+    /// About how clients get in.
+    Login(LoginAnswer),
 }

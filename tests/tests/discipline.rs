@@ -2,17 +2,20 @@
 //! edge and is reported, and the role lives on and serves everybody else. A peer that stalls, floods or dies costs the
 //! role nothing that lasts.
 
-use proto::bounded::BoundedStr;
-use proto::channel::{Channel, ChannelError};
+use proto::auth::{Admission, Nonce, Scopes};
+use proto::bounded::{BoundedStr, BoundedVec};
+use proto::channel::{Channel, ChannelError, Incoming, decode_incoming};
+use proto::edge::{Edge as _, GatewayVault};
 use proto::ids::Role;
 use proto::sandbox::{LaunchRequest, WorkspaceName};
 use proto::topology::{EdgeId, TOPOLOGY, Wire};
+use proto::vault::{VaultReply, VaultRequest};
 use proto::wire::Kind;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use system_tests::client::Client;
 use system_tests::misbehaviour::{client_violations, encode, honest, null, send, server_violations};
-use system_tests::play_broker::Sealed;
+use system_tests::play_broker::{Peer, Sealed};
 use system_tests::{As, Sandbox, System, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -216,6 +219,22 @@ fn launcher_runs_a_window_of_commands_and_ends_them_all_at_one_more() {
     assert_served(&launcher, edge, "after");
 }
 
+/// Plays a vault until it is asked who a client is; returns the question's id.
+fn asked_to_verify(vault: &Peer) -> u32 {
+    loop {
+        let packet = vault.0.recv_by(GatewayVault::MAX_REQUEST, 0, Instant::now() + PATIENCE).unwrap();
+        match decode_incoming::<GatewayVault>(packet).unwrap() {
+            Incoming::Request { id, request: VaultRequest::VerifyClient(_), .. } => return id.0,
+            Incoming::Request { id, request: VaultRequest::Challenge(connection), .. } => {
+                vault.send(Kind::Reply, id.0, &VaultReply::Challenge(Nonce(connection.0)), &[]).unwrap();
+            }
+            // What it would be told when something was taken back.
+            Incoming::Request { request: VaultRequest::Watch(_), .. } => {}
+            _ => panic!("another question"),
+        }
+    }
+}
+
 #[test]
 fn gateway_goes_on_with_a_fresh_vault_after_one_broke_the_protocol() {
     let gateway = Sealed::start(Role::Gateway);
@@ -227,9 +246,9 @@ fn gateway_goes_on_with_a_fresh_vault_after_one_broke_the_protocol() {
     let vault = gateway.grant(EdgeId::GatewayVault);
     let port = gateway.port();
     let login = std::thread::spawn(move || Client::connect(port).log_in(4, 4, "any"));
-    let (kind, id) = vault.next(PATIENCE).unwrap();
-    assert_eq!(kind, Kind::Request);
-    vault.send(Kind::Reply, id, &proto::vault::VaultReply::Accepted, &[]).unwrap();
+    let id = asked_to_verify(&vault);
+    let admission = Admission { scopes: Scopes::ALL, by: BoundedVec::default() };
+    vault.send(Kind::Reply, id, &VaultReply::Admitted(admission), &[]).unwrap();
     let hello = login.join().unwrap();
     assert_eq!(hello["ok"], true, "{hello}");
 }
@@ -239,11 +258,13 @@ fn gateway_refuses_a_login_in_time_where_the_vault_is_silent() {
     let gateway = Sealed::start(Role::Gateway);
     gateway.make_ready();
     let vault = gateway.grant(EdgeId::GatewayVault);
+    let port = gateway.port();
+    let login = std::thread::spawn(move || Client::connect(port).log_in(4, 4, "any"));
+    asked_to_verify(&vault);
     let begin = Instant::now();
-    let answer = Client::connect(gateway.port()).log_in(4, 4, "any");
+    let answer = login.join().unwrap();
     assert_eq!(answer["ok"], false, "{answer}");
     assert!(begin.elapsed() < PATIENCE);
-    assert_eq!(vault.next(PATIENCE).unwrap().0, Kind::Request);
     assert_eq!(vault.next(PATIENCE).unwrap().0, Kind::Cancel);
     gateway.assert_alive();
 }

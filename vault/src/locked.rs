@@ -186,7 +186,7 @@ impl Waiting {
 
 /// Refuses whatever an edge asks; gives the channel back unless it is over.
 fn refuse<E: Edge>(edge: EdgeId, channel: Option<Channel>, control: &Control) -> Result<Option<Channel>, StartError> {
-    let Some(channel) = channel else { return Ok(None) };
+    let Some(mut channel) = channel else { return Ok(None) };
     loop {
         let id = match next::<E>(&channel) {
             Ok(Some((id, _))) => id,
@@ -194,13 +194,9 @@ fn refuse<E: Edge>(edge: EdgeId, channel: Option<Channel>, control: &Control) ->
             Err(ChannelError::WouldBlock) => return Ok(Some(channel)),
             Err(error) => return end(edge, &error, control),
         };
-        match refusal_frame::<E>(id, &refusal()).map_err(ChannelError::from).and_then(|frame| channel.send(&frame, &[]))
-        {
-            Ok(()) => {}
-            Err(ChannelError::WouldBlock) => {
-                return end(edge, &ChannelError::Violation("a peer that does not read its answers"), control);
-            }
-            Err(error) => return end(edge, &error, control),
+        match serve::deliver(edge, channel, refusal_frame::<E>(id, &refusal()), control)? {
+            Some(same) => channel = same,
+            None => return Ok(None),
         }
     }
 }

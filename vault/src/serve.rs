@@ -5,19 +5,22 @@
 //! Which questions there are is decided by the edge's type: gateway's has none whose answer holds a secret.
 
 use crate::audit::{Auditor, Log as _};
-use crate::auth::{self, AskError};
+use crate::auth::{self, AskError, Moment};
 use crate::lease::Leases;
 use crate::lend::{Desk, secret_record};
 use crate::locked::Handover;
 use crate::state::{GATEWAY_TOKEN, State, unix_now};
 use confine::startup::{Control, Sealed, StartError};
+use proto::auth::Standing;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
 use proto::exit::Exit;
+use proto::ids::RequestId;
 use proto::topology::{EdgeId, Side};
 use proto::vault::{VaultReply, VaultRequest, VaultVerb};
+use proto::wire::WireError;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -53,6 +56,7 @@ pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handove
         frozen: given.frozen,
         gateway: given.gateway,
         egress: given.egress,
+        watcher: None,
         costly: false,
     };
     if let Some(witness) = given.witness {
@@ -104,6 +108,8 @@ struct Vault {
     frozen: Option<String>,
     gateway: Option<Channel>,
     egress: Option<Channel>,
+    /// A question of gateway that is answered when something else lets clients in than what it knows of.
+    watcher: Option<(RequestId, Standing)>,
     /// True where the last question took long: everybody else comes before the next.
     costly: bool,
 }
@@ -139,6 +145,8 @@ impl Vault {
                     Ok(reply) => Ok(reply),
                     Err(error) => Err(self.refusal(error, control)?),
                 };
+                // Before the operator hears of it: what was taken back is gone then.
+                self.tell_watcher(control)?;
                 FromRole::Admin(number, reply)
             }
             ToRole::Freeze { why } => {
@@ -171,7 +179,10 @@ impl Vault {
         let [fd] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| wrong())?;
         let channel = Channel::from_fd(fd);
         match (edge, side) {
-            (EdgeId::GatewayVault, Side::Server) => self.gateway = Some(channel),
+            (EdgeId::GatewayVault, Side::Server) => {
+                self.watcher = None;
+                self.gateway = Some(channel);
+            }
             (EdgeId::EgressVault, Side::Server) => {
                 self.leases.end_all(now_ms());
                 self.egress = Some(channel);
@@ -253,14 +264,43 @@ impl Vault {
         }
     }
 
-    fn on_gateway(&mut self, request: VaultRequest) -> Result<VaultReply, AskError> {
-        match request {
+    fn on_gateway(&mut self, id: RequestId, request: VaultRequest) -> Result<Answers<VaultReply>, AskError> {
+        let reply = match request {
             VaultRequest::VerifyClient(login) => {
                 self.costly = login.password.is_some();
-                auth::verify_client(&mut self.state, &mut self.auditor, &login, unix_now())
+                let at = Moment { now: unix_now(), now_ms: now_ms() };
+                auth::verify_client(&mut self.state, &mut self.auditor, &login, at)
             }
+            VaultRequest::Challenge(connection) => {
+                let nonce = self.state.waiting().challenge(connection, now_ms());
+                let nonce = nonce.map_err(|errno| Refusal::new("auth.random", &format!("no nonce: {errno}")))?;
+                Ok(VaultReply::Challenge(nonce))
+            }
+            VaultRequest::Watch(seen) => return Ok(self.watch(id, seen)),
             VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
+        };
+        Ok(vec![(id, reply?)])
+    }
+
+    /// One that waits already is answered, so that no place in the window is lost to it.
+    fn watch(&mut self, id: RequestId, seen: Standing) -> Answers<VaultReply> {
+        let standing = self.state.standing();
+        let mut due: Vec<_> = self.watcher.take().map(|(id, _)| id).into_iter().collect();
+        if standing.is_like(&seen) {
+            self.watcher = Some((id, seen));
+        } else {
+            due.push(id);
         }
+        due.into_iter().map(|id| (id, VaultReply::Standing(standing.clone()))).collect()
+    }
+
+    fn tell_watcher(&mut self, control: &Control) -> Result<(), StartError> {
+        let standing = self.state.standing();
+        let Some((id, _)) = self.watcher.take_if(|(_, seen)| !standing.is_like(seen)) else { return Ok(()) };
+        let Some(channel) = self.gateway.take() else { return Ok(()) };
+        let frame = reply_frame::<GatewayVault>(id, &VaultReply::Standing(standing));
+        self.gateway = deliver(EdgeId::GatewayVault, channel, frame, control)?;
+        Ok(())
     }
 
     fn turn_gateway(&mut self, control: &Control) -> Result<(), StartError> {
@@ -271,7 +311,7 @@ impl Vault {
 
     fn turn_egress(&mut self, control: &Control) -> Result<(), StartError> {
         let Some(channel) = self.egress.take() else { return Ok(()) };
-        let on_lease = |vault: &mut Self, request| vault.desk().on_lease(request);
+        let on_lease = |vault: &mut Self, id, request| Ok(vec![(id, vault.desk().on_lease(request)?)]);
         self.egress = self.turn::<EgressVault>(EdgeId::EgressVault, channel, control, on_lease)?;
         if self.egress.is_none() {
             self.leases.end_all(now_ms());
@@ -283,9 +323,9 @@ impl Vault {
     fn turn<E: Edge>(
         &mut self,
         edge: EdgeId,
-        channel: Channel,
+        mut channel: Channel,
         control: &Control,
-        handle: impl Fn(&mut Self, E::Request) -> Result<E::Reply, AskError>,
+        handle: impl Fn(&mut Self, RequestId, E::Request) -> Result<Answers<E::Reply>, AskError>,
     ) -> Result<Option<Channel>, StartError> {
         for _ in 0..TURN {
             let asked = match next::<E>(&channel) {
@@ -298,30 +338,47 @@ impl Vault {
             let outcome = match (&self.frozen, &self.bar) {
                 (Some(why), _) => Err(Refusal::lockdown(why).into()),
                 (None, Some(bar)) => Err(bar.refusal_to_roles().into()),
-                (None, None) => handle(self, request),
+                (None, None) => handle(self, id, request),
             };
-            let frame = match outcome {
-                Ok(reply) => reply_frame::<E>(id, &reply),
+            let frames = match outcome {
+                Ok(replies) => replies.iter().map(|(id, reply)| reply_frame::<E>(*id, reply)).collect(),
                 Err(AskError::Honey(name)) => {
                     let detail = BoundedStr::truncated(&format!("it asked for the honey secret {name}"));
                     control.send(&FromRole::Violated { edge, detail }).map_err(|error| gone(&error))?;
                     return Ok(None);
                 }
-                Err(error) => refusal_frame::<E>(id, &self.refusal(error, control)?),
+                Err(error) => vec![refusal_frame::<E>(id, &self.refusal(error, control)?)],
             };
-            match frame.map_err(ChannelError::from).and_then(|frame| channel.send(&frame, &[])) {
-                Ok(()) => {}
-                Err(ChannelError::WouldBlock) => {
-                    let slow = ChannelError::Violation("a peer that does not read its answers");
-                    return end(edge, &slow, control);
+            for frame in frames {
+                match deliver(edge, channel, frame, control)? {
+                    Some(same) => channel = same,
+                    None => return Ok(None),
                 }
-                Err(error) => return end(edge, &error, control),
             }
             if std::mem::take(&mut self.costly) {
                 break;
             }
         }
         Ok(Some(channel))
+    }
+}
+
+/// What is answered now, of the question that was just asked or of one before it.
+type Answers<R> = Vec<(RequestId, R)>;
+
+/// Sends an answer; gives the channel back unless it is over.
+pub(crate) fn deliver(
+    edge: EdgeId,
+    channel: Channel,
+    frame: Result<Vec<u8>, WireError>,
+    control: &Control,
+) -> Result<Option<Channel>, StartError> {
+    match frame.map_err(ChannelError::from).and_then(|frame| channel.send(&frame, &[])) {
+        Ok(()) => Ok(Some(channel)),
+        Err(ChannelError::WouldBlock) => {
+            end(edge, &ChannelError::Violation("a peer that does not read its answers"), control)
+        }
+        Err(error) => end(edge, &error, control),
     }
 }
 

@@ -5,6 +5,7 @@
 //! over the records: to delete, add, swap or take back one record is to alter the file. What it cannot tell is that a
 //! whole older file was put back.
 
+use crate::auth::devices::Devices;
 use crate::auth::password::Password;
 use crate::budget::Budgets;
 use crate::cipher::Key;
@@ -75,6 +76,8 @@ pub struct Contents {
     pub budgets: Budgets,
     /// How a client's password is told from others, where there is one.
     pub password: Option<Password>,
+    /// Devices that are paired, or were.
+    pub devices: Devices,
     /// The next start draws a new master key.
     pub renew: bool,
     /// What the log was when it was last looked at.
@@ -205,6 +208,7 @@ const LOCKOUTS: u8 = 1;
 const BUDGETS: u8 = 2;
 const RENEW: u8 = 3;
 const PASSWORD: u8 = 4;
+const DEVICES: u8 = 5;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -221,6 +225,7 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
                 password.encode(into);
             }
         }),
+        (DEVICES, &|into: &mut Writer| contents.devices.encode(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
@@ -254,6 +259,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         lockouts: Table::default(),
         budgets: Budgets::default(),
         password: None,
+        devices: Devices::default(),
         renew: false,
         memory: Memory::default(),
     };
@@ -289,6 +295,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}
             PASSWORD => contents.password = Some(Password::decode(&mut section)?),
+            DEVICES => contents.devices = Devices::decode(&mut section)?,
             RENEW => contents.renew = section.byte().filter(|byte| *byte <= 1)? == 1,
             _ => return None,
         }

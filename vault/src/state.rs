@@ -1,6 +1,7 @@
 //! What the vault knows, and the only place where it changes: in memory and in the store together.
 
-use crate::auth::password::Password;
+use crate::auth::devices::Devices;
+use crate::auth::waiting::Waiting;
 use crate::budget::Budgets;
 use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
@@ -19,6 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use witnessed::Bond;
 
 pub mod front;
+mod logins;
 pub mod witnessed;
 
 /// Name of the gateway token in the store and in records.
@@ -39,6 +41,8 @@ pub struct State {
     /// What the master key is made of, where a passphrase is a part of it.
     front: Option<Front>,
     bond: Bond,
+    /// Nonces, and devices that nobody knows yet.
+    waiting: Waiting,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -195,6 +199,7 @@ impl State {
             lockouts: Table::default(),
             budgets: Budgets::default(),
             password: None,
+            devices: Devices::default(),
             renew: false,
             memory: Memory::default(),
         };
@@ -214,6 +219,7 @@ impl State {
             kept_elsewhere,
             front: None,
             bond: Bond::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -347,21 +353,6 @@ impl State {
     /// The uses that count.
     pub const fn budgets(&mut self) -> &mut Budgets {
         &mut self.contents.budgets
-    }
-
-    /// How a client's password is told from others, where there is one.
-    #[must_use]
-    pub const fn password(&self) -> Option<&Password> {
-        self.contents.password.as_ref()
-    }
-
-    /// Puts another password, or none, in the place of the one there is, durably.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing has changed.
-    pub fn set_password(&mut self, password: Option<Password>) -> Result<(), StoreError> {
-        let before = std::mem::replace(&mut self.contents.password, password);
-        self.persist().inspect_err(|_| self.contents.password = before)
     }
 
     /// The gateway token, if there is one.

@@ -1,11 +1,15 @@
-//! gateway's edge under a fallen gateway: whatever it says, no answer holds a byte of a secret, and no record does.
+//! gateway's edge under a fallen gateway: whatever it says, no answer holds a byte of a secret, no record does, and no device is
+//! paired, widened or given another token.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 mod common;
 
 use common::{Broker, PATIENCE};
-use proto::audit::Record;
-use proto::auth::Login;
+use ed25519_dalek::{Signer as _, SigningKey};
+use proto::audit::{AuthReason, Record};
+use proto::auth::{
+    ConnectionId, DeviceId, DeviceProof, DeviceState, Login, LoginAnswer, LoginVerb, Scopes, Standing, Who,
+};
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::{Channel, ChannelError, frame};
 use proto::control::FromRole;
@@ -13,9 +17,10 @@ use proto::edge::{Edge, GatewayVault};
 use proto::ids::RequestId;
 use proto::secret::Secret;
 use proto::topology::{EdgeId, Side};
-use proto::vault::{Destination, LeaseId, LeaseRequest, VaultAnswer, VaultRequest, VaultVerb};
+use proto::vault::{Destination, LeaseId, LeaseRequest, VaultAnswer, VaultReply, VaultRequest, VaultVerb};
 use proto::wire::{HEADER, Kind};
-use std::time::Instant;
+use sha2::{Digest as _, Sha256};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// As long a run of a secret's bytes as may come by chance: 2^-64 for a random one.
 const WINDOW: usize = 8;
@@ -44,13 +49,14 @@ impl Dice {
 
 /// A message that gateway could send, or bytes near one.
 fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
+    let number = id;
     let name = BoundedStr::truncated(NAMES[dice.below(NAMES.len())]);
     // Few addresses, so that most are locked out and cost no disk.
     let address = BoundedStr::truncated(["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "nowhere"][dice.below(4)]);
     let request = |request: &VaultRequest| frame(Kind::Request, RequestId(id), 100, request, GatewayVault::MAX_REQUEST);
     let mut mac = [0; 32];
     mac.fill(dice.roll().to_le_bytes()[0]);
-    let mut bytes = match dice.below(8) {
+    let mut bytes = match dice.below(13) {
         0 => {
             let token = (dice.below(2) == 0).then(|| Secret::new(dice.bytes(64)).unwrap());
             request(&VaultRequest::VerifyClient(Box::new(Login::with_token(address, token))))
@@ -66,6 +72,32 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
             let to = Destination { host: BoundedStr::truncated("api.telegram.org"), port: 443 };
             let redeem = LeaseRequest::Redeem { lease: LeaseId([mac[0]; 16]), to, digest: mac };
             frame(Kind::Request, RequestId(id), 100, &redeem, GatewayVault::MAX_REQUEST)
+        }
+        4 => request(&VaultRequest::Challenge(ConnectionId([mac[0]; 16]))),
+        // Another than there is, so that it is answered at once.
+        5 => request(&VaultRequest::Watch(Standing { as_of: dice.roll(), token: u64::MAX, ..Standing::default() })),
+        6 => {
+            let (public_key, scopes) = (device(1 + mac[0] % 3).verifying_key().to_bytes(), "operator.admin");
+            let token = (dice.below(2) == 0).then(|| Secret::new(dice.bytes(64)).unwrap());
+            let who = Who::Device(Box::new(DeviceProof {
+                connection: ConnectionId([mac[0]; 16]),
+                signature: [[mac[0]; 32]; 2],
+                scopes: BoundedStr::truncated(scopes),
+                ..proof(public_key, now_ms())
+            }));
+            request(&VaultRequest::VerifyClient(Box::new(Login { who, ..Login::with_token(address, token) })))
+        }
+        // The operator's words, on this edge.
+        7 => {
+            let id = id_of(&device(1 + mac[0] % 3));
+            let verbs = [
+                LoginVerb::ApproveDevice { id, scopes: Scopes::ALL },
+                LoginVerb::RotateToken { id },
+                LoginVerb::ListDevices,
+                LoginVerb::ClearPassword,
+            ];
+            let verb = verbs.into_iter().nth(dice.below(4)).map(VaultVerb::Login).unwrap();
+            frame(Kind::Request, RequestId(number), 100, &verb, GatewayVault::MAX_REQUEST)
         }
         3 => frame(Kind::Request, RequestId(id), 100, &VaultVerb::RevealSecret { name }, GatewayVault::MAX_REQUEST),
         _ => {
@@ -85,6 +117,55 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
         _ => {}
     }
     bytes
+}
+
+const READ: Scopes = Scopes { admin: false, read: true, write: false, approvals: false, pairing: false };
+
+fn device(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number; 32])
+}
+
+fn id_of(key: &SigningKey) -> DeviceId {
+    DeviceId(Sha256::digest(key.verifying_key().to_bytes()).into())
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+fn proof(public_key: [u8; 32], signed_at_ms: u64) -> DeviceProof {
+    DeviceProof {
+        connection: ConnectionId([0; 16]),
+        public_key,
+        signature: [[0; 32]; 2],
+        signed_at_ms,
+        client: BoundedStr::truncated("fuzz"),
+        mode: BoundedStr::truncated("test"),
+        scopes: BoundedStr::truncated("operator.read"),
+        platform: BoundedStr::truncated("linux"),
+        family: BoundedStr::default(),
+        name: BoundedStr::default(),
+    }
+}
+
+/// A device that signs rightly asks, which a fallen gateway can have too; the operator pairs it and draws its token.
+fn pair(broker: &Broker, key: &SigningKey) -> Vec<u8> {
+    let mut gateway = broker.client(EdgeId::GatewayVault);
+    let mut ask = |request: &VaultRequest| gateway.call(request, &[], PATIENCE).map(|(reply, _)| reply).unwrap();
+    let VaultReply::Challenge(nonce) = ask(&VaultRequest::Challenge(ConnectionId([0; 16]))) else { panic!("no nonce") };
+    let (id, mut proof) = (id_of(key), proof(key.verifying_key().to_bytes(), now_ms()));
+    let text = format!("v3|{id}|fuzz|test|operator|operator.read|{}||{nonce}|linux|", proof.signed_at_ms);
+    let signature = key.sign(text.as_bytes()).to_bytes();
+    proof.signature = [signature[..32].try_into().unwrap(), signature[32..].try_into().unwrap()];
+    let login = Login::with_token(BoundedStr::truncated("192.0.2.9"), None);
+    let login = Login { who: Who::Device(Box::new(proof)), ..login };
+    let reply = ask(&VaultRequest::VerifyClient(Box::new(login)));
+    assert!(matches!(reply, VaultReply::Rejected { reason: AuthReason::DeviceUnpaired, .. }), "{reply:?}");
+    broker.verb(VaultVerb::Login(LoginVerb::ApproveDevice { id, scopes: READ })).map(drop).unwrap();
+    match broker.verb(VaultVerb::Login(LoginVerb::RotateToken { id })).ok().unwrap() {
+        VaultAnswer::Login(LoginAnswer::Token(token)) => token.expose().to_vec(),
+        _ => panic!("another answer"),
+    }
 }
 
 fn leaks(bytes: &[u8], secrets: &[Vec<u8>]) -> bool {
@@ -118,6 +199,10 @@ fn fuzz(messages: u32) {
         put(&broker, name, &value, &policy);
         secrets.push(value);
     }
+    secrets.push(b"a-password-of-its-own".to_vec());
+    let password = Secret::new(secrets[secrets.len() - 1].clone()).unwrap();
+    broker.verb(VaultVerb::Login(LoginVerb::SetPassword { password })).map(drop).unwrap();
+    secrets.push(pair(&broker, &device(1)));
     let known = secrets.clone();
     let written = std::thread::spawn(move || {
         records.iter().fold(0u64, |count, record| {
@@ -162,6 +247,15 @@ fn fuzz(messages: u32) {
         panic!("not revealed")
     };
     assert!(leaks(value.expose(), &secrets));
+    let Ok(VaultAnswer::Login(LoginAnswer::Devices(rows))) = broker.verb(VaultVerb::Login(LoginVerb::ListDevices))
+    else {
+        panic!("no devices")
+    };
+    let paired: Vec<_> = rows.iter().filter(|row| row.state != DeviceState::Waits).collect();
+    assert!(
+        matches!(paired[..], [row] if (row.id, row.state, row.scopes) == (id_of(&device(1)), DeviceState::PairedWithToken, READ)),
+        "{paired:?}"
+    );
     assert_eq!(broker.exit(), Some(0));
     let written = written.join().unwrap();
     println!("{messages} messages: {answers} answers, {violations} violations, {written} records; no byte of a secret");

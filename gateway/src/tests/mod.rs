@@ -8,8 +8,8 @@ use crate::sessions::Store;
 use crate::state::{Gateway, Identity};
 use futures_util::{SinkExt, StreamExt};
 use proto::audit::{AuthReason, RunEnd};
-use proto::auth::Login;
-use proto::bounded::{BoundedBytes, BoundedStr};
+use proto::auth::{Admission, Login, Nonce, Who};
+use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::Channel;
 use proto::edge::{GatewaySandboxd, GatewayVault, Refusal};
 use proto::ids::RunId;
@@ -61,13 +61,22 @@ pub(super) fn attach_sandbox(gateway: &Gateway) {
 
 async fn vault(server: Server<GatewayVault>) {
     while let Ok(Request { request, responder, .. }) = server.next().await {
-        let VaultRequest::VerifyClient(login) = request else { panic!("another question") };
-        let Login { address, token, password: _ } = *login;
+        let Login { address, token, who, .. } = match request {
+            VaultRequest::VerifyClient(login) => *login,
+            VaultRequest::Challenge(connection) => {
+                responder.reply(&VaultReply::Challenge(Nonce(connection.0)), &[]).await.unwrap();
+                continue;
+            }
+            _ => panic!("another question"),
+        };
         assert_eq!(address.as_str(), "127.0.0.1");
         let token = token.map(|token| String::from_utf8_lossy(token.expose()).into_owned());
         let rejected = |reason, retry_after_s| VaultReply::Rejected { reason, retry_after_s };
         let reply = match token.as_deref() {
-            Some(TOKEN) => VaultReply::Accepted,
+            Some(TOKEN) => {
+                let Who::Bearer(scopes) = who else { panic!("a device") };
+                VaultReply::Admitted(Admission { scopes, by: BoundedVec::default() })
+            }
             Some("unwritable") => {
                 responder.refuse(&Refusal::new("audit.unwritable", "the log cannot be written")).await.unwrap();
                 continue;

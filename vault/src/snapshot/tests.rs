@@ -17,7 +17,7 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     let mut budgets = Budgets::default();
     budgets.count("secret.00", 1);
     let memory = crate::witness::memory::Memory::default();
-    Contents { ring, records, lockouts, budgets, password: None, renew: false, memory }
+    Contents { ring, records, lockouts, budgets, password: None, devices: Devices::default(), renew: false, memory }
 }
 
 pub(crate) fn place(generation: u64, contents: &Contents) -> Place {
