@@ -5,7 +5,7 @@
 mod channels;
 mod sandbox;
 
-use crate::schema::{AuthMode, Bind, Config, Redact, TailscaleMode};
+use crate::schema::{Bind, Config, Redact, TailscaleMode};
 use serde::Serialize;
 
 /// How bad it is.
@@ -167,11 +167,11 @@ fn gateway(config: &Config, all: &mut Findings) {
         "remove the key, and read the token with `moltbot gateway token --reveal`",
     );
     all.refuse_if(
-        auth.password.is_some() || auth.mode == AuthMode::Password,
+        auth.password.is_some(),
         "config.secrets.gateway_password_in_config",
-        "gateway.auth",
+        "gateway.auth.password",
         "a password does not stand in the configuration",
-        "remove mode and password; clients present the token of `moltbot gateway token --reveal`",
+        "remove the key, and set the password with `moltbot gateway password set`",
     );
     all.refuse_if(
         auth.allow_tailscale,

@@ -56,6 +56,7 @@ fn bad_files_are_refused_with_place_and_reason() {
             "gateway.control_ui.device_auth_disabled",
         ),
         ("{ gateway: { auth: { token: 'x' } } }", "1:22", "moltbot gateway token --reveal"),
+        ("{ gateway: { auth: { mode: 'password', password: 'x' } } }", "1:40", "moltbot gateway password set"),
         ("{ gateway: { auth: { allowTailscale: true } } }", "1:22", "gateway.auth.allow_tailscale"),
         ("{ agents: { defaults: { sandbox: { mode: 'off' } } } }", "1:36", "sandbox.mode_off"),
         ("{ agents: { defaults: { sandbox: { docker: { network: 'host' } } } } }", "1:46", "sandbox.docker.sealed"),

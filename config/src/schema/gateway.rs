@@ -73,7 +73,7 @@ section! {
     /// `gateway.auth`. Every connection proves who it is, loopback included.
     #[derive(Default)]
     pub struct Auth {
-        /// How clients prove who they are.
+        /// How clients prove who they are. No effect: the token always counts, and a password where the vault has one.
         pub mode: AuthMode,
         /// Never kept here: the vault makes and holds the token.
         #[serde(skip_serializing)]
@@ -92,7 +92,7 @@ choice! {
         /// By the gateway token.
         #[default]
         Token,
-        /// By a password as well.
+        /// By a password.
         Password,
     }
 }
