@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use system_tests::client::Client;
@@ -13,6 +13,7 @@ const PASSWORD: &str = "correct horse battery";
 
 /// The one that signs, from before anything connects: a handshake does not wait for Python to start.
 struct Signer {
+    python: Child,
     asks: ChildStdin,
     says: BufReader<ChildStdout>,
 }
@@ -23,11 +24,14 @@ impl Signer {
     fn start() -> Mutex<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/device/sign.py");
         // It ends with its input, which ends with this process.
-        let child = Command::new("python3").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        Mutex::new(Self { asks: child.stdin.unwrap(), says: BufReader::new(child.stdout.unwrap()) })
+        let mut python = Command::new("python3");
+        let mut python = python.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (asks, says) = (python.stdin.take().unwrap(), BufReader::new(python.stdout.take().unwrap()));
+        Mutex::new(Self { python, asks, says })
     }
 
     fn sign(&mut self, asked: &Value) -> Value {
+        assert!(self.python.try_wait().unwrap().is_none(), "sign.py has ended");
         writeln!(self.asks, "{asked}").unwrap();
         let mut line = String::new();
         self.says.read_line(&mut line).unwrap();

@@ -265,7 +265,8 @@ fn gateway_refuses_a_login_in_time_where_the_vault_is_silent() {
     let answer = login.join().unwrap();
     assert_eq!(answer["ok"], false, "{answer}");
     assert!(begin.elapsed() < PATIENCE);
-    assert_eq!(vault.next(PATIENCE).unwrap().0, Kind::Cancel);
+    // What it asks beside that is not about this client.
+    while vault.next(PATIENCE).unwrap().0 != Kind::Cancel {}
     gateway.assert_alive();
 }
 
