@@ -1,13 +1,14 @@
 // A client that Moltbot did not write, against a running gateway: connects, asks, chats, and prints one line of JSON.
-// Usage: node client.mjs URL TOKEN MIN MAX. Exit 0 where all went well, 1 where something did not, 2 on wrong usage.
+// Usage: node client.mjs URL TOKEN MIN MAX [SEED]. With a seed of 64 hexadecimal digits it is a device as well, and with - for
+// a token it has none. Exit 0 where all went well, 1 where something did not, 2 on wrong usage.
 // What it reads comes from the gateway under test; it runs nothing of it and writes nothing.
 
-import { randomUUID } from "node:crypto";
+import { createHash, createPrivateKey, createPublicKey, randomUUID, sign } from "node:crypto";
 import { GatewayClient } from "@openclaw/gateway-client";
 
-const [url, token, min, max] = process.argv.slice(2);
+const [url, token, min, max, seed] = process.argv.slice(2);
 if (!url || token === undefined || !min || !max) {
-  console.error("usage: node client.mjs URL TOKEN MIN MAX");
+  console.error("usage: node client.mjs URL TOKEN MIN MAX [SEED]");
   process.exit(2);
 }
 
@@ -35,9 +36,31 @@ function nextEvent(matches) {
 
 setTimeout(() => done(new Error(`not finished within ${DEADLINE_MS} ms`)), DEADLINE_MS);
 
+/** The last 32 bytes of an Ed25519 public key's DER are the key. */
+const raw = (key) => createPublicKey(key).export({ type: "spki", format: "der" }).subarray(-32);
+
+function device(seed) {
+  // PKCS #8 of an Ed25519 key is this and the seed (RFC 8410).
+  const der = Buffer.concat([Buffer.from("302e020100300506032b657004220420", "hex"), Buffer.from(seed, "hex")]);
+  const key = createPrivateKey({ key: der, format: "der", type: "pkcs8" });
+  const pem = (key, type) => key.export({ type, format: "pem" });
+  return {
+    deviceIdentity: {
+      deviceId: createHash("sha256").update(raw(key)).digest("hex"),
+      privateKeyPem: pem(key, "pkcs8"),
+      publicKeyPem: pem(createPublicKey(key), "spki"),
+    },
+    hostDeps: {
+      signDevicePayload: (key, text) => sign(null, Buffer.from(text), key).toString("base64url"),
+      publicKeyRawBase64UrlFromPem: (key) => raw(key).toString("base64url"),
+    },
+  };
+}
+
 const client = new GatewayClient({
   url,
-  token,
+  token: token === "-" ? undefined : token,
+  ...(seed ? device(seed) : {}),
   minProtocol: Number(min),
   maxProtocol: Number(max),
   onConnectError: (error) => done(error),

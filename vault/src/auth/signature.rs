@@ -37,7 +37,7 @@ pub const fn is_timely(proof: &DeviceProof, now: u64) -> bool {
 
 fn text(proof: &DeviceProof, token: Option<&Secret>, nonce: &str, third: bool) -> Zeroizing<Vec<u8>> {
     let (id, at) = (device_of(&proof.public_key).to_string(), proof.signed_at_ms.to_string());
-    let (platform, family) = (proof.platform.to_ascii_lowercase(), proof.family.to_ascii_lowercase());
+    let (platform, family) = (proof.platform.trim().to_ascii_lowercase(), proof.family.trim().to_ascii_lowercase());
     let token = token.map_or(&[][..], Secret::expose);
     let mut parts: Vec<&[u8]> = vec![if third { b"v3" } else { b"v2" }];
     parts.extend([&*id, &*proof.client, &*proof.mode, ROLE, &*proof.scopes, &*at].map(str::as_bytes));
@@ -101,9 +101,9 @@ pub(crate) mod tests {
                 client: BoundedStr::new(at(2)).unwrap(),
                 mode: BoundedStr::new(at(3)).unwrap(),
                 scopes: BoundedStr::new(at(5)).unwrap(),
-                // As clients write it; what they sign is lower case.
-                platform: BoundedStr::new(at(9).to_uppercase()).unwrap(),
-                family: BoundedStr::new(at(10).to_uppercase()).unwrap(),
+                // As clients may write it; what they sign is trimmed and lower case.
+                platform: BoundedStr::new(format!(" {}", at(9).to_uppercase())).unwrap(),
+                family: BoundedStr::new(format!("{} ", at(10).to_uppercase())).unwrap(),
                 name: BoundedStr::default(),
             };
             Vector { proof, token: Secret::new(at(7).as_bytes().to_vec()).unwrap(), nonce: at(8).to_owned() }
