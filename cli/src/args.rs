@@ -1,9 +1,11 @@
 //! The command line, and nothing but it.
 
+mod people;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
+pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,6 +91,18 @@ pub enum Command {
         /// What to do instead
         #[command(subcommand)]
         command: Option<LogsCommand>,
+    },
+    /// Strangers that want to speak to the agent
+    Pairing {
+        /// What to do
+        #[command(subcommand)]
+        command: PairingCommand,
+    },
+    /// Who may speak to the agent, on each channel
+    Allowlist {
+        /// What to do
+        #[command(subcommand)]
+        command: AllowlistCommand,
     },
     /// Secrets: put one in, say what may be done with it, see what was
     Secrets {

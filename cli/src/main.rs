@@ -11,6 +11,7 @@ mod drill;
 mod lockdown;
 mod logs;
 mod paint;
+mod people;
 mod prune;
 mod restart;
 mod secrets;
@@ -84,6 +85,8 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Gateway { command } => gateway(&dir, command, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
+        Command::Pairing { command } => people::pairing(&dir, command, args),
+        Command::Allowlist { command } => people::allowlist(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),

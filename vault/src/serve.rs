@@ -256,6 +256,9 @@ impl Vault {
                 auth::verify_client(&mut self.state, &mut self.auditor, &address, token.as_ref(), unix_now())
             }
             VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
+            VaultRequest::MaySpeak { channel, sender, name } => {
+                self.desk().may_speak(&channel, &sender, &name, unix_now())
+            }
         }
     }
 

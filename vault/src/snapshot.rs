@@ -13,6 +13,9 @@ use crate::envelope::{Keyring, Record, VaultId};
 use crate::keys::Master;
 use crate::lockout::Table;
 use crate::merkle::{self, Hash};
+use crate::senders::Senders;
+use crate::senders::lists::Lists;
+use crate::senders::pending::Pending;
 use crate::witness::memory::Memory;
 use hmac::{Hmac, Mac as _};
 use rustix::io::Errno;
@@ -74,6 +77,8 @@ pub struct Contents {
     pub budgets: Budgets,
     /// The next start draws a new master key.
     pub renew: bool,
+    /// Who may speak on which channel.
+    pub senders: Senders,
     /// What the log was when it was last looked at.
     pub memory: Memory,
 }
@@ -201,6 +206,8 @@ pub fn unseal(master: &Master, file: &[u8]) -> Result<(Place, Contents), Snapsho
 const LOCKOUTS: u8 = 1;
 const BUDGETS: u8 = 2;
 const RENEW: u8 = 3;
+const PENDING: u8 = 6;
+const LISTS: u8 = 7;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -212,6 +219,8 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         (RENEW, &|into: &mut Writer| {
             into.byte(u8::from(contents.renew));
         }),
+        (PENDING, &|into: &mut Writer| contents.senders.pending.encode(into)),
+        (LISTS, &|into: &mut Writer| contents.senders.lists.encode(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
@@ -245,6 +254,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         lockouts: Table::default(),
         budgets: Budgets::default(),
         renew: false,
+        senders: Senders::default(),
         memory: Memory::default(),
     };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
@@ -276,6 +286,8 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
         match number {
             LOCKOUTS => contents.lockouts = Table::decode(&mut section)?,
             BUDGETS => contents.budgets = Budgets::decode(&mut section)?,
+            PENDING => contents.senders.pending = Pending::decode(&mut section)?,
+            LISTS => contents.senders.lists = Lists::decode(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             RENEW => contents.renew = section.byte().filter(|byte| *byte <= 1)? == 1,
             _ => return None,

@@ -5,6 +5,8 @@ use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
 use crate::permit::Policy;
+use crate::senders::Senders;
+use crate::senders::desk::Told;
 use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
 use crate::token;
@@ -38,6 +40,7 @@ pub struct State {
     /// What the master key is made of, where a passphrase is a part of it.
     front: Option<Front>,
     bond: Bond,
+    told: Told,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -194,6 +197,7 @@ impl State {
             lockouts: Table::default(),
             budgets: Budgets::default(),
             renew: false,
+            senders: Senders::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -212,6 +216,7 @@ impl State {
             kept_elsewhere,
             front: None,
             bond: Bond::default(),
+            told: Told::default(),
         }
     }
 
@@ -345,6 +350,20 @@ impl State {
     /// The uses that count.
     pub const fn budgets(&mut self) -> &mut Budgets {
         &mut self.contents.budgets
+    }
+
+    /// Whose refusal is in the log already.
+    pub const fn told(&mut self) -> &mut Told {
+        &mut self.told
+    }
+
+    /// Puts other tables of senders in the place of these, durably.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then these stand.
+    pub fn set_senders(&mut self, next: Senders) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut self.contents.senders, next);
+        self.persist().inspect_err(|_| self.contents.senders = before)
     }
 
     /// The gateway token, if there is one.
