@@ -1,10 +1,12 @@
 //! The command line, and nothing but it.
 
+mod logins;
 mod people;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
+pub use logins::PasswordCommand;
 pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
 use std::path::PathBuf;
@@ -143,6 +145,12 @@ pub enum GatewayCommand {
         /// Print it; recorded before it is printed
         #[arg(long)]
         reveal: bool,
+    },
+    /// The password that clients may present in place of the token
+    Password {
+        /// What to do
+        #[command(subcommand)]
+        command: PasswordCommand,
     },
     /// Call a method of the gateway protocol
     Call {

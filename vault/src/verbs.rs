@@ -59,6 +59,7 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::SetPassphrase { .. }
         | VaultVerb::RemovePassphrase
         | VaultVerb::RecordBackup { .. }
+        | VaultVerb::Login(_)
         | VaultVerb::Senders(_)
         | VaultVerb::ForgetLockouts => "",
     }
@@ -132,6 +133,7 @@ impl<L: Log> Desk<'_, L> {
                 "a passphrase is part of the master key; `moltbot vault passphrase remove` first, and set it anew after",
             )),
             VaultVerb::RecordBackup { to } => Ok(to.to_string()),
+            VaultVerb::Login(verb) => self.check_login(verb),
             VaultVerb::Unlock { .. } => Err(refuse("vault.not_locked", "the vault is not locked")),
             VaultVerb::SetPassphrase { passphrase } if passphrase.expose().len() < SHORTEST => Err(refuse(
                 "vault.short",
@@ -239,6 +241,7 @@ impl<L: Log> Desk<'_, L> {
                 self.state.want_new_master().map_err(|error| changed(ChangeError::Store(error)))?;
                 Ok(VaultAnswer::Done(self.state.generation()))
             }
+            VaultVerb::Login(verb) => self.carry_out_login(verb),
             VaultVerb::ForgetLockouts => {
                 let forgotten = self.state.unlock().map_err(|error| changed(ChangeError::Store(error)))?;
                 Ok(VaultAnswer::Done(u64::try_from(forgotten).unwrap_or(u64::MAX)))

@@ -8,6 +8,7 @@ use crate::sessions::Store;
 use crate::state::{Gateway, Identity};
 use futures_util::{SinkExt, StreamExt};
 use proto::audit::{AuthReason, RunEnd};
+use proto::auth::Login;
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::Channel;
 use proto::edge::{GatewaySandboxd, GatewayVault, Refusal};
@@ -61,8 +62,8 @@ pub(super) fn attach_sandbox(gateway: &Gateway) {
 
 async fn vault(server: Server<GatewayVault>) {
     while let Ok(Request { request, responder, .. }) = server.next().await {
-        let (address, token) = match request {
-            VaultRequest::VerifyClient { address, token } => (address, token),
+        let Login { address, token, password: _ } = match request {
+            VaultRequest::VerifyClient(login) => *login,
             VaultRequest::MaySpeak { sender, .. } => {
                 let pair = |fresh| Verdict::Pair { code: PairingCode(*b"ABCDEFGH"), seconds: 900, fresh };
                 let verdict = match sender.0.as_str() {

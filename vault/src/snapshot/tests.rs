@@ -18,7 +18,7 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     budgets.count("secret.00", 1);
     let senders = crate::senders::tests::some();
     let memory = crate::witness::memory::Memory::default();
-    Contents { ring, records, lockouts, budgets, renew: false, senders, memory }
+    Contents { ring, records, lockouts, budgets, password: None, renew: false, senders, memory }
 }
 
 pub(crate) fn place(generation: u64, contents: &Contents) -> Place {
