@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Rows of a full page.
-const PAGE: usize = 64;
+pub(crate) const PAGE: usize = 64;
 /// Verbs by which a secret's bytes leave the vault.
 const LEAVES: [&str; 3] = ["redeem", "secrets.reveal", "reveal"];
 
