@@ -17,6 +17,7 @@ pub mod methods;
 pub mod policy;
 pub mod proof;
 pub mod rejected;
+pub mod senders;
 pub mod serve;
 pub mod sessions;
 pub mod shapes;

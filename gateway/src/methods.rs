@@ -16,7 +16,7 @@ const READ: &str = "operator.read";
 const WRITE: &str = "operator.write";
 const ADMIN: &str = "operator.admin";
 
-const METHODS: [(&str, &str); 10] = [
+const METHODS: [(&str, &str); 11] = [
     ("health", READ),
     ("status", READ),
     ("agents.list", READ),
@@ -27,9 +27,10 @@ const METHODS: [(&str, &str); 10] = [
     ("chat.send", WRITE),
     ("chat.history", READ),
     ("chat.abort", WRITE),
+    ("channels.inbound", WRITE),
 ];
 /// Longest idempotency key, and so longest id of a run.
-const MAX_RUN_ID: usize = 256;
+pub(crate) const MAX_RUN_ID: usize = 256;
 /// Messages that a history has where the client does not say.
 const HISTORY: u64 = 200;
 
@@ -76,6 +77,7 @@ pub async fn call(gateway: &Gateway, protocol: u8, scopes: Scopes, request: Requ
         "config.get" => shapes::config_get(gateway),
         "chat.history" => chat_history(gateway, &params)?,
         "chat.abort" => chat_abort(gateway, &params)?,
+        "channels.inbound" => return crate::senders::inbound(gateway, &params).await,
         "chat.send" => return chat_send(gateway, protocol, params),
         other => return Err(Failure::unavailable(format!("{other} is listed and not served"))),
     }))
@@ -147,6 +149,14 @@ fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> Result<
     {
         return Err(params.wrong("attachments", "be empty: this gateway takes none"));
     }
+    begin(gateway, session, message, run_id)
+}
+
+/// Begins a turn of a conversation, unless it is a word that needs none.
+///
+/// # Errors
+/// A [`Failure`] for the client.
+pub(crate) fn begin(gateway: &Gateway, session: String, message: String, run_id: String) -> Result<Done, Failure> {
     if message.trim().is_empty() {
         return Err(Failure::invalid("message or attachment required"));
     }

@@ -4,6 +4,7 @@ use crate::audit::AuthReason;
 use crate::auth::{Admission, ConnectionId, Login, LoginAnswer, LoginVerb, Nonce, Standing};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::secret::Secret;
+use crate::senders::{ChannelId, SenderAnswer, SenderId, SenderVerb, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// gateway -> vault.
@@ -24,6 +25,15 @@ pub enum VaultRequest {
         message: BoundedBytes<2048>,
         /// The code that came with it.
         mac: [u8; 32],
+    },
+    /// May this sender speak on this channel?
+    MaySpeak {
+        /// The channel that the message came in on.
+        channel: ChannelId,
+        /// Who sent it, as the channel's own server says.
+        sender: SenderId,
+        /// What the sender calls itself; for the operator to read.
+        name: BoundedStr<64>,
     },
 }
 
@@ -47,6 +57,8 @@ pub enum VaultReply {
     },
     /// The code is wrong.
     Denied,
+    /// What becomes of the sender's message.
+    Speak(Verdict),
 }
 
 /// Names a lease: 128 random bits.
@@ -201,6 +213,8 @@ pub enum VaultVerb {
     },
     /// Goes on with a store or a log that was put back.
     AcceptRollback,
+    /// A verb about senders.
+    Senders(SenderVerb),
 }
 
 impl VaultVerb {
@@ -226,6 +240,7 @@ impl VaultVerb {
             Self::RemovePassphrase => "vault.passphrase.remove",
             Self::RecordBackup { .. } => "vault.backup",
             Self::AcceptRollback => "vault.accept-rollback",
+            Self::Senders(verb) => verb.name(),
         }
     }
 }
@@ -264,4 +279,6 @@ pub enum VaultAnswer {
     Policy(BoundedStr<4096>),
     /// About how clients get in.
     Login(LoginAnswer),
+    /// What is so about senders.
+    Senders(SenderAnswer),
 }

@@ -25,6 +25,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
+mod watched;
 mod witnessed;
 
 use witnessed::Bar;
@@ -278,29 +279,11 @@ impl Vault {
             }
             VaultRequest::Watch(seen) => return Ok(self.watch(id, seen)),
             VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
+            VaultRequest::MaySpeak { channel, sender, name } => {
+                self.desk().may_speak(&channel, &sender, &name, unix_now())
+            }
         };
         Ok(vec![(id, reply?)])
-    }
-
-    /// One that waits already is answered, so that no place in the window is lost to it.
-    fn watch(&mut self, id: RequestId, seen: Standing) -> Answers<VaultReply> {
-        let standing = self.state.standing();
-        let mut due: Vec<_> = self.watcher.take().map(|(id, _)| id).into_iter().collect();
-        if standing.is_like(&seen) {
-            self.watcher = Some((id, seen));
-        } else {
-            due.push(id);
-        }
-        due.into_iter().map(|id| (id, VaultReply::Standing(standing.clone()))).collect()
-    }
-
-    fn tell_watcher(&mut self, control: &Control) -> Result<(), StartError> {
-        let standing = self.state.standing();
-        let Some((id, _)) = self.watcher.take_if(|(_, seen)| !standing.is_like(seen)) else { return Ok(()) };
-        let Some(channel) = self.gateway.take() else { return Ok(()) };
-        let frame = reply_frame::<GatewayVault>(id, &VaultReply::Standing(standing));
-        self.gateway = deliver(EdgeId::GatewayVault, channel, frame, control)?;
-        Ok(())
     }
 
     fn turn_gateway(&mut self, control: &Control) -> Result<(), StartError> {

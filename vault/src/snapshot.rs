@@ -15,6 +15,9 @@ use crate::envelope::{Keyring, Record, VaultId};
 use crate::keys::Master;
 use crate::lockout::Table;
 use crate::merkle::{self, Hash};
+use crate::senders::Senders;
+use crate::senders::lists::Lists;
+use crate::senders::pending::Pending;
 use crate::witness::memory::Memory;
 use hmac::{Hmac, Mac as _};
 use rustix::io::Errno;
@@ -80,6 +83,8 @@ pub struct Contents {
     pub devices: Devices,
     /// The next start draws a new master key.
     pub renew: bool,
+    /// Who may speak on which channel.
+    pub senders: Senders,
     /// What the log was when it was last looked at.
     pub memory: Memory,
 }
@@ -209,6 +214,8 @@ const BUDGETS: u8 = 2;
 const RENEW: u8 = 3;
 const PASSWORD: u8 = 4;
 const DEVICES: u8 = 5;
+const PENDING: u8 = 6;
+const LISTS: u8 = 7;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -226,6 +233,8 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
             }
         }),
         (DEVICES, &|into: &mut Writer| contents.devices.encode(into)),
+        (PENDING, &|into: &mut Writer| contents.senders.pending.encode(into)),
+        (LISTS, &|into: &mut Writer| contents.senders.lists.encode(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
@@ -261,6 +270,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         password: None,
         devices: Devices::default(),
         renew: false,
+        senders: Senders::default(),
         memory: Memory::default(),
     };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
@@ -292,6 +302,8 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
         match number {
             LOCKOUTS => contents.lockouts = Table::decode(&mut section)?,
             BUDGETS => contents.budgets = Budgets::decode(&mut section)?,
+            PENDING => contents.senders.pending = Pending::decode(&mut section)?,
+            LISTS => contents.senders.lists = Lists::decode(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}
             PASSWORD => contents.password = Some(Password::decode(&mut section)?),

@@ -7,6 +7,8 @@ use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
 use crate::permit::Policy;
+use crate::senders::Senders;
+use crate::senders::desk::Told;
 use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
 use crate::token;
@@ -43,6 +45,7 @@ pub struct State {
     bond: Bond,
     /// Nonces, and devices that nobody knows yet.
     waiting: Waiting,
+    told: Told,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -201,6 +204,7 @@ impl State {
             password: None,
             devices: Devices::default(),
             renew: false,
+            senders: Senders::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -220,6 +224,7 @@ impl State {
             front: None,
             bond: Bond::default(),
             waiting: Waiting::default(),
+            told: Told::default(),
         }
     }
 
@@ -353,6 +358,20 @@ impl State {
     /// The uses that count.
     pub const fn budgets(&mut self) -> &mut Budgets {
         &mut self.contents.budgets
+    }
+
+    /// Whose refusal is in the log already.
+    pub const fn told(&mut self) -> &mut Told {
+        &mut self.told
+    }
+
+    /// Puts other tables of senders in the place of these, durably.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then these stand.
+    pub fn set_senders(&mut self, next: Senders) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut self.contents.senders, next);
+        self.persist().inspect_err(|_| self.contents.senders = before)
     }
 
     /// The gateway token, if there is one.

@@ -15,6 +15,7 @@ use proto::edge::{GatewaySandboxd, GatewayVault, Refusal};
 use proto::ids::RunId;
 use proto::port::{Request, Server};
 use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
+use proto::senders::{PairingCode, SenderRefusal, Verdict};
 use proto::vault::{VaultReply, VaultRequest};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -67,7 +68,22 @@ async fn vault(server: Server<GatewayVault>) {
                 responder.reply(&VaultReply::Challenge(Nonce(connection.0)), &[]).await.unwrap();
                 continue;
             }
-            _ => panic!("another question"),
+            VaultRequest::MaySpeak { sender, .. } => {
+                let pair = |fresh| Verdict::Pair { code: PairingCode(*b"ABCDEFGH"), seconds: 900, fresh };
+                let verdict = match sender.0.as_str() {
+                    "stranger" => pair(true),
+                    "again" => pair(false),
+                    "refused" => Verdict::Refused(SenderRefusal::NotListed),
+                    "*" => {
+                        responder.refuse(&Refusal::new("allowlist.wildcard", "no")).await.unwrap();
+                        continue;
+                    }
+                    _ => Verdict::Allowed,
+                };
+                responder.reply(&VaultReply::Speak(verdict), &[]).await.unwrap();
+                continue;
+            }
+            VaultRequest::VerifyMac { .. } | VaultRequest::Watch(_) => panic!("another question"),
         };
         assert_eq!(address.as_str(), "127.0.0.1");
         let token = token.map(|token| String::from_utf8_lossy(token.expose()).into_owned());
