@@ -140,6 +140,8 @@ pub enum Command {
         #[command(subcommand)]
         command: DrillCommand,
     },
+    /// Every command at one prompt, with completion, history and what happens meanwhile
+    Shell,
     /// Print shell completions
     Completion {
         /// Which shell
@@ -380,6 +382,17 @@ impl From<StreamName> for Stream {
 }
 
 impl Args {
+    /// The same, as said at the prompt of a shell that was started with `outer` on `dir`.
+    #[must_use]
+    pub fn within(mut self, dir: &std::path::Path, outer: &Self) -> Self {
+        self.state_dir = Some(dir.to_owned());
+        self.json |= outer.json;
+        if self.color == Color::Auto {
+            self.color = outer.color;
+        }
+        self
+    }
+
     /// The state directory, absolute.
     ///
     /// # Errors

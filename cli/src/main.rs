@@ -18,6 +18,7 @@ mod paint;
 mod prune;
 mod restart;
 mod secrets;
+mod shell;
 mod status;
 mod up;
 mod vault;
@@ -104,6 +105,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
+        Command::Shell => shell::run(&dir, args),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
             Ok(())
