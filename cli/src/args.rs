@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
 use proto::audit::Stream;
-pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
+pub use security::{AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, ReportOptions, SecurityCommand};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -128,6 +128,18 @@ pub enum Command {
     },
     /// Whether this machine and this installation can carry Moltbot, with what to do
     Doctor(DoctorOptions),
+    /// Why things are as they are
+    Explain {
+        /// What to explain
+        #[command(subcommand)]
+        command: ExplainCommand,
+    },
+    /// When something happened
+    Incident {
+        /// What to do
+        #[command(subcommand)]
+        command: IncidentCommand,
+    },
     /// What is locked down; lock everything; open it again
     Lockdown {
         /// What to do

@@ -11,6 +11,8 @@ mod confine_report;
 mod doctor;
 mod door;
 mod drill;
+mod explain;
+mod incident;
 mod lockdown;
 mod logins;
 mod logs;
@@ -25,7 +27,7 @@ mod vault;
 mod verify;
 mod ws;
 
-use args::{Args, Command, DrillCommand, GatewayCommand, SecurityCommand};
+use args::{Args, Command, DrillCommand, ExplainCommand, GatewayCommand, IncidentCommand, SecurityCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -99,6 +101,8 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Config { command } => config::run(&dir, command, args),
         Command::Security { command: SecurityCommand::Audit(options) } => audit::run(&dir, options, args),
         Command::Doctor(options) => doctor::run(&dir, *options, args),
+        Command::Explain { command: ExplainCommand::BlastRadius { role } } => explain::blast_radius(&dir, role, args),
+        Command::Incident { command: IncidentCommand::Report(options) } => incident::report(&dir, options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
