@@ -132,7 +132,8 @@ fn prompt(dir: &Path) -> &'static str {
 fn keeps(line: &str) -> bool {
     let secret = ["token", "password", "apikey", "secret", "passphrase"];
     let lower = line.to_lowercase();
-    !line.starts_with(' ') && !(lower.contains("config set") && secret.iter().any(|word| lower.contains(word)))
+    let carries = lower.contains("config set") && secret.iter().any(|word| lower.contains(word));
+    !(carries || line.starts_with(' '))
 }
 
 fn keep(editor: &mut Editor<Completer, FileHistory>, history: &Path) {
