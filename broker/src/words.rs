@@ -91,6 +91,7 @@ impl Setup {
                     config::Backend::Native => BackendChoice::Native,
                 },
                 instance: BoundedStr::truncated(&instance(path)),
+                exec: BoundedBytes::new(self.config.exec_json().into_bytes())?,
             },
             Role::Dialer => {
                 let allow = self.config.egress.allow.iter().map(BoundedStr::new).collect::<Result<Vec<_>, _>>()?;

@@ -1,10 +1,12 @@
 //! The command line, and nothing but it.
 
+mod sandbox;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
 use proto::audit::Stream;
+pub use sandbox::{PlaceName, RulesCommand, SandboxCommand};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -32,6 +34,7 @@ const EXAMPLES: &str = "Examples:
   moltbot chat \"/exec uname -a\"       run a command in the session's sandbox
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
+  moltbot sandbox explain 'ls | sh'   what a command would do, and whether it is asked about
   moltbot secrets set model.key       put a secret in; the value is asked for
   moltbot logs command -f             follow what is being run
   moltbot logs verify                 check that nobody touched the log";
@@ -95,6 +98,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: SecretsCommand,
+    },
+    /// What commands may run unasked: explain one, list and test the rules
+    Sandbox {
+        /// What to do
+        #[command(subcommand)]
+        command: SandboxCommand,
     },
     /// The vault's own keys
     Vault {

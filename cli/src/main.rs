@@ -13,6 +13,7 @@ mod logs;
 mod paint;
 mod prune;
 mod restart;
+mod sandbox;
 mod secrets;
 mod status;
 mod up;
@@ -85,6 +86,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
+        Command::Sandbox { command } => sandbox::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),

@@ -53,6 +53,39 @@ pub struct Config {
     pub egress: Egress,
     /// The audit log.
     pub logging: Logging,
+    /// What agents may do.
+    pub tools: Tools,
+}
+
+/// `tools`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Tools {
+    /// Commands.
+    pub exec: Exec,
+}
+
+/// `tools.exec`
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Exec {
+    /// When the operator is asked.
+    pub ask: Ask,
+    /// Rules beside the built-in ones. sandboxd reads them, and tries each on its examples before it serves.
+    pub rules: Vec<serde_json::Value>,
+}
+
+/// `tools.exec.ask`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// Never: what no rule denies runs.
+    #[default]
+    Off,
+    /// Where no rule allows the command.
+    OnMiss,
+    /// Before every command.
+    Always,
 }
 
 /// `gateway`
@@ -243,6 +276,12 @@ impl Config {
     #[must_use]
     pub const fn sandbox_backend(&self) -> Backend {
         self.agents.defaults.sandbox.backend
+    }
+
+    /// `tools.exec` as JSON, for sandboxd.
+    #[must_use]
+    pub fn exec_json(&self) -> String {
+        serde_json::to_string(&self.tools.exec).unwrap_or_else(|_| "{}".to_owned())
     }
 
     /// The effective configuration as JSON. No field of it is a secret: those are refused on load.
