@@ -1,10 +1,12 @@
 //! The command line, and nothing but it.
 
+mod logins;
 mod sandbox;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
+pub use logins::PasswordCommand;
 use proto::audit::Stream;
 pub use sandbox::{PlaceName, RulesCommand, SandboxCommand};
 use std::path::PathBuf;
@@ -138,6 +140,12 @@ pub enum GatewayCommand {
         /// Print it; recorded before it is printed
         #[arg(long)]
         reveal: bool,
+    },
+    /// The password that clients may present in place of the token
+    Password {
+        /// What to do
+        #[command(subcommand)]
+        command: PasswordCommand,
     },
     /// Call a method of the gateway protocol
     Call {
