@@ -13,7 +13,7 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, exec, .. } = start.config() else {
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, exec, .. } = start.config() else {
         return Err(start.wrong_config());
     };
     let judge = Judge::new(exec).map_err(StartError::permanent)?;
@@ -22,6 +22,7 @@ fn start(start: Start) -> Result<Exit, StartError> {
         image: image.to_string(),
         choice: *backend,
         instance: instance.to_string(),
+        sizes: *sizes,
     };
     let (sealed, control) = start.seal(&policy::SANDBOXD, &[])?;
     serve::serve(&sealed, control, settings, judge)

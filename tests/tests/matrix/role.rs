@@ -5,7 +5,7 @@ use confine::probe::{Outcome, Targets, ending};
 use confine::spawn::{Identity, Spawned, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, Sizes, ToRole};
 use proto::ids::Role;
 use proto::probe::{Layers, ToProbed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -79,6 +79,7 @@ impl Workshop {
                 backend: BackendChoice::Docker,
                 instance: BoundedStr::truncated("0123456789abcdef"),
                 exec: BoundedBytes::new(b"{}".to_vec()).unwrap(),
+                sizes: Sizes::default(),
             },
             Role::Dialer => {
                 RoleConfig::Dialer { allow: BoundedVec::new(vec![BoundedStr::truncated("example.org:443")]).unwrap() }
