@@ -12,7 +12,9 @@ pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
 pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
-pub use security::{AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, ReportOptions, SecurityCommand};
+pub use security::{
+    AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};

@@ -16,6 +16,7 @@ mod incident;
 mod lockdown;
 mod logins;
 mod logs;
+mod migrate;
 mod paint;
 mod people;
 mod prune;
@@ -101,6 +102,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Gateway { command: None, .. } => Ok(()),
         Command::Config { command } => config::run(&dir, command, args),
         Command::Security { command: SecurityCommand::Audit(options) } => audit::run(&dir, options, args),
+        Command::Security { command: SecurityCommand::Migrate(options) } => migrate::run(&dir, options, args),
         Command::Doctor(options) => doctor::run(&dir, *options, args),
         Command::Explain { command: ExplainCommand::BlastRadius { role } } => explain::blast_radius(&dir, role, args),
         Command::Incident { command: IncidentCommand::Report(options) } => incident::report(&dir, options, args),
