@@ -179,6 +179,12 @@ pub enum Command {
     },
     /// Every command at one prompt, with completion, history and what happens meanwhile
     Shell,
+    /// Write manual pages
+    Man {
+        /// A directory to write to
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
     /// Print shell completions
     Completion {
         /// Which shell

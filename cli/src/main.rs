@@ -16,6 +16,7 @@ mod incident;
 mod lockdown;
 mod logins;
 mod logs;
+mod man;
 mod migrate;
 mod paint;
 mod people;
@@ -116,6 +117,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
+        Command::Man { to } => man::write(to),
         Command::Shell => shell::run(&dir, args),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
