@@ -2,6 +2,7 @@
 
 mod logins;
 mod people;
+mod sessions;
 mod vault;
 
 use crate::CliError;
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use logins::PasswordCommand;
 pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
+pub use sessions::SessionsCommand;
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -105,6 +107,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: AllowlistCommand,
+    },
+    /// Conversations at rest: list, read, begin anew, destroy
+    Sessions {
+        /// What to do
+        #[command(subcommand)]
+        command: SessionsCommand,
     },
     /// Secrets: put one in, say what may be done with it, see what was
     Secrets {

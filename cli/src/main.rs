@@ -5,6 +5,7 @@
 mod args;
 mod backup;
 mod chat;
+mod confirm;
 mod confine_report;
 mod door;
 mod drill;
@@ -16,6 +17,7 @@ mod people;
 mod prune;
 mod restart;
 mod secrets;
+mod sessions;
 mod status;
 mod up;
 mod vault;
@@ -88,6 +90,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Pairing { command } => people::pairing(&dir, command, args),
         Command::Allowlist { command } => people::allowlist(&dir, command, args),
+        Command::Sessions { command } => sessions::run(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),

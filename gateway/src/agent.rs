@@ -5,6 +5,7 @@
 use crate::sessions::now_ms;
 use crate::state::{Gateway, Stop, log};
 use crate::text::{Answer, Decoder};
+use crate::transcripts;
 use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
 use proto::channel::{CallError, Outgoing};
@@ -74,8 +75,7 @@ async fn answer(turn: &mut Turn<'_>, plan: &Plan) -> End {
             turn.say(&text);
         }
         "/new" => {
-            let outcome = turn.gateway.sessions().reset(&plan.session);
-            match outcome {
+            match transcripts::renew(turn.gateway, &plan.session).await {
                 Ok(session) => turn.say(&format!("New session {}.", session.id)),
                 Err(error) => return End::Error(error.to_string()),
             }
