@@ -5,8 +5,9 @@
 mod args;
 mod backup;
 mod chat;
-mod confirm;
+mod config;
 mod confine_report;
+mod confirm;
 mod door;
 mod drill;
 mod lockdown;
@@ -42,6 +43,9 @@ pub enum CliError {
     /// The log is there and could not be checked. Not the same as one that is wrong.
     #[error("{0}")]
     Unchecked(String),
+    /// It failed, and what is printed says so.
+    #[error("failed")]
+    Said,
     /// Whoever read our output has gone. Not worth a word.
     #[error("output closed")]
     OutputClosed,
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match run(&args) {
         Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
+        Err(CliError::Said) => ExitCode::FAILURE,
         Err(error) => {
             if args.json {
                 println!("{}", serde_json::json!({ "ok": false, "error": error.to_string() }));
@@ -71,7 +76,7 @@ fn main() -> ExitCode {
             ExitCode::from(match error {
                 CliError::NotRunning(_) => 3,
                 CliError::Unchecked(_) => 4,
-                CliError::Failed(_) | CliError::OutputClosed => 1,
+                CliError::Failed(_) | CliError::Said | CliError::OutputClosed => 1,
             })
         }
     }
@@ -86,6 +91,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::ConfineReport => confine_report::show(&dir, args),
         Command::Chat { message, session } => chat::chat(&dir, message, session),
         Command::Gateway { command } => gateway(&dir, command, args),
+        Command::Config { command } => config::run(&dir, command, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Pairing { command } => people::pairing(&dir, command, args),

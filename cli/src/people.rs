@@ -109,7 +109,8 @@ fn ask_first(door: &mut Door, channel: &ChannelId, code: PairingCode) -> Result<
     // One that is not there is the vault's to refuse: it counts.
     let Some(row) = row else { return Ok(()) };
     eprintln!("channel: {}\nsender:  {}\nname:    {} (as it says)", channel.0, row.sender.0, line(&row.name));
-    let question = "This sender will be able to talk to your agent, and to have it do whatever you allow it to. Approve?";
+    let question =
+        "This sender will be able to talk to your agent, and to have it do whatever you allow it to. Approve?";
     confirm::confirm("approving", question)
 }
 

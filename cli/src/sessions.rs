@@ -85,7 +85,8 @@ fn show(dir: &Path, door: &mut Door, which: &str, args: &Args) -> Result<(), Cli
         None => {
             let session = whole(which);
             let open = rows(door)?.into_iter().find(|row| row.open && row.session.0.as_str() == session);
-            open.ok_or_else(|| CliError::Failed(format!("{session} has no open transcript; `moltbot sessions list`")))?.id
+            open.ok_or_else(|| CliError::Failed(format!("{session} has no open transcript; `moltbot sessions list`")))?
+                .id
         }
     };
     let found = read(dir, door, id)?;

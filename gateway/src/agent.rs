@@ -74,12 +74,10 @@ async fn answer(turn: &mut Turn<'_>, plan: &Plan) -> End {
             );
             turn.say(&text);
         }
-        "/new" => {
-            match transcripts::renew(turn.gateway, &plan.session).await {
-                Ok(session) => turn.say(&format!("New session {}.", session.id)),
-                Err(error) => return End::Error(error.to_string()),
-            }
-        }
+        "/new" => match transcripts::renew(turn.gateway, &plan.session).await {
+            Ok(session) => turn.say(&format!("New session {}.", session.id)),
+            Err(error) => return End::Error(error.to_string()),
+        },
         "/exec" if rest.trim().is_empty() => turn.say("Usage: /exec COMMAND"),
         "/exec" => return exec(turn, plan, rest.trim()).await,
         other if other.starts_with('/') => turn.say(&format!("Unknown command {other}. Type /help.")),

@@ -132,8 +132,7 @@ async fn chat_history(gateway: &Gateway, params: &Params<'_>) -> Result<Value, F
         transcripts::open(gateway, &key).await?;
     }
     let sessions = gateway.sessions();
-    let history =
-        sessions.history(&key, usize::try_from(limit).unwrap_or(1)).map_err(|error| store_failure(&error))?;
+    let history = sessions.history(&key, usize::try_from(limit).unwrap_or(1)).map_err(|error| store_failure(&error))?;
     let id = sessions.get(&key).map(|session| session.id.as_str());
     let mut answer = json!({"sessionKey": key, "sessionId": id, "messages": history.messages, "thinkingLevel": "off"});
     if let (true, Some(answer)) = (history.damaged > 0, answer.as_object_mut()) {
@@ -177,7 +176,12 @@ async fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> R
 ///
 /// # Errors
 /// A [`Failure`] for the client.
-pub(crate) async fn begin(gateway: &Gateway, session: String, message: String, run_id: String) -> Result<Done, Failure> {
+pub(crate) async fn begin(
+    gateway: &Gateway,
+    session: String,
+    message: String,
+    run_id: String,
+) -> Result<Done, Failure> {
     if message.trim().is_empty() {
         return Err(Failure::invalid("message or attachment required"));
     }

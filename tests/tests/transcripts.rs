@@ -23,10 +23,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 /// Files beneath the state directory that hold the words.
 fn holding(system: &System, words: &str) -> Vec<PathBuf> {
     let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
-    files(system.state())
-        .into_iter()
-        .filter(|path| has(&std::fs::read(path).unwrap(), words.as_bytes()))
-        .collect()
+    files(system.state()).into_iter().filter(|path| has(&std::fs::read(path).unwrap(), words.as_bytes())).collect()
 }
 
 fn sessions(system: &System, args: &[&str]) -> Value {
@@ -138,7 +135,8 @@ fn upgraded(who: As) {
     wait_for("the plain transcript's end", || (!plain.exists()).then_some(()));
     assert!(holding(&system, WORDS).is_empty());
     let history = wait_for("gateway", || {
-        let output = system.moltbot(&["--json", "gateway", "call", "chat.history", "--params", r#"{"sessionKey":"old"}"#]);
+        let output =
+            system.moltbot(&["--json", "gateway", "call", "chat.history", "--params", r#"{"sessionKey":"old"}"#]);
         output.status.success().then(|| serde_json::from_slice::<Value>(&output.stdout).unwrap())
     });
     assert_eq!(history["messages"].as_array().unwrap().len(), 50, "{history}");

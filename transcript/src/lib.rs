@@ -91,7 +91,8 @@ pub fn read(key: &Key, id: &Id, bytes: &[u8], whole: bool) -> Found {
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b"#")) {
         match open(key, id, line) {
             Some((number, text)) if expected.is_none_or(|expected| number >= expected) => {
-                found.damaged = found.damaged.saturating_add(expected.map_or(0, |expected| number.saturating_sub(expected)));
+                found.damaged =
+                    found.damaged.saturating_add(expected.map_or(0, |expected| number.saturating_sub(expected)));
                 expected = Some(number.saturating_add(1));
                 found.lines.push((number, text));
             }
@@ -117,7 +118,9 @@ mod tests {
     /// Nonces are counted here, so that a failure repeats.
     fn lines(count: u64) -> Vec<String> {
         (0..count)
-            .map(|n| seal(&key(1), &ID, n, [u8::try_from(n).unwrap(); NONCE], format!("message {n}").as_bytes()).unwrap())
+            .map(|n| {
+                seal(&key(1), &ID, n, [u8::try_from(n).unwrap(); NONCE], format!("message {n}").as_bytes()).unwrap()
+            })
             .collect()
     }
 

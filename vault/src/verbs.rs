@@ -228,7 +228,10 @@ impl<L: Log> Desk<'_, L> {
                 Ok(VaultAnswer::Done(1))
             }
             // Refused before it comes here, and carried out by the loop where there is something to accept.
-            VaultVerb::AcceptRollback | VaultVerb::Unlock { .. } | VaultVerb::Senders(_) | VaultVerb::Transcripts(_) => Ok(VaultAnswer::Done(0)),
+            VaultVerb::AcceptRollback
+            | VaultVerb::Unlock { .. }
+            | VaultVerb::Senders(_)
+            | VaultVerb::Transcripts(_) => Ok(VaultAnswer::Done(0)),
             VaultVerb::RecordBackup { .. } => Ok(VaultAnswer::Done(self.state.generation())),
             VaultVerb::SetPassphrase { passphrase } => {
                 self.state.set_passphrase(Some(&passphrase)).map_err(changed)?;

@@ -145,8 +145,11 @@ impl Store {
                 all = false;
                 break;
             }
-            let sealed = transcript::seal(key, &id, number, nonce(), line)
-                .ok_or_else(|| SessionError::File { what: "seal a line of", file: to.clone(), errno: Errno::INVAL })?;
+            let sealed = transcript::seal(key, &id, number, nonce(), line).ok_or_else(|| SessionError::File {
+                what: "seal a line of",
+                file: to.clone(),
+                errno: Errno::INVAL,
+            })?;
             batch.push_str(&sealed);
             batch.push('\n');
         }
@@ -179,7 +182,8 @@ mod tests {
         let index = line("agent:main:main", OLD) + &line("agent:main:main", NEW);
         std::fs::write(dir.join("index.jsonl"), index).unwrap();
         for id in [OLD, NEW, LOST] {
-            let lines: String = (0..40).map(|n| format!("{{\"role\":\"user\",\"n\":{n},\"content\":\"{TEXT}\"}}\n")).collect();
+            let lines: String =
+                (0..40).map(|n| format!("{{\"role\":\"user\",\"n\":{n},\"content\":\"{TEXT}\"}}\n")).collect();
             std::fs::write(dir.join(plain_name(id)), lines + "{\"torn").unwrap();
         }
     }

@@ -77,9 +77,8 @@ impl<L: Log> Desk<'_, L> {
             TranscriptVerb::Reveal { id } | TranscriptVerb::Destroy { id } => Some(*id),
         };
         let entries = &self.state.contents().transcripts;
-        let session = id.map(|id| {
-            entries.iter().find(|(found, _)| **found == id.0).map(|(_, entry)| entry.session.clone())
-        });
+        let session =
+            id.map(|id| entries.iter().find(|(found, _)| **found == id.0).map(|(_, entry)| entry.session.clone()));
         let (name, who) = (id.map(|id| id.to_string()).unwrap_or_default(), format!("operator:{uid}"));
         let unknown = session == Some(None);
         let detail = session.flatten().unwrap_or_else(|| if unknown { "transcript.unknown" } else { "" }.to_owned());

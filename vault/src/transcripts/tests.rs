@@ -112,9 +112,12 @@ fn closed_foreign_and_unknown_transcripts_are_not_opened_and_each_attempt_is_rec
     world.make("b", 3).unwrap();
     // A new one closes the one before, of this conversation and no other.
     world.make("a", 2).unwrap();
-    for (session, id, expected) in
-        [("a", 1, "transcript.closed"), ("a", 3, "transcript.foreign"), ("b", 2, "transcript.foreign"), ("a", 9, "transcript.unknown")]
-    {
+    for (session, id, expected) in [
+        ("a", 1, "transcript.closed"),
+        ("a", 3, "transcript.foreign"),
+        ("b", 2, "transcript.foreign"),
+        ("a", 9, "transcript.unknown"),
+    ] {
         assert_eq!(rule(world.open(session, id)), expected);
         assert_eq!(world.last(), ("transcript.open".into(), false));
     }
