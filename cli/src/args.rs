@@ -4,6 +4,7 @@ mod config;
 mod logins;
 mod people;
 mod security;
+mod sessions;
 mod vault;
 
 use crate::CliError;
@@ -13,6 +14,7 @@ pub use logins::PasswordCommand;
 pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
 pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
+pub use sessions::SessionsCommand;
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -115,6 +117,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: AllowlistCommand,
+    },
+    /// Conversations at rest: list, read, begin anew, destroy
+    Sessions {
+        /// What to do
+        #[command(subcommand)]
+        command: SessionsCommand,
     },
     /// Secrets: put one in, say what may be done with it, see what was
     Secrets {

@@ -8,6 +8,7 @@ mod backup;
 mod chat;
 mod config;
 mod confine_report;
+mod confirm;
 mod doctor;
 mod door;
 mod drill;
@@ -19,6 +20,7 @@ mod people;
 mod prune;
 mod restart;
 mod secrets;
+mod sessions;
 mod status;
 mod up;
 mod vault;
@@ -103,6 +105,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Pairing { command } => people::pairing(&dir, command, args),
         Command::Allowlist { command } => people::allowlist(&dir, command, args),
+        Command::Sessions { command } => sessions::run(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),

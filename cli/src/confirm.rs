@@ -1,0 +1,18 @@
+//! A yes from a person at a terminal, for what cannot be undone.
+
+use crate::CliError;
+use rustix::termios::isatty;
+
+/// Goes on only after a yes to the question; `what` names what needs it.
+///
+/// # Errors
+/// [`CliError`] where there is no terminal, or the answer is another.
+pub fn confirm(what: &str, question: &str) -> Result<(), CliError> {
+    if !isatty(std::io::stdin()) {
+        return Err(CliError::Failed(format!("{what} needs a yes: run it on a terminal, or with --yes")));
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(CliError::failed("nothing was done")) }
+}
