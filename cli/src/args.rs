@@ -11,7 +11,7 @@ use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
 pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
-pub use people::{AllowlistCommand, PairingCommand};
+pub use people::{AllowlistCommand, ImportOptions, PairingCommand};
 use proto::audit::Stream;
 pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
 pub use sessions::SessionsCommand;
@@ -245,6 +245,8 @@ pub enum SecretsCommand {
         /// Its name
         name: String,
     },
+    /// Move credentials that lie in clear in a state directory into the vault, and write over them where they lie
+    Import(ImportOptions),
     /// End every lease that lives
     Revoke,
     /// Who used what, and when, from the log

@@ -12,6 +12,7 @@ mod confirm;
 mod doctor;
 mod door;
 mod drill;
+mod import;
 mod lockdown;
 mod logins;
 mod logs;

@@ -7,6 +7,7 @@
 pub mod edit;
 pub mod rules;
 mod schema;
+pub mod secrets;
 mod source;
 
 pub use schema::*;

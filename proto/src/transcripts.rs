@@ -17,8 +17,9 @@ impl TranscriptId {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let digits: String = text.chars().filter(|c| *c != '-').collect();
-        let number = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32 && digits.is_ascii())?;
-        Some(Self(number.to_be_bytes()))
+        // Not left to the number's own reading, which takes a sign.
+        let is_id = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u128::from_str_radix(&digits, 16).ok().filter(|_| is_id).map(|number| Self(number.to_be_bytes()))
     }
 }
 
