@@ -12,7 +12,9 @@ mod confirm;
 mod doctor;
 mod door;
 mod drill;
+mod explain;
 mod import;
+mod incident;
 mod lockdown;
 mod logins;
 mod logs;
@@ -22,13 +24,14 @@ mod prune;
 mod restart;
 mod secrets;
 mod sessions;
+mod shell;
 mod status;
 mod up;
 mod vault;
 mod verify;
 mod ws;
 
-use args::{Args, Command, DrillCommand, GatewayCommand, SecurityCommand};
+use args::{Args, Command, DrillCommand, ExplainCommand, GatewayCommand, IncidentCommand, SecurityCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -102,6 +105,8 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Config { command } => config::run(&dir, command, args),
         Command::Security { command: SecurityCommand::Audit(options) } => audit::run(&dir, options, args),
         Command::Doctor(options) => doctor::run(&dir, *options, args),
+        Command::Explain { command: ExplainCommand::BlastRadius { role } } => explain::blast_radius(&dir, role, args),
+        Command::Incident { command: IncidentCommand::Report(options) } => incident::report(&dir, options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Pairing { command } => people::pairing(&dir, command, args),
@@ -111,6 +116,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
+        Command::Shell => shell::run(&dir, args),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
             Ok(())

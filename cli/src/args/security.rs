@@ -1,6 +1,8 @@
 //! `moltbot security ...` and `moltbot doctor`
 
 use clap::Subcommand;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// `moltbot security ...`
 #[derive(Debug, Subcommand)]
@@ -45,3 +47,31 @@ const EXAMPLES: &str = "Examples:
   moltbot security audit --deep
   moltbot security audit --fix --dry-run
   moltbot security audit --min-score 85 --json | jq .score";
+
+/// `moltbot explain ...`
+#[derive(Debug, Subcommand)]
+pub enum ExplainCommand {
+    /// What whoever takes a role over has then, and what not
+    BlastRadius {
+        /// Which role
+        role: String,
+    },
+}
+
+/// `moltbot incident ...`
+#[derive(Debug, Subcommand)]
+pub enum IncidentCommand {
+    /// Write everything that a responder needs into one archive, whose digest the log vouches for
+    Report(ReportOptions),
+}
+
+/// What goes into a report.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ReportOptions {
+    /// The archive to write; its proof goes beside it, as FILE.proof
+    #[arg(long, value_name = "FILE", default_value = "moltbot-incident.tar")]
+    pub out: PathBuf,
+    /// Records from this time on: 2026-11-23, 2026-11-23T14:00:00Z, or 90m, 12h, 7d ago
+    #[arg(long, value_name = "TIME", value_parser = crate::logs::parse_time, default_value = "7d")]
+    pub since: Duration,
+}
