@@ -47,7 +47,7 @@ in_both_layouts! {
         // The positive twin: the same search finds it where it lies.
         let planted = system.state().join("sessions/planted");
         std::fs::write(&planted, format!("... {WORDS} too ...")).unwrap();
-        assert_eq!(holding(&system, &format!("{WORDS} too")), [planted.clone()]);
+        assert_eq!(holding(&system, &format!("{WORDS} too")), std::slice::from_ref(&planted));
         std::fs::remove_file(planted).unwrap();
 
         system.kill("gateway");
@@ -124,7 +124,7 @@ fn upgraded(who: As) {
     std::fs::write(&plain, format!("{message}\n").repeat(50)).unwrap();
     let index = json!({ "key": "agent:main:old", "sessionId": id, "createdAt": 1 });
     std::fs::write(sessions_dir.join("index.jsonl"), format!("{index}\n")).unwrap();
-    assert_eq!(holding(&system, WORDS), [plain.clone()]);
+    assert_eq!(holding(&system, WORDS), std::slice::from_ref(&plain));
     // Broker gives files that belong to root back at the start; an ordinary user owns them already.
     if system_tests::is_root() && who == As::User {
         for path in [&plain, &sessions_dir.join("index.jsonl")] {
