@@ -3,6 +3,7 @@
 mod config;
 mod logins;
 mod people;
+mod sandbox;
 mod security;
 mod sessions;
 mod vault;
@@ -13,7 +14,10 @@ pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
 pub use people::{AllowlistCommand, ImportOptions, PairingCommand};
 use proto::audit::Stream;
-pub use security::{AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, ReportOptions, SecurityCommand};
+pub use sandbox::{PlaceName, RulesCommand, SandboxCommand};
+pub use security::{
+    AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
+};
 pub use sessions::SessionsCommand;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +46,7 @@ const EXAMPLES: &str = "Examples:
   moltbot chat \"/exec uname -a\"       run a command in the session's sandbox
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
+  moltbot sandbox explain 'ls | sh'   what a command would do, and whether it is asked about
   moltbot secrets set model.key       put a secret in; the value is asked for
   moltbot config set gateway.port 18790
   moltbot logs command -f             follow what is being run
@@ -129,6 +134,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: SecretsCommand,
+    },
+    /// What commands may run unasked: explain one, list and test the rules
+    Sandbox {
+        /// What to do
+        #[command(subcommand)]
+        command: SandboxCommand,
     },
     /// The vault's own keys
     Vault {

@@ -11,8 +11,5 @@ pub fn confirm(what: &str, question: &str) -> Result<(), CliError> {
     if !isatty(std::io::stdin()) {
         return Err(CliError::Failed(format!("{what} needs a yes: run it on a terminal, or with --yes")));
     }
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(CliError::failed("nothing was done")) }
+    if crate::config::yes(question, false)? { Ok(()) } else { Err(CliError::failed("nothing was done")) }
 }

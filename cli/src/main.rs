@@ -18,10 +18,12 @@ mod incident;
 mod lockdown;
 mod logins;
 mod logs;
+mod migrate;
 mod paint;
 mod people;
 mod prune;
 mod restart;
+mod sandbox;
 mod secrets;
 mod sessions;
 mod shell;
@@ -104,6 +106,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Gateway { command: None, .. } => Ok(()),
         Command::Config { command } => config::run(&dir, command, args),
         Command::Security { command: SecurityCommand::Audit(options) } => audit::run(&dir, options, args),
+        Command::Security { command: SecurityCommand::Migrate(options) } => migrate::run(&dir, options, args),
         Command::Doctor(options) => doctor::run(&dir, *options, args),
         Command::Explain { command: ExplainCommand::BlastRadius { role } } => explain::blast_radius(&dir, role, args),
         Command::Incident { command: IncidentCommand::Report(options) } => incident::report(&dir, options, args),
@@ -113,6 +116,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Allowlist { command } => people::allowlist(&dir, command, args),
         Command::Sessions { command } => sessions::run(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
+        Command::Sandbox { command } => sandbox::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),

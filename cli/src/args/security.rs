@@ -10,6 +10,8 @@ pub enum SecurityCommand {
     /// What is weak about this installation, as a score with reasons
     #[command(after_help = EXAMPLES)]
     Audit(AuditOptions),
+    /// Take over a state directory of plaintext Moltbot, Clawdbot or OpenClaw, which is only read
+    Migrate(MigrateOptions),
 }
 
 /// How to audit.
@@ -30,6 +32,20 @@ pub struct AuditOptions {
     /// Exit with 1 where the score is below N
     #[arg(long, value_name = "N")]
     pub min_score: Option<u8>,
+}
+
+/// What to migrate.
+#[derive(clap::Args, Clone, Debug)]
+pub struct MigrateOptions {
+    /// The old state directory [default: the first of ~/.openclaw, ~/.clawdbot, ~/.moldbot, ~/.moltbot that has one]
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Print the plan, and change nothing at all
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Don't ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// How to look.
