@@ -8,10 +8,12 @@ mod backup;
 mod chat;
 mod config;
 mod confine_report;
+mod confirm;
 mod doctor;
 mod door;
 mod drill;
 mod explain;
+mod import;
 mod incident;
 mod lockdown;
 mod logins;
@@ -24,6 +26,7 @@ mod prune;
 mod restart;
 mod sandbox;
 mod secrets;
+mod sessions;
 mod shell;
 mod status;
 mod up;
@@ -112,6 +115,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Pairing { command } => people::pairing(&dir, command, args),
         Command::Allowlist { command } => people::allowlist(&dir, command, args),
+        Command::Sessions { command } => sessions::run(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Sandbox { command } => sandbox::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
