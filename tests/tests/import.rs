@@ -47,7 +47,7 @@ fn holding(dir: &Path, words: &str) -> usize {
     for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.is_dir() {
             count += holding(&entry, words);
-        } else {
+        } else if entry.is_file() {
             let bytes = std::fs::read(&entry).unwrap();
             count += usize::from(bytes.windows(words.len()).any(|window| window == words.as_bytes()));
         }
