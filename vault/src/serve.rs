@@ -279,6 +279,7 @@ impl Vault {
             }
             VaultRequest::Watch(seen) => return Ok(self.watch(id, seen)),
             VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
+            VaultRequest::Transcript(request) => self.desk().on_transcript(&request, unix_now()),
             VaultRequest::MaySpeak { channel, sender, name } => {
                 self.desk().may_speak(&channel, &sender, &name, unix_now())
             }
