@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
 use proto::audit::Stream;
-pub use sandbox::{PlaceName, RulesCommand, SandboxCommand};
+pub use sandbox::{ApprovalsCommand, PlaceName, RulesCommand, SandboxCommand};
 pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +41,7 @@ const EXAMPLES: &str = "Examples:
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
   moltbot sandbox explain 'ls | sh'   what a command would do, and whether it is asked about
+  moltbot approvals watch             see what waits for your word
   moltbot secrets set model.key       put a secret in; the value is asked for
   moltbot config set gateway.port 18790
   moltbot logs command -f             follow what is being run
@@ -116,6 +117,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: SandboxCommand,
+    },
+    /// Commands that wait for your word, and what you granted
+    Approvals {
+        /// What to do
+        #[command(subcommand)]
+        command: ApprovalsCommand,
     },
     /// The vault's own keys
     Vault {

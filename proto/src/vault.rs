@@ -1,5 +1,6 @@
 //! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes.
 
+use crate::approval::{ApprovalAnswer, ApprovalVerb};
 use crate::audit::AuthReason;
 use crate::auth::{Login, LoginVerb};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
@@ -190,9 +191,17 @@ pub enum VaultVerb {
     },
     /// Goes on with a store or a log that was put back.
     AcceptRollback,
+    /// About commands that wait for an approval.
+    Approval(ApprovalVerb),
 }
 
 impl VaultVerb {
+    /// True where it changes nothing, tells no secret, and is asked every second by who watches.
+    #[must_use]
+    pub const fn looks(&self) -> bool {
+        matches!(self, Self::Approval(ApprovalVerb::List))
+    }
+
     /// The verb as it stands in the log.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -215,6 +224,7 @@ impl VaultVerb {
             Self::RemovePassphrase => "vault.passphrase.remove",
             Self::RecordBackup { .. } => "vault.backup",
             Self::AcceptRollback => "vault.accept-rollback",
+            Self::Approval(verb) => verb.name(),
         }
     }
 }
@@ -251,4 +261,6 @@ pub enum VaultAnswer {
     Revealed(Secret),
     /// The text.
     Policy(BoundedStr<4096>),
+    /// About approvals.
+    Approvals(ApprovalAnswer),
 }

@@ -14,16 +14,18 @@ use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
-use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, SandboxdVault};
 use proto::exit::Exit;
 use proto::topology::{EdgeId, Side};
-use proto::vault::{VaultReply, VaultRequest, VaultVerb};
+use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
+mod approving;
 mod witnessed;
 
+use approving::Approving;
 use witnessed::Bar;
 
 /// Questions of one edge in one round, so that no edge keeps broker waiting.
@@ -53,13 +55,15 @@ pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handove
         frozen: given.frozen,
         gateway: given.gateway,
         egress: given.egress,
+        sandboxd: given.sandboxd,
+        approving: Approving::default(),
         costly: false,
     };
     if let Some(witness) = given.witness {
         vault.meet_witness(witness, control)?;
     }
     loop {
-        let (gateway, egress, witness) =
+        let [gateway, egress, sandboxd, witness] =
             vault.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         loop {
             match control.recv() {
@@ -78,6 +82,9 @@ pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handove
         }
         if egress {
             vault.turn_egress(control)?;
+        }
+        if sandboxd {
+            vault.turn_sandboxd(control)?;
         }
         if witness || vault.state.witness().has_view() {
             vault.turn_witness(None, control)?;
@@ -104,15 +111,19 @@ struct Vault {
     frozen: Option<String>,
     gateway: Option<Channel>,
     egress: Option<Channel>,
+    sandboxd: Option<Channel>,
+    /// Who may run what, while this process lives.
+    approving: Approving,
     /// True where the last question took long: everybody else comes before the next.
     costly: bool,
 }
 
 impl Vault {
-    /// Waits for a word of broker, a question or an answer; says who of gateway, egress and auditd has one.
-    fn wait(&mut self, control: &Control) -> Result<(bool, bool, bool), Errno> {
+    /// Waits for a word of broker, a question or an answer; says who of gateway, egress, sandboxd and auditd has one.
+    fn wait(&mut self, control: &Control) -> Result<[bool; 4], Errno> {
         let mut fds = vec![PollFd::new(control, PollFlags::IN)];
-        fds.extend(self.gateway.iter().chain(&self.egress).map(|channel| PollFd::new(channel, PollFlags::IN)));
+        let edges = self.gateway.iter().chain(&self.egress).chain(&self.sandboxd);
+        fds.extend(edges.map(|channel| PollFd::new(channel, PollFlags::IN)));
         let witness = self.state.witness().fd();
         fds.extend(witness.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match poll(&mut fds, None) {
@@ -122,7 +133,8 @@ impl Vault {
         let mut spoke = fds.iter().skip(1).map(|fd| !fd.revents().is_empty());
         let gateway = self.gateway.is_some() && spoke.next().unwrap_or(false);
         let egress = self.egress.is_some() && spoke.next().unwrap_or(false);
-        Ok((gateway, egress, spoke.next().unwrap_or(false)))
+        let sandboxd = self.sandboxd.is_some() && spoke.next().unwrap_or(false);
+        Ok([gateway, egress, sandboxd, spoke.next().unwrap_or(false)])
     }
 
     fn on_control(
@@ -145,7 +157,8 @@ impl Vault {
                 self.frozen = Some(why.to_string());
                 // Not recorded here: broker writes what comes of it, and it must not wait for the log.
                 let (ended, names) = self.leases.end_all(now_ms());
-                let detail = format!("{ended} leases ended: {}", names.join(" "));
+                let revoked = self.approving.end_all();
+                let detail = format!("{revoked} approvals revoked, {ended} leases ended: {}", names.join(" "));
                 FromRole::Frozen {
                     sessions: BoundedVec::default(),
                     detail: BoundedStr::truncated(detail.trim_end_matches(": ")),
@@ -175,6 +188,11 @@ impl Vault {
             (EdgeId::EgressVault, Side::Server) => {
                 self.leases.end_all(now_ms());
                 self.egress = Some(channel);
+            }
+            (EdgeId::SandboxdVault, Side::Server) => {
+                // Whoever asked before waits no more.
+                self.approving.table.withdraw_all();
+                self.sandboxd = Some(channel);
             }
             (EdgeId::VaultAuditd, Side::Client) => {
                 self.auditor.attach(channel);
@@ -248,7 +266,11 @@ impl Vault {
                     .map(AdminReply::GatewayToken)
                     .ok_or_else(|| Refusal::new("vault.no_such_secret", "there is no gateway token").into())
             }
-            AdminRequest::Vault { uid, verb } => self.desk().on_verb(uid, *verb).map(AdminReply::Vault),
+            AdminRequest::Vault { uid, verb } => match *verb {
+                VaultVerb::Approval(verb) => self.on_approval_verb(uid, &verb).map(VaultAnswer::Approvals),
+                verb => self.desk().on_verb(uid, verb),
+            }
+            .map(AdminReply::Vault),
             _ => Err(Refusal::new("vault.not_mine", "the vault answers for secrets only").into()),
         }
     }
