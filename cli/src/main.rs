@@ -16,6 +16,7 @@ mod lockdown;
 mod logins;
 mod logs;
 mod paint;
+mod people;
 mod prune;
 mod restart;
 mod sandbox;
@@ -102,6 +103,8 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Doctor(options) => doctor::run(&dir, *options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
+        Command::Pairing { command } => people::pairing(&dir, command, args),
+        Command::Allowlist { command } => people::allowlist(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Sandbox { command } => sandbox::run(&dir, command, args),
         Command::Approvals { command } => approvals::run(&dir, command, args),

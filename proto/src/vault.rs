@@ -5,6 +5,7 @@ use crate::audit::AuthReason;
 use crate::auth::{Login, LoginVerb};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::secret::Secret;
+use crate::senders::{ChannelId, SenderAnswer, SenderId, SenderVerb, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// gateway -> vault.
@@ -20,6 +21,15 @@ pub enum VaultRequest {
         message: BoundedBytes<2048>,
         /// The code that came with it.
         mac: [u8; 32],
+    },
+    /// May this sender speak on this channel?
+    MaySpeak {
+        /// The channel that the message came in on.
+        channel: ChannelId,
+        /// Who sent it, as the channel's own server says.
+        sender: SenderId,
+        /// What the sender calls itself; for the operator to read.
+        name: BoundedStr<64>,
     },
 }
 
@@ -37,6 +47,8 @@ pub enum VaultReply {
     },
     /// The code is wrong.
     Denied,
+    /// What becomes of the sender's message.
+    Speak(Verdict),
 }
 
 /// Names a lease: 128 random bits.
@@ -193,6 +205,8 @@ pub enum VaultVerb {
     AcceptRollback,
     /// About commands that wait for an approval.
     Approval(ApprovalVerb),
+    /// A verb about senders.
+    Senders(SenderVerb),
 }
 
 impl VaultVerb {
@@ -225,6 +239,7 @@ impl VaultVerb {
             Self::RecordBackup { .. } => "vault.backup",
             Self::AcceptRollback => "vault.accept-rollback",
             Self::Approval(verb) => verb.name(),
+            Self::Senders(verb) => verb.name(),
         }
     }
 }
@@ -263,4 +278,6 @@ pub enum VaultAnswer {
     Policy(BoundedStr<4096>),
     /// About approvals.
     Approvals(ApprovalAnswer),
+    /// What is so about senders.
+    Senders(SenderAnswer),
 }

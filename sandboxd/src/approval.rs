@@ -150,7 +150,11 @@ mod tests {
         assert!(!verify(&renumbered, &public, &asked, &[3; 32]));
         for at in 0..64 {
             let mut bent = good.clone();
-            if at < 32 { bent.signature.0[at] ^= 1 } else { bent.signature.1[at - 32] ^= 1 }
+            if at < 32 {
+                bent.signature.0[at] ^= 1
+            } else {
+                bent.signature.1[at - 32] ^= 1
+            }
             assert!(!verify(&bent, &public, &asked, &[3; 32]), "byte {at}");
         }
     }

@@ -1,7 +1,7 @@
 //! sandboxd at work: intent on disk, then the run, then its outcome. What cannot be logged does not run.
 
-use crate::docker::{self, DockerBackend};
 use crate::approval;
+use crate::docker::{self, DockerBackend};
 use crate::judge::{Judge, Ready, Surroundings, Verdict};
 use crate::native;
 use crate::runs::{Runs, lock};

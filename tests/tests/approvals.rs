@@ -98,7 +98,9 @@ fn silence_is_a_no() {
 fn revocation_and_lockdown_take_every_grant_back() {
     let system = system(600);
     let grant = ["approve", "--uses", "9", "--for", "1h"];
-    for take_back in [&[&["approvals", "revoke"] as &[&str]] as &[&[&str]], &[&["lockdown", "on"], &["lockdown", "clear"]]] {
+    for take_back in
+        [&[&["approvals", "revoke"] as &[&str]] as &[&[&str]], &[&["lockdown", "on"], &["lockdown", "clear"]]]
+    {
         assert!(answered(&system, "/exec mkdir -p made", MAIN, &grant).contains("[exit 0"));
         assert!(system.chat("/exec mkdir -p made").contains("[exit 0"));
         for words in take_back {

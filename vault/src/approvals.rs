@@ -231,7 +231,9 @@ impl Approvals {
             None => {
                 let count = self.grants.len();
                 self.grants.clear();
-                count.saturating_add(self.questions.extract_if(.., |_, question| question.state == State::Approved).count())
+                count.saturating_add(
+                    self.questions.extract_if(.., |_, question| question.state == State::Approved).count(),
+                )
             }
         }
     }

@@ -10,7 +10,9 @@ use crate::entropy;
 use crate::lend::secret_record;
 use confine::startup::{Control, StartError};
 use ed25519_dalek::{Signer as _, SigningKey};
-use proto::approval::{ApprovalAnswer, ApprovalId, ApprovalReply, ApprovalRequest, ApprovalVerb, Token, TokenSignature};
+use proto::approval::{
+    ApprovalAnswer, ApprovalId, ApprovalReply, ApprovalRequest, ApprovalVerb, Token, TokenSignature,
+};
 use proto::edge::{Refusal, SandboxdVault};
 use proto::topology::EdgeId;
 use sha2::{Digest as _, Sha256};
@@ -33,7 +35,8 @@ impl Approving {
     fn key(&mut self) -> Result<&SigningKey, Refusal> {
         if self.key.is_none() {
             let mut seed = zeroize::Zeroizing::new([0; 32]);
-            entropy::fill(seed.as_mut()).map_err(|errno| Refusal::new("vault.random", &format!("getrandom: {errno}")))?;
+            entropy::fill(seed.as_mut())
+                .map_err(|errno| Refusal::new("vault.random", &format!("getrandom: {errno}")))?;
             self.key = Some(SigningKey::from_bytes(&seed));
         }
         self.key.as_ref().ok_or_else(|| Refusal::new("vault.random", "there is no key"))
@@ -130,9 +133,7 @@ impl Vault {
             }
             ApprovalVerb::Deny(id) => table.deny(*id, now).map(|()| ApprovalAnswer::Done(1)),
             ApprovalVerb::List | ApprovalVerb::Grants => Ok(ApprovalAnswer::Rows(table.grants(now))),
-            ApprovalVerb::Revoke(id) => {
-                Ok(ApprovalAnswer::Done(u32::try_from(table.revoke(*id)).unwrap_or(u32::MAX)))
-            }
+            ApprovalVerb::Revoke(id) => Ok(ApprovalAnswer::Done(u32::try_from(table.revoke(*id)).unwrap_or(u32::MAX))),
         }
         .map_err(refused)
     }
