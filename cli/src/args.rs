@@ -14,7 +14,9 @@ pub use logins::PasswordCommand;
 pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
 pub use sandbox::{ApprovalsCommand, PlaceName, RulesCommand, SandboxCommand};
-pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
+pub use security::{
+    AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -158,6 +160,18 @@ pub enum Command {
     },
     /// Whether this machine and this installation can carry Moltbot, with what to do
     Doctor(DoctorOptions),
+    /// Why things are as they are
+    Explain {
+        /// What to explain
+        #[command(subcommand)]
+        command: ExplainCommand,
+    },
+    /// When something happened
+    Incident {
+        /// What to do
+        #[command(subcommand)]
+        command: IncidentCommand,
+    },
     /// What is locked down; lock everything; open it again
     Lockdown {
         /// What to do
@@ -170,6 +184,8 @@ pub enum Command {
         #[command(subcommand)]
         command: DrillCommand,
     },
+    /// Every command at one prompt, with completion, history and what happens meanwhile
+    Shell,
     /// Print shell completions
     Completion {
         /// Which shell
@@ -410,6 +426,17 @@ impl From<StreamName> for Stream {
 }
 
 impl Args {
+    /// The same, as said at the prompt of a shell that was started with `outer` on `dir`.
+    #[must_use]
+    pub fn within(mut self, dir: &std::path::Path, outer: &Self) -> Self {
+        self.state_dir = Some(dir.to_owned());
+        self.json |= outer.json;
+        if self.color == Color::Auto {
+            self.color = outer.color;
+        }
+        self
+    }
+
     /// The state directory, absolute.
     ///
     /// # Errors

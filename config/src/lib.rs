@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod edit;
+pub mod migrate;
 pub mod rules;
 mod schema;
 mod source;
