@@ -365,8 +365,9 @@ impl Sandboxd {
             Verdict::Run(ready) => return Ok(ready),
             Verdict::Ask(subject, words) => (subject, words),
         };
+        let why = command::show::visible(&subject.why);
         let told = async |id| {
-            let line = format!("waits for an approval: `moltbot approvals show {id}`\n");
+            let line = format!("{why}: waits for an approval, `moltbot approvals show {id}`\n");
             if let Ok(piece) = BoundedBytes::new(line.into_bytes()) {
                 let _ = responder.chunk(&OutputChunk::Stderr(piece)).await;
             }

@@ -14,7 +14,7 @@ use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
-use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, SandboxdVault};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
 use proto::exit::Exit;
 use proto::topology::{EdgeId, Side};
 use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
