@@ -144,7 +144,7 @@ topology! {
     SandboxdVault: Sandboxd asks Vault "ask, collect" over SandboxdVault;
     EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
     EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;
-    GatewayVault: Gateway asks Vault "verify client, verify code, may speak" over GatewayVault;
+    GatewayVault: Gateway asks Vault "verify client, verify code, may speak, open transcript" over GatewayVault;
     GatewaySandboxd: Gateway asks Sandboxd "exec, describe, close" over GatewaySandboxd;
     GatewayEgress: Gateway asks Egress "http" over GatewayEgress;
 }

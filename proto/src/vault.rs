@@ -1,4 +1,5 @@
-//! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes.
+//! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes; the one
+//! thing that it is given to keep is the key of a conversation that is open.
 
 use crate::approval::{ApprovalAnswer, ApprovalVerb};
 use crate::audit::AuthReason;
@@ -6,6 +7,7 @@ use crate::auth::{Login, LoginVerb};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::secret::Secret;
 use crate::senders::{ChannelId, SenderAnswer, SenderId, SenderVerb, Verdict};
+use crate::transcripts::{TranscriptKey, TranscriptRequest, TranscriptRow, TranscriptVerb};
 use serde::{Deserialize, Serialize};
 
 /// gateway -> vault.
@@ -31,10 +33,12 @@ pub enum VaultRequest {
         /// What the sender calls itself; for the operator to read.
         name: BoundedStr<64>,
     },
+    /// The key of a conversation, to be made, opened or given up.
+    Transcript(TranscriptRequest),
 }
 
 /// Answer to a [`VaultRequest`].
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum VaultReply {
     /// The client is let in; the code is right.
     Accepted,
@@ -49,6 +53,8 @@ pub enum VaultReply {
     Denied,
     /// What becomes of the sender's message.
     Speak(Verdict),
+    /// The key of the conversation.
+    Transcript(TranscriptKey),
 }
 
 /// Names a lease: 128 random bits.
@@ -207,6 +213,8 @@ pub enum VaultVerb {
     Approval(ApprovalVerb),
     /// A verb about senders.
     Senders(SenderVerb),
+    /// A verb about transcripts.
+    Transcripts(TranscriptVerb),
 }
 
 impl VaultVerb {
@@ -240,6 +248,7 @@ impl VaultVerb {
             Self::AcceptRollback => "vault.accept-rollback",
             Self::Approval(verb) => verb.name(),
             Self::Senders(verb) => verb.name(),
+            Self::Transcripts(verb) => verb.name(),
         }
     }
 }
@@ -280,4 +289,8 @@ pub enum VaultAnswer {
     Approvals(ApprovalAnswer),
     /// What is so about senders.
     Senders(SenderAnswer),
+    /// The page of transcripts; another follows where it is full.
+    Transcripts(BoundedVec<TranscriptRow, 64>),
+    /// The key of one.
+    Transcript(TranscriptKey),
 }
