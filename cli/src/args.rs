@@ -14,7 +14,7 @@ pub use config::{ConfigCommand, How};
 pub use logins::{DevicesCommand, PasswordCommand};
 pub use people::{AllowlistCommand, ImportOptions, PairingCommand};
 use proto::audit::Stream;
-pub use sandbox::{PlaceName, RulesCommand, SandboxCommand};
+pub use sandbox::{ApprovalsCommand, PlaceName, RulesCommand, SandboxCommand};
 pub use security::{
     AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
 };
@@ -47,6 +47,7 @@ const EXAMPLES: &str = "Examples:
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
   moltbot sandbox explain 'ls | sh'   what a command would do, and whether it is asked about
+  moltbot approvals watch             see what waits for your word
   moltbot secrets set model.key       put a secret in; the value is asked for
   moltbot config set gateway.port 18790
   moltbot logs command -f             follow what is being run
@@ -146,6 +147,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: SandboxCommand,
+    },
+    /// Commands that wait for your word, and what you granted
+    Approvals {
+        /// What to do
+        #[command(subcommand)]
+        command: ApprovalsCommand,
     },
     /// The vault's own keys
     Vault {

@@ -2,6 +2,7 @@
 //! kernel says who asks.
 #![forbid(unsafe_code)]
 
+mod approvals;
 mod args;
 mod audit;
 mod backup;
@@ -120,6 +121,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Devices { command } => devices::run(&dir, command, args),
         Command::Sandbox { command } => sandbox::run(&dir, command, args),
+        Command::Approvals { command } => approvals::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),

@@ -107,6 +107,8 @@ pub struct Settings {
     pub ask: Ask,
     /// Rules beside the built-in ones.
     pub rules: Vec<serde_json::Value>,
+    /// Seconds after which silence of the operator is a no; 300 where nothing is said.
+    pub approval_timeout_seconds: Option<u32>,
 }
 
 /// What came of a command.
@@ -129,6 +131,7 @@ pub struct Decision {
 pub struct Policy {
     ask: Ask,
     rules: Vec<Rule>,
+    approval_timeout_s: u32,
 }
 
 impl Policy {
@@ -148,7 +151,17 @@ impl Policy {
     pub fn new(settings: &Settings) -> Result<Self, RuleError> {
         let mut rules = built_in()?;
         rules.extend(read(&serde_json::Value::from(settings.rules.clone()).to_string())?);
-        Ok(Self { ask: settings.ask, rules })
+        let approval_timeout_s = settings.approval_timeout_seconds.unwrap_or(300);
+        if !(1..=86_400).contains(&approval_timeout_s) {
+            return Err(RuleError::Json("approvalTimeoutSeconds is 1 to 86400, a day".to_owned()));
+        }
+        Ok(Self { ask: settings.ask, rules, approval_timeout_s })
+    }
+
+    /// Seconds after which silence of the operator is a no.
+    #[must_use]
+    pub const fn approval_timeout_s(&self) -> u32 {
+        self.approval_timeout_s
     }
 
     /// When a person is asked.

@@ -311,6 +311,12 @@ fn program_text(program: &Program) -> String {
     words.join(" ")
 }
 
+/// Words as a shell would read them, each in single quotes.
+#[must_use]
+pub fn quoted_words(words: &[&str]) -> String {
+    words.iter().map(|word| quoted(word, &[])).collect::<Vec<_>>().join(" ")
+}
+
 /// In single quotes, but for what stands at `wild`.
 fn quoted(text: &str, wild: &[usize]) -> String {
     let mut quoted = String::with_capacity(text.len().saturating_add(2));

@@ -8,7 +8,7 @@ const FACTS: Facts<'_> = Facts { session: "agent:main:main", place: Place::Docke
 
 fn policy(ask: Ask, rules: serde_json::Value) -> Policy {
     let rules = rules.as_array().cloned().unwrap_or_default();
-    Policy::new(&Settings { ask, rules }).unwrap()
+    Policy::new(&Settings { ask, rules, ..Settings::default() }).unwrap()
 }
 
 fn decide(text: &str) -> Decision {

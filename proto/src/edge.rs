@@ -2,6 +2,7 @@
 //! reply types and its own caps, so that what cannot be asked cannot be written down. Who may ask is in
 //! [`crate::topology`].
 
+use crate::approval::{ApprovalReply, ApprovalRequest};
 use crate::audit::{AuditRequest, Receipt};
 use crate::bounded::BoundedStr;
 use crate::egress::{DialRequest, Dialed, EgressChunk, EgressReply, EgressRequest};
@@ -113,6 +114,8 @@ edges! {
     GatewaySandboxd: SandboxRequest => SandboxReply, chunk OutputChunk, caps 16_384, 32_768, window 32, fds 0, 0;
     /// gateway has requests made.
     GatewayEgress: EgressRequest => EgressReply, chunk EgressChunk, caps 65_536, 65_536, window 32, fds 0, 0;
+    /// sandboxd has the operator asked.
+    SandboxdVault: ApprovalRequest => ApprovalReply, chunk NoChunk, caps 32_768, 4096, window 64, fds 0, 0;
     /// egress leases a credential.
     EgressVault: LeaseRequest => LeaseReply, chunk NoChunk, caps 4096, 4096, window 32, fds 0, 0;
     /// egress has a connection made.

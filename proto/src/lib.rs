@@ -6,6 +6,7 @@
 //! business of each role's `state.rs`.
 #![forbid(unsafe_code)]
 
+pub mod approval;
 pub mod audit;
 pub mod auth;
 pub mod bounded;

@@ -3,7 +3,7 @@
 
 use crate::edge::{
     Edge, EgressDialer, EgressVault, GatewayEgress, GatewaySandboxd, GatewayVault, OperatorBroker, SandboxdLauncher,
-    ToAuditd, VaultWitness,
+    SandboxdVault, ToAuditd, VaultWitness,
 };
 use crate::ids::Role;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,12 @@ pub mod role {
 /// ```compile_fail,E0277
 /// use proto::{channel::Client, edge::EgressVault, topology::role};
 /// let client = Client::<EgressVault>::new(role::Gateway);
+/// ```
+///
+/// None of sandboxd's either: it can neither ask for an approval nor have one:
+///
+/// ```compile_fail,E0277
+/// let client = proto::channel::Client::<proto::edge::SandboxdVault>::new(proto::topology::role::Gateway);
 /// ```
 ///
 /// Nor has it a way to the dialer, the launcher, the log or broker:
@@ -135,6 +141,7 @@ topology! {
     VaultAuditd: Vault asks Auditd "append" over ToAuditd;
     SandboxdAuditd: Sandboxd asks Auditd "append" over ToAuditd;
     SandboxdLauncher: Sandboxd asks Launcher "run, probe" over SandboxdLauncher;
+    SandboxdVault: Sandboxd asks Vault "ask, collect" over SandboxdVault;
     EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
     EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;
     GatewayVault: Gateway asks Vault "verify client, challenge, watch, verify code, may speak, open transcript" over GatewayVault;

@@ -1,6 +1,7 @@
 //! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes; the one
 //! thing that it is given to keep is the key of a conversation that is open.
 
+use crate::approval::{ApprovalAnswer, ApprovalVerb};
 use crate::audit::AuthReason;
 use crate::auth::{Admission, ConnectionId, Login, LoginAnswer, LoginVerb, Nonce, Standing};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
@@ -219,6 +220,8 @@ pub enum VaultVerb {
     },
     /// Goes on with a store or a log that was put back.
     AcceptRollback,
+    /// About commands that wait for an approval.
+    Approval(ApprovalVerb),
     /// A verb about senders.
     Senders(SenderVerb),
     /// A verb about transcripts.
@@ -226,6 +229,12 @@ pub enum VaultVerb {
 }
 
 impl VaultVerb {
+    /// True where it changes nothing, tells no secret, and is asked every second by who watches.
+    #[must_use]
+    pub const fn looks(&self) -> bool {
+        matches!(self, Self::Approval(ApprovalVerb::List))
+    }
+
     /// The verb as it stands in the log.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -248,6 +257,7 @@ impl VaultVerb {
             Self::RemovePassphrase => "vault.passphrase.remove",
             Self::RecordBackup { .. } => "vault.backup",
             Self::AcceptRollback => "vault.accept-rollback",
+            Self::Approval(verb) => verb.name(),
             Self::Senders(verb) => verb.name(),
             Self::Transcripts(verb) => verb.name(),
         }
@@ -288,6 +298,8 @@ pub enum VaultAnswer {
     Policy(BoundedStr<4096>),
     /// About how clients get in.
     Login(LoginAnswer),
+    /// About approvals.
+    Approvals(ApprovalAnswer),
     /// What is so about senders.
     Senders(SenderAnswer),
     /// The page of transcripts; another follows where it is full.

@@ -129,6 +129,12 @@ impl DockerBackend {
         Ok(backend)
     }
 
+    /// The image that containers are made of, by its digest.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        &self.image.id
+    }
+
     /// How the engine stands.
     #[must_use]
     pub const fn posture(&self) -> &Posture {

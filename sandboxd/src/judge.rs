@@ -1,10 +1,12 @@
-//! What becomes of a command before it runs: by the rules it runs from its plan, or it is refused with the reason and the
-//! narrowest thing that would allow it.
+//! What becomes of a command before it runs: by the rules it runs from its plan, or the operator is asked, or it is refused
+//! with the reason.
 
 use command::decide::{Decision, Facts, Place, Policy};
 use command::plan::Plan;
 use command::rules::Outcome;
 use command::show::visible;
+use proto::approval::Subject;
+use proto::bounded::{BoundedStr, TooLong};
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use proto::sandbox::{Backend, Words, shell, words};
@@ -15,6 +17,15 @@ pub struct Judge {
     policy: Policy,
 }
 
+/// What becomes of a command.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It runs.
+    Run(Ready),
+    /// It runs where the operator says so.
+    Ask(Box<Subject>, Words),
+}
+
 /// A command that may run.
 #[derive(Debug)]
 pub struct Ready {
@@ -22,6 +33,15 @@ pub struct Ready {
     pub words: Words,
     /// What let it.
     pub allowed_by: String,
+}
+
+/// Where a command will run, as far as an approval is bound to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'s> {
+    /// Which backend.
+    pub backend: Backend,
+    /// The image's digest; empty where there is none.
+    pub image: &'s str,
 }
 
 impl Judge {
@@ -40,37 +60,75 @@ impl Judge {
     ///
     /// # Errors
     /// [`Refusal`], where it does not run.
-    pub fn judge(&self, session: &SessionKey, command: &str, backend: Backend) -> Result<Ready, Refusal> {
-        let place = if backend == Backend::Docker { Place::Docker } else { Place::Native };
+    pub fn judge(
+        &self,
+        session: &SessionKey,
+        command: &BoundedStr<8192>,
+        around: Surroundings<'_>,
+    ) -> Result<Verdict, Refusal> {
+        let place = if around.backend == Backend::Docker { Place::Docker } else { Place::Native };
         let decision = self.policy.decide(command, &Facts { session: &session.0, place });
+        // What no rule allows runs as the text that it is: there may be no plan of it, and it is what a person is shown.
+        let as_text = decision.outcome == Outcome::Ask || decision.rule == "ask-off";
+        let plan = decision.plan.as_ref().filter(|_| !as_text);
+        let words = plan.map_or_else(|| shell(command), from_plan);
         match decision.outcome {
-            // What no rule allows runs as the text that it is: there may be no plan of it.
-            Outcome::Allow if decision.rule == "ask-off" => ready(shell(command), decision.rule),
-            Outcome::Allow => {
-                let planned = decision.plan.as_ref().map_or_else(|| shell(command), from_plan);
-                ready(planned, decision.rule)
-            }
+            Outcome::Allow => Ok(Verdict::Run(Ready { words: bounded(words)?, allowed_by: decision.rule })),
             Outcome::Ask => {
-                Err(refusal("exec.ask", &decision, "a rule in tools.exec.rules that matches would allow it"))
+                let words = bounded(words)?;
+                Ok(Verdict::Ask(Box::new(subject(session, command, &decision, &words, around)), words))
             }
             Outcome::Deny => Err(refusal("exec.denied", &decision, "no approval allows it")),
         }
+    }
+
+    /// Seconds after which silence is a no.
+    #[must_use]
+    pub const fn timeout_s(&self) -> u32 {
+        self.policy.approval_timeout_s()
+    }
+}
+
+/// What the operator is shown, and what a yes is bound to.
+fn subject(
+    session: &SessionKey,
+    command: &BoundedStr<8192>,
+    decision: &Decision,
+    words: &Words,
+    around: Surroundings<'_>,
+) -> Subject {
+    let mounts = match around.backend {
+        Backend::Docker => "read-only image; tmpfs /tmp and /workspace",
+        Backend::NativeN1 => "read-only programs of the host; the session's /workspace, writable; tmpfs /tmp",
+        Backend::NativeN2 | Backend::None => "read-only programs of the host; the session's workspace, writable",
+    };
+    let image = format!("{} {}", around.backend.name(), around.image);
+    let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
+    Subject {
+        session: session.clone(),
+        command: command.clone(),
+        why: BoundedStr::truncated(&decision.why.join("; ")),
+        runs: BoundedStr::truncated(&command::plan::quoted_words(&words)),
+        cwd: BoundedStr::truncated(command::plan::CWD),
+        environment: BoundedStr::truncated(&command::plan::ENVIRONMENT.join(" ")),
+        image: BoundedStr::truncated(image.trim_end()),
+        mounts: BoundedStr::truncated(mounts),
+        network: BoundedStr::truncated("none"),
+        secrets: BoundedStr::truncated("none"),
     }
 }
 
 /// One program runs by itself; where there are more, a shell runs them from the plan's own text, in which every word is
 /// quoted.
-fn from_plan(plan: &Plan) -> Result<Words, proto::bounded::TooLong> {
+fn from_plan(plan: &Plan) -> Result<Words, TooLong> {
     match plan.argv() {
         Some(argv) => words(argv.iter().map(String::as_str)),
         None => shell(&plan.shell()),
     }
 }
 
-fn ready(words: Result<Words, proto::bounded::TooLong>, allowed_by: String) -> Result<Ready, Refusal> {
-    let too_long =
-        |_| Refusal::new("command.too_long", "the command, quoted as it would run, is over 12 KiB; split it");
-    Ok(Ready { words: words.map_err(too_long)?, allowed_by })
+fn bounded(words: Result<Words, TooLong>) -> Result<Words, Refusal> {
+    words.map_err(|_| Refusal::new("command.too_long", "the command, quoted as it would run, is over 12 KiB; split it"))
 }
 
 fn refusal(rule: &str, decision: &Decision, way: &str) -> Refusal {

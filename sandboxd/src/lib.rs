@@ -4,6 +4,7 @@
 //! No caller can name an image, a mount, a capability, a network or a flag. sandboxd never starts a program itself.
 #![forbid(unsafe_code)]
 
+pub mod approval;
 pub mod docker;
 pub mod drift;
 pub mod judge;

@@ -1,7 +1,8 @@
 //! sandboxd at work: intent on disk, then the run, then its outcome. What cannot be logged does not run.
 
+use crate::approval;
 use crate::docker::{self, DockerBackend};
-use crate::judge::{Judge, Ready};
+use crate::judge::{Judge, Ready, Surroundings, Verdict};
 use crate::native;
 use crate::runs::{Runs, lock};
 use crate::state::{Choice, Engine, Settings, choose, random};
@@ -10,7 +11,7 @@ use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, ChannelError};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
-use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, ToAuditd};
+use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, SandboxdVault, ToAuditd};
 use proto::exit::Exit;
 use proto::gate::Gate;
 use proto::ids::{RunId, SessionKey};
@@ -51,6 +52,7 @@ struct Sandboxd {
     judge: Judge,
     audit: Port<ToAuditd>,
     launcher: Port<SandboxdLauncher>,
+    vault: Port<SandboxdVault>,
     words: mpsc::Sender<FromRole>,
     serving: Mutex<Option<(Instant, Arc<Serving>)>>,
     wanted: AtomicBool,
@@ -82,6 +84,7 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings, judge: Judge
             judge,
             audit: Port::new(role::Sandboxd),
             launcher: Port::new(role::Sandboxd),
+            vault: Port::new(role::Sandboxd),
             words,
             serving: Mutex::new(None),
             wanted: AtomicBool::new(false),
@@ -162,6 +165,7 @@ async fn watch(sandboxd: Arc<Sandboxd>) {
         let (edge, detail) = tokio::select! {
             detail = sandboxd.audit.violation() => (EdgeId::SandboxdAuditd, detail),
             detail = sandboxd.launcher.violation() => (EdgeId::SandboxdLauncher, detail),
+            detail = sandboxd.vault.violation() => (EdgeId::SandboxdVault, detail),
         };
         let _ = sandboxd.words.send(FromRole::Violated { edge, detail: BoundedStr::truncated(&detail) }).await;
     }
@@ -211,6 +215,7 @@ impl Sandboxd {
     fn on_grant(self: &Arc<Self>, edge: EdgeId, side: Side, end: Channel) -> Result<(), StartError> {
         match (edge, side) {
             (EdgeId::SandboxdAuditd, Side::Client) => self.audit.attach(end).map_err(StartError::internal),
+            (EdgeId::SandboxdVault, Side::Client) => self.vault.attach(end).map_err(StartError::internal),
             (EdgeId::SandboxdLauncher, Side::Client) => {
                 self.launcher.attach(end).map_err(StartError::internal)?;
                 // A new launcher may serve where the last one did not; where a look is under way, it is the new one's.
@@ -348,6 +353,36 @@ impl Sandboxd {
         self.record(record).await.err().unwrap_or(refusal)
     }
 
+    /// What may run: by the rules, or because the operator said so just now.
+    async fn allowed(
+        &self,
+        session: &SessionKey,
+        command: &BoundedStr<8192>,
+        around: Surroundings<'_>,
+        responder: &Responder<GatewaySandboxd>,
+    ) -> Result<Ready, Refusal> {
+        let (subject, words) = match self.judge.judge(session, command, around)? {
+            Verdict::Run(ready) => return Ok(ready),
+            Verdict::Ask(subject, words) => (subject, words),
+        };
+        let why = command::show::visible(&subject.why);
+        let told = async |id| {
+            let line = format!("{why}: waits for an approval, `moltbot approvals show {id}`\n");
+            if let Ok(piece) = BoundedBytes::new(line.into_bytes()) {
+                let _ = responder.chunk(&OutputChunk::Stderr(piece)).await;
+            }
+        };
+        let stopped = async {
+            tokio::select! {
+                () = responder.cancelled() => Refusal::new("exec.withdrawn", "whoever asked waits no more"),
+                () = self.drained() => Refusal::new("sandbox.draining", "Moltbot is going down, or sandboxd is being restarted"),
+                refusal = self.gate.closed() => refusal,
+            }
+        };
+        let approved = approval::ask(&self.vault, *subject, self.judge.timeout_s(), told, stopped).await?;
+        Ok(Ready { words, allowed_by: format!("approval {approved}") })
+    }
+
     async fn exec(
         &self,
         session: &SessionKey,
@@ -358,26 +393,15 @@ impl Sandboxd {
             return Err(Refusal::new("sandbox.draining", "Moltbot is going down, or sandboxd is being restarted"));
         }
         if lock(&self.quarantined).contains(session) {
-            let refusal = Refusal::new(
-                "quarantine",
-                "a command of this conversation was running when something looked like an attack; the operator looks \
-                 at `moltbot logs system` and says `moltbot lockdown clear`",
-            );
+            return Err(self.refuse(session, command, quarantine()).await);
+        }
+        if let Some(refusal) = self.gate.refusal() {
             return Err(self.refuse(session, command, refusal).await);
         }
-        let pass = match self.gate.enter() {
-            Ok(pass) => pass,
-            Err(refusal) => return Err(self.refuse(session, command, refusal).await),
-        };
-        let Ok(_permit) = self.runs.try_acquire() else {
-            let refusal =
-                Refusal::new("sandbox.busy", &format!("{RUNS} commands run already; try again when one has ended"));
-            return Err(self.refuse(session, command, refusal).await);
-        };
         let serving = self.serving().await;
-        let backend = match serving.as_ref() {
-            Serving::Docker(..) => Backend::Docker,
-            Serving::Native(backend, _) => *backend,
+        let around = match serving.as_ref() {
+            Serving::Docker(docker, _) => Surroundings { backend: Backend::Docker, image: docker.image() },
+            Serving::Native(backend, _) => Surroundings { backend: *backend, image: "" },
             Serving::Nowhere(why) => {
                 let refusal = Refusal::new(
                     "sandbox.unavailable",
@@ -386,9 +410,23 @@ impl Sandboxd {
                 return Err(self.refuse(session, command, refusal).await);
             }
         };
-        let Ready { words, allowed_by } = match self.judge.judge(session, command, backend) {
+        let backend = around.backend;
+        let Ready { words, allowed_by } = match self.allowed(session, command, around, responder).await {
             Ok(ready) => ready,
             Err(refusal) => return Err(self.refuse(session, command, refusal).await),
+        };
+        // Only now: what waits for a person holds nobody else up. Meanwhile everything may have been frozen.
+        let pass = match self.gate.enter() {
+            Ok(pass) => pass,
+            Err(refusal) => return Err(self.refuse(session, command, refusal).await),
+        };
+        if lock(&self.quarantined).contains(session) {
+            return Err(self.refuse(session, command, quarantine()).await);
+        }
+        let Ok(_permit) = self.runs.try_acquire() else {
+            let refusal =
+                Refusal::new("sandbox.busy", &format!("{RUNS} commands run already; try again when one has ended"));
+            return Err(self.refuse(session, command, refusal).await);
         };
         let run = new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
         // From here on it is one of the commands that a freeze ends.
@@ -459,6 +497,14 @@ impl Sandboxd {
             notified.await;
         }
     }
+}
+
+fn quarantine() -> Refusal {
+    Refusal::new(
+        "quarantine",
+        "a command of this conversation was running when something looked like an attack; the operator looks at \
+         `moltbot logs system` and says `moltbot lockdown clear`",
+    )
 }
 
 /// Passes output on under the client's credit. What is over the cap is taken and counted, so that the command goes on.

@@ -71,6 +71,18 @@ pub fn workspace(session: &SessionKey) -> WorkspaceName {
     WorkspaceName(BoundedStr::truncated(&text))
 }
 
+/// 256 random bits.
+///
+/// # Errors
+/// Where the kernel gives none.
+pub fn nonce() -> Result<[u8; 32], String> {
+    let mut bytes = [0u8; 32];
+    // Up to 256 bytes come whole.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| format!("getrandom: {errno}"))?;
+    Ok(bytes)
+}
+
 /// 128 random bits as hexadecimal digits.
 ///
 /// # Errors

@@ -36,6 +36,7 @@ pub fn honest(edge: EdgeId, id: u32) -> Vec<u8> {
                 &LeaseRequest::Lease { credential, to, method, path: BoundedStr::truncated("/"), digest: [0; 32] },
             )
         }
+        EdgeId::SandboxdVault => encode(id, &proto::approval::ApprovalRequest::Key),
         EdgeId::GatewaySandboxd => encode(id, &SandboxRequest::Describe),
         EdgeId::SandboxdLauncher => encode(id, &LaunchRequest::Probe),
         EdgeId::EgressDialer => {
@@ -134,6 +135,7 @@ fn cap(edge: EdgeId) -> usize {
         EdgeId::GatewayVault => edge::GatewayVault::MAX_REQUEST,
         EdgeId::GatewaySandboxd => edge::GatewaySandboxd::MAX_REQUEST,
         EdgeId::GatewayEgress => edge::GatewayEgress::MAX_REQUEST,
+        EdgeId::SandboxdVault => edge::SandboxdVault::MAX_REQUEST,
         EdgeId::EgressVault => edge::EgressVault::MAX_REQUEST,
         EdgeId::EgressDialer => edge::EgressDialer::MAX_REQUEST,
         EdgeId::SandboxdLauncher => edge::SandboxdLauncher::MAX_REQUEST,

@@ -39,7 +39,7 @@ fn what_rules_allow_runs_from_its_plan_and_the_log_says_which_rule() {
 
 #[test]
 fn what_no_rule_allows_does_not_run_and_is_told_why() {
-    let system = system(json!({ "ask": "on-miss" }));
+    let system = system(json!({ "ask": "on-miss", "approvalTimeoutSeconds": 1 }));
     for (command, part) in [
         ("touch ran", "no rule is about it"),
         ("sort -o ran .", "the option -o is not in the grammar"),

@@ -64,7 +64,7 @@ fn ready(role: Role) -> Sealed {
 
 #[test]
 fn vault_lets_nobody_in_and_leases_nothing() {
-    for edge in [EdgeId::GatewayVault, EdgeId::EgressVault] {
+    for edge in [EdgeId::GatewayVault, EdgeId::EgressVault, EdgeId::SandboxdVault] {
         holds_and_lets_go(&ready(Role::Vault), edge);
     }
 }

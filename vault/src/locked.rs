@@ -14,7 +14,7 @@ use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, refusal_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
-use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, SandboxdVault};
 use proto::exit::Exit;
 use proto::secret::Secret;
 use proto::topology::{EdgeId, Side};
@@ -35,6 +35,7 @@ pub struct Handover {
     pub(crate) witness: Option<Channel>,
     pub(crate) gateway: Option<Channel>,
     pub(crate) egress: Option<Channel>,
+    pub(crate) sandboxd: Option<Channel>,
 }
 
 /// Waits for the passphrase, and serves from then on.
@@ -60,6 +61,7 @@ pub fn serve(walls: &Sealed, control: &Control, locked: Locked) -> Result<Exit, 
         let given = &mut waiting.given;
         given.gateway = refuse::<GatewayVault>(EdgeId::GatewayVault, given.gateway.take(), control)?;
         given.egress = refuse::<EgressVault>(EdgeId::EgressVault, given.egress.take(), control)?;
+        given.sandboxd = refuse::<SandboxdVault>(EdgeId::SandboxdVault, given.sandboxd.take(), control)?;
     }
 }
 
@@ -82,7 +84,7 @@ fn refusal() -> Refusal {
 impl Waiting {
     fn wait(&self, control: &Control) -> Result<(), Errno> {
         let mut fds = vec![PollFd::new(control, PollFlags::IN)];
-        let edges = self.given.gateway.iter().chain(&self.given.egress);
+        let edges = self.given.gateway.iter().chain(&self.given.egress).chain(&self.given.sandboxd);
         fds.extend(edges.map(|channel| PollFd::new(channel, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -121,6 +123,7 @@ impl Waiting {
         match (edge, side) {
             (EdgeId::GatewayVault, Side::Server) => self.given.gateway = Some(channel),
             (EdgeId::EgressVault, Side::Server) => self.given.egress = Some(channel),
+            (EdgeId::SandboxdVault, Side::Server) => self.given.sandboxd = Some(channel),
             (EdgeId::VaultWitness, Side::Client) => self.given.witness = Some(channel),
             (EdgeId::VaultAuditd, Side::Client) => {
                 self.given.auditor.attach(channel);

@@ -19,15 +19,17 @@ use proto::edge::{Edge, EgressVault, GatewayVault, Refusal};
 use proto::exit::Exit;
 use proto::ids::RequestId;
 use proto::topology::{EdgeId, Side};
-use proto::vault::{VaultReply, VaultRequest, VaultVerb};
+use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
 use proto::wire::WireError;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
+mod approving;
 mod watched;
 mod witnessed;
 
+use approving::Approving;
 use witnessed::Bar;
 
 /// Questions of one edge in one round, so that no edge keeps broker waiting.
@@ -58,13 +60,15 @@ pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handove
         gateway: given.gateway,
         egress: given.egress,
         watcher: None,
+        sandboxd: given.sandboxd,
+        approving: Approving::default(),
         costly: false,
     };
     if let Some(witness) = given.witness {
         vault.meet_witness(witness, control)?;
     }
     loop {
-        let (gateway, egress, witness) =
+        let [gateway, egress, sandboxd, witness] =
             vault.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         loop {
             match control.recv() {
@@ -83,6 +87,9 @@ pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handove
         }
         if egress {
             vault.turn_egress(control)?;
+        }
+        if sandboxd {
+            vault.turn_sandboxd(control)?;
         }
         if witness || vault.state.witness().has_view() {
             vault.turn_witness(None, control)?;
@@ -111,15 +118,19 @@ struct Vault {
     egress: Option<Channel>,
     /// A question of gateway that is answered when something else lets clients in than what it knows of.
     watcher: Option<(RequestId, Standing)>,
+    sandboxd: Option<Channel>,
+    /// Who may run what, while this process lives.
+    approving: Approving,
     /// True where the last question took long: everybody else comes before the next.
     costly: bool,
 }
 
 impl Vault {
-    /// Waits for a word of broker, a question or an answer; says who of gateway, egress and auditd has one.
-    fn wait(&mut self, control: &Control) -> Result<(bool, bool, bool), Errno> {
+    /// Waits for a word of broker, a question or an answer; says who of gateway, egress, sandboxd and auditd has one.
+    fn wait(&mut self, control: &Control) -> Result<[bool; 4], Errno> {
         let mut fds = vec![PollFd::new(control, PollFlags::IN)];
-        fds.extend(self.gateway.iter().chain(&self.egress).map(|channel| PollFd::new(channel, PollFlags::IN)));
+        let edges = self.gateway.iter().chain(&self.egress).chain(&self.sandboxd);
+        fds.extend(edges.map(|channel| PollFd::new(channel, PollFlags::IN)));
         let witness = self.state.witness().fd();
         fds.extend(witness.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match poll(&mut fds, None) {
@@ -129,7 +140,8 @@ impl Vault {
         let mut spoke = fds.iter().skip(1).map(|fd| !fd.revents().is_empty());
         let gateway = self.gateway.is_some() && spoke.next().unwrap_or(false);
         let egress = self.egress.is_some() && spoke.next().unwrap_or(false);
-        Ok((gateway, egress, spoke.next().unwrap_or(false)))
+        let sandboxd = self.sandboxd.is_some() && spoke.next().unwrap_or(false);
+        Ok([gateway, egress, sandboxd, spoke.next().unwrap_or(false)])
     }
 
     fn on_control(
@@ -154,7 +166,8 @@ impl Vault {
                 self.frozen = Some(why.to_string());
                 // Not recorded here: broker writes what comes of it, and it must not wait for the log.
                 let (ended, names) = self.leases.end_all(now_ms());
-                let detail = format!("{ended} leases ended: {}", names.join(" "));
+                let revoked = self.approving.end_all();
+                let detail = format!("{revoked} approvals revoked, {ended} leases ended: {}", names.join(" "));
                 FromRole::Frozen {
                     sessions: BoundedVec::default(),
                     detail: BoundedStr::truncated(detail.trim_end_matches(": ")),
@@ -187,6 +200,11 @@ impl Vault {
             (EdgeId::EgressVault, Side::Server) => {
                 self.leases.end_all(now_ms());
                 self.egress = Some(channel);
+            }
+            (EdgeId::SandboxdVault, Side::Server) => {
+                // Whoever asked before waits no more.
+                self.approving.table.withdraw_all();
+                self.sandboxd = Some(channel);
             }
             (EdgeId::VaultAuditd, Side::Client) => {
                 self.auditor.attach(channel);
@@ -260,7 +278,11 @@ impl Vault {
                     .map(AdminReply::GatewayToken)
                     .ok_or_else(|| Refusal::new("vault.no_such_secret", "there is no gateway token").into())
             }
-            AdminRequest::Vault { uid, verb } => self.desk().on_verb(uid, *verb).map(AdminReply::Vault),
+            AdminRequest::Vault { uid, verb } => match *verb {
+                VaultVerb::Approval(verb) => self.on_approval_verb(uid, &verb).map(VaultAnswer::Approvals),
+                verb => self.desk().on_verb(uid, verb),
+            }
+            .map(AdminReply::Vault),
             _ => Err(Refusal::new("vault.not_mine", "the vault answers for secrets only").into()),
         }
     }

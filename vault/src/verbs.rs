@@ -55,6 +55,7 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::RotateKeys
         | VaultVerb::RenewMaster
         | VaultVerb::AcceptRollback
+        | VaultVerb::Approval(_)
         | VaultVerb::Unlock { .. }
         | VaultVerb::SetPassphrase { .. }
         | VaultVerb::RemovePassphrase
@@ -146,6 +147,8 @@ impl<L: Log> Desk<'_, L> {
             VaultVerb::RemovePassphrase if !self.state.has_passphrase() => {
                 Err(refuse("vault.no_passphrase", "there is no passphrase to remove"))
             }
+            // It goes another way.
+            VaultVerb::Approval(_) => Err(refuse("approvals.unknown", "approvals are no secrets")),
             VaultVerb::AcceptRollback => Err(refuse(
                 "vault.not_rolled_back",
                 "neither the store nor the log was put back: there is nothing to accept",
@@ -230,6 +233,7 @@ impl<L: Log> Desk<'_, L> {
             // Refused before it comes here, and carried out by the loop where there is something to accept.
             VaultVerb::AcceptRollback
             | VaultVerb::Unlock { .. }
+            | VaultVerb::Approval(_)
             | VaultVerb::Senders(_)
             | VaultVerb::Transcripts(_) => Ok(VaultAnswer::Done(0)),
             VaultVerb::RecordBackup { .. } => Ok(VaultAnswer::Done(self.state.generation())),

@@ -1,6 +1,7 @@
 //! The verbs of `moltbot sandbox`. They ask the rules themselves: Moltbot need not run.
 
 use clap::{Subcommand, ValueEnum};
+use proto::approval::ApprovalId;
 use std::path::PathBuf;
 
 /// `moltbot sandbox ...`
@@ -36,6 +37,65 @@ pub enum RulesCommand {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+}
+
+/// `moltbot approvals ...`
+#[derive(Debug, Subcommand)]
+pub enum ApprovalsCommand {
+    /// Commands that wait for you
+    List,
+    /// One of them, whole: exactly what a yes is bound to
+    Show {
+        /// Its number, as a-3
+        #[arg(value_parser = parse_id)]
+        id: ApprovalId,
+    },
+    /// Let it run
+    Approve {
+        /// Its number, as a-3
+        #[arg(value_parser = parse_id)]
+        id: ApprovalId,
+        /// How often the same may run, this time included
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        uses: u32,
+        /// For how long the same may run again: 90s, 30m, 12h, 7d
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_span, default_value = "0s")]
+        span: u32,
+    },
+    /// Do not let it run
+    Deny {
+        /// Its number, as a-3
+        #[arg(value_parser = parse_id)]
+        id: ApprovalId,
+    },
+    /// Show commands as they begin to wait, until interrupted
+    Watch,
+    /// What may run again without a question
+    Grants,
+    /// Take a grant back, or all of them
+    Revoke {
+        /// Its number, as a-3; without one, everything
+        #[arg(value_parser = parse_id)]
+        id: Option<ApprovalId>,
+    },
+}
+
+fn parse_id(text: &str) -> Result<ApprovalId, String> {
+    let number = text.strip_prefix("a-").unwrap_or(text).parse().map_err(|_| "a number is written a-3".to_owned())?;
+    Ok(ApprovalId(number))
+}
+
+fn parse_span(text: &str) -> Result<u32, String> {
+    let wrong = || "a time is written 90s, 30m, 12h or 7d".to_owned();
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds: u32 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u32>().ok().and_then(|number| number.checked_mul(seconds)).ok_or_else(wrong)
 }
 
 /// A backend.

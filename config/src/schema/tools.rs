@@ -35,6 +35,9 @@ section! {
         /// Rules beside the built-in ones; `moltbot sandbox rules test` tries them. sandboxd tries each on its examples before
         /// it serves.
         pub rules: Vec<serde_json::Value>,
+        /// Seconds after which silence of the operator is a no; 300 where nothing is said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub approval_timeout_seconds: Option<u32>,
     }
 }
 
@@ -42,9 +45,9 @@ choice! {
     /// `tools.exec.ask`
     pub enum Ask {
         /// Never: what no rule denies runs.
-        #[default]
         Off,
         /// Where no rule allows the command.
+        #[default]
         OnMiss,
         /// Before every command.
         Always,
