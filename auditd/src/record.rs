@@ -169,7 +169,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
         Record::Secret { name, verb, requester, granted, detail } => {
             line.text("name", &redactor.clean(name))
                 .text("verb", verb)
-                .text("requester", requester)
+                .text("requester", &redactor.clean_name(requester))
                 .flag("success", *granted);
             if !detail.is_empty() {
                 line.text("detail", &redactor.clean(detail));
@@ -190,7 +190,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
         Record::Operator { uid, pid, verb, detail } => {
             line.number("uid", u64::from(*uid)).number("pid", u64::from(*pid)).text("verb", verb);
             if !detail.is_empty() {
-                line.text("detail", detail);
+                line.text("detail", &redactor.clean(detail));
             }
         }
         Record::Incident { incident, severity, step, outcome, took_ms, detail } => {
@@ -212,7 +212,7 @@ fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor
     match command {
         CommandRecord::Intent { run, session, command, backend } => {
             line.text("runId", &run.0)
-                .text("sessionKey", &session.0)
+                .text("sessionKey", &redactor.clean_name(&session.0))
                 .text("command", &redactor.clean(command))
                 .flag("sandbox", true)
                 .flag("elevated", false)
@@ -220,7 +220,7 @@ fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor
                 .text("backend", backend);
         }
         CommandRecord::Outcome { run, session, end, duration_ms } => {
-            line.text("runId", &run.0).text("sessionKey", &session.0).flag("sandbox", true);
+            line.text("runId", &run.0).text("sessionKey", &redactor.clean_name(&session.0)).flag("sandbox", true);
             match end {
                 RunEnd::Exited(status) => line.number("exitCode", u64::from(*status)),
                 RunEnd::Signalled(signal) => line.number("signal", u64::from(*signal)),
@@ -231,7 +231,7 @@ fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor
             line.number("duration", *duration_ms);
         }
         CommandRecord::Refused { session, command, rule } => {
-            line.text("sessionKey", &session.0)
+            line.text("sessionKey", &redactor.clean_name(&session.0))
                 .text("command", &redactor.clean(command))
                 .flag("approved", false)
                 .text("rule", rule);

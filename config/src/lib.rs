@@ -175,6 +175,10 @@ pub struct Logging {
     /// Days for which it keeps a file after it was closed; 1 at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_days: Option<u32>,
+    /// Regular expressions of what is taken out of the log's texts, beside what its own rules find. Where one has a group,
+    /// that goes and the rest stays. At most 32, of 512 bytes each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub redact_patterns: Vec<String>,
 }
 
 impl Config {
@@ -214,6 +218,12 @@ impl Config {
         }
         if self.logging.keep_files == Some(0) || self.logging.keep_days == Some(0) {
             return Err("logging: keepFiles and keepDays are 1 at least; leave them out to keep everything".to_owned());
+        }
+        if self.logging.redact_patterns.len() > 32 {
+            return Err("logging.redactPatterns: at most 32 are taken; join some with |".to_owned());
+        }
+        if let Some(at) = self.logging.redact_patterns.iter().position(|pattern| pattern.len() > 512) {
+            return Err(format!("logging.redactPatterns[{at}]: longer than 512 bytes"));
         }
         for (at, entry) in self.egress.allow.iter().enumerate() {
             let port = entry
