@@ -1,9 +1,13 @@
 //! The command line, and nothing but it.
 
+mod config;
+mod logins;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
+pub use config::{ConfigCommand, How};
+pub use logins::PasswordCommand;
 use proto::audit::Stream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
   moltbot secrets set model.key       put a secret in; the value is asked for
+  moltbot config set gateway.port 18790
   moltbot logs command -f             follow what is being run
   moltbot logs verify                 check that nobody touched the log";
 
@@ -102,6 +107,12 @@ pub enum Command {
         #[command(subcommand)]
         command: VaultCommand,
     },
+    /// The configuration: look at it, change it, put it in force
+    Config {
+        /// What to do
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// What is locked down; lock everything; open it again
     Lockdown {
         /// What to do
@@ -129,6 +140,12 @@ pub enum GatewayCommand {
         /// Print it; recorded before it is printed
         #[arg(long)]
         reveal: bool,
+    },
+    /// The password that clients may present in place of the token
+    Password {
+        /// What to do
+        #[command(subcommand)]
+        command: PasswordCommand,
     },
     /// Call a method of the gateway protocol
     Call {
@@ -351,7 +368,7 @@ impl Args {
     /// # Errors
     /// Where neither the option, nor the environment, nor a home directory says.
     pub fn state_dir(&self) -> Result<PathBuf, CliError> {
-        let dir = self.state_dir.clone().or_else(config::default_state_dir);
+        let dir = self.state_dir.clone().or_else(::config::default_state_dir);
         let dir = dir.ok_or_else(|| CliError::failed("there is no home directory; say --state-dir DIR"))?;
         std::path::absolute(dir).map_err(CliError::failed)
     }

@@ -5,10 +5,12 @@
 mod args;
 mod backup;
 mod chat;
+mod config;
 mod confine_report;
 mod door;
 mod drill;
 mod lockdown;
+mod logins;
 mod logs;
 mod paint;
 mod prune;
@@ -38,6 +40,9 @@ pub enum CliError {
     /// The log is there and could not be checked. Not the same as one that is wrong.
     #[error("{0}")]
     Unchecked(String),
+    /// It failed, and what is printed says so.
+    #[error("failed")]
+    Said,
     /// Whoever read our output has gone. Not worth a word.
     #[error("output closed")]
     OutputClosed,
@@ -59,6 +64,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match run(&args) {
         Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
+        Err(CliError::Said) => ExitCode::FAILURE,
         Err(error) => {
             if args.json {
                 println!("{}", serde_json::json!({ "ok": false, "error": error.to_string() }));
@@ -67,7 +73,7 @@ fn main() -> ExitCode {
             ExitCode::from(match error {
                 CliError::NotRunning(_) => 3,
                 CliError::Unchecked(_) => 4,
-                CliError::Failed(_) | CliError::OutputClosed => 1,
+                CliError::Failed(_) | CliError::Said | CliError::OutputClosed => 1,
             })
         }
     }
@@ -82,6 +88,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::ConfineReport => confine_report::show(&dir, args),
         Command::Chat { message, session } => chat::chat(&dir, message, session),
         Command::Gateway { command } => gateway(&dir, command, args),
+        Command::Config { command } => config::run(&dir, command, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
@@ -121,6 +128,7 @@ fn gateway(dir: &std::path::Path, command: &GatewayCommand, args: &Args) -> Resu
             println!("{}", text.map_err(CliError::failed)?);
             Ok(())
         }
+        GatewayCommand::Password { command } => logins::password(&mut door, *command, args),
         GatewayCommand::Unlock => secrets::forget_lockouts(&mut door, args),
         GatewayCommand::Restart { role } => {
             let role = Role::from_name(role)
