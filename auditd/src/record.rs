@@ -140,6 +140,7 @@ pub const fn kind(record: &Record) -> &'static str {
         Record::Command(CommandRecord::Outcome { .. }) => "outcome",
         Record::Command(CommandRecord::Refused { .. }) => "refused",
         Record::Secret { .. } => "secret",
+        Record::Sender { .. } => "sender",
         Record::Store { step: StoreStep::Intended, .. } => "store-intent",
         Record::Store { step: StoreStep::Committed, .. } => "store-committed",
         Record::Cosigner { .. } => "cosigner",
@@ -170,6 +171,16 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             line.text("name", &redactor.clean(name))
                 .text("verb", verb)
                 .text("requester", &redactor.clean_name(requester))
+                .flag("success", *granted);
+            if !detail.is_empty() {
+                line.text("detail", &redactor.clean(detail));
+            }
+        }
+        Record::Sender { channel, sender, verb, requester, granted, detail } => {
+            line.text("channel", channel)
+                .text("sender", &redactor.clean(sender))
+                .text("verb", verb)
+                .text("requester", requester)
                 .flag("success", *granted);
             if !detail.is_empty() {
                 line.text("detail", &redactor.clean(detail));

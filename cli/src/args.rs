@@ -2,13 +2,17 @@
 
 mod config;
 mod logins;
+mod people;
+mod security;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
 pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
+pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
+pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -39,6 +43,7 @@ const EXAMPLES: &str = "Examples:
   moltbot secrets set model.key       put a secret in; the value is asked for
   moltbot config set gateway.port 18790
   moltbot logs command -f             follow what is being run
+  moltbot security audit --deep       what is weak here, and what to do about it
   moltbot logs verify                 check that nobody touched the log";
 
 /// When to use colours.
@@ -80,10 +85,14 @@ pub enum Command {
         session: String,
     },
     /// The gateway: its token, its methods, its restart
+    #[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
     Gateway {
+        /// Check that it would start, without serving: as `moltbot gateway test`
+        #[arg(long)]
+        test: bool,
         /// What to do
         #[command(subcommand)]
-        command: GatewayCommand,
+        command: Option<GatewayCommand>,
     },
     /// Show the audit log, check it, and prove what is in it
     #[command(args_conflicts_with_subcommands = true)]
@@ -94,6 +103,18 @@ pub enum Command {
         /// What to do instead
         #[command(subcommand)]
         command: Option<LogsCommand>,
+    },
+    /// Strangers that want to speak to the agent
+    Pairing {
+        /// What to do
+        #[command(subcommand)]
+        command: PairingCommand,
+    },
+    /// Who may speak to the agent, on each channel
+    Allowlist {
+        /// What to do
+        #[command(subcommand)]
+        command: AllowlistCommand,
     },
     /// Secrets: put one in, say what may be done with it, see what was
     Secrets {
@@ -113,6 +134,14 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// How safe this installation is
+    Security {
+        /// What to do
+        #[command(subcommand)]
+        command: SecurityCommand,
+    },
+    /// Whether this machine and this installation can carry Moltbot, with what to do
+    Doctor(DoctorOptions),
     /// What is locked down; lock everything; open it again
     Lockdown {
         /// What to do
@@ -155,6 +184,8 @@ pub enum GatewayCommand {
         #[arg(long, default_value = "{}", value_name = "JSON")]
         params: String,
     },
+    /// Check that it would start, without serving: programs, kernel, configuration, modes, port
+    Test,
     /// Forget every lockout: addresses that failed to log in may try again at once
     Unlock,
     /// End a role in order and start it under a new epoch

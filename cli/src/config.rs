@@ -5,6 +5,8 @@ mod risk;
 mod show;
 mod write;
 
+pub use write::{replace, yes};
+
 use crate::CliError;
 use crate::args::{Args, ConfigCommand};
 use crate::door::{Door, unexpected};

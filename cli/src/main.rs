@@ -3,16 +3,19 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod audit;
 mod backup;
 mod chat;
 mod config;
 mod confine_report;
+mod doctor;
 mod door;
 mod drill;
 mod lockdown;
 mod logins;
 mod logs;
 mod paint;
+mod people;
 mod prune;
 mod restart;
 mod secrets;
@@ -22,7 +25,7 @@ mod vault;
 mod verify;
 mod ws;
 
-use args::{Args, Command, DrillCommand, GatewayCommand};
+use args::{Args, Command, DrillCommand, GatewayCommand, SecurityCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -87,10 +90,19 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Status => status::show(&dir, args),
         Command::ConfineReport => confine_report::show(&dir, args),
         Command::Chat { message, session } => chat::chat(&dir, message, session),
-        Command::Gateway { command } => gateway(&dir, command, args),
+        Command::Gateway { test: true, .. } | Command::Gateway { command: Some(GatewayCommand::Test), .. } => {
+            doctor::would_start(&dir, args)
+        }
+        Command::Gateway { command: Some(command), .. } => gateway(&dir, command, args),
+        // clap shows the help instead.
+        Command::Gateway { command: None, .. } => Ok(()),
         Command::Config { command } => config::run(&dir, command, args),
+        Command::Security { command: SecurityCommand::Audit(options) } => audit::run(&dir, options, args),
+        Command::Doctor(options) => doctor::run(&dir, *options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
+        Command::Pairing { command } => people::pairing(&dir, command, args),
+        Command::Allowlist { command } => people::allowlist(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
@@ -129,6 +141,7 @@ fn gateway(dir: &std::path::Path, command: &GatewayCommand, args: &Args) -> Resu
             Ok(())
         }
         GatewayCommand::Password { command } => logins::password(&mut door, *command, args),
+        GatewayCommand::Test => doctor::would_start(dir, args),
         GatewayCommand::Unlock => secrets::forget_lockouts(&mut door, args),
         GatewayCommand::Restart { role } => {
             let role = Role::from_name(role)

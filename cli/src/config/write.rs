@@ -110,7 +110,7 @@ fn take(dir: &Path, file: &Path, old: &str, new: &str, how: How, args: &Args) ->
     } else if !args.json {
         print!("{shown}");
     }
-    write(file, old, new)?;
+    replace(file, old, new)?;
     if !how.no_apply {
         match Door::open(dir) {
             Ok(mut door) => return apply(&mut door, args),
@@ -138,7 +138,7 @@ fn lines(old: &str, new: &str, paint: Paint) -> String {
 }
 
 /// Asks on the terminal.
-fn yes(question: &str, default: bool) -> Result<bool, CliError> {
+pub fn yes(question: &str, default: bool) -> Result<bool, CliError> {
     eprint!("{question} {} ", if default { "[Y/n]" } else { "[y/N]" });
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -149,7 +149,7 @@ fn yes(question: &str, default: bool) -> Result<bool, CliError> {
 }
 
 /// Replaces the file whole, and keeps what it was.
-fn write(file: &Path, old: &str, new: &str) -> Result<(), CliError> {
+pub fn replace(file: &Path, old: &str, new: &str) -> Result<(), CliError> {
     let owner = std::fs::metadata(file).ok().map(|found| (found.uid(), found.gid()));
     let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", file.display()));
     if owner.is_some() {
