@@ -221,14 +221,15 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
 
 fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor) {
     match command {
-        CommandRecord::Intent { run, session, command, backend } => {
+        CommandRecord::Intent { run, session, command, backend, allowed_by } => {
             line.text("runId", &run.0)
                 .text("sessionKey", &redactor.clean_name(&session.0))
                 .text("command", &redactor.clean(command))
                 .flag("sandbox", true)
                 .flag("elevated", false)
                 .flag("approved", true)
-                .text("backend", backend);
+                .text("backend", backend)
+                .text("allowedBy", &redactor.clean(allowed_by));
         }
         CommandRecord::Outcome { run, session, end, duration_ms } => {
             line.text("runId", &run.0).text("sessionKey", &redactor.clean_name(&session.0)).flag("sandbox", true);
@@ -282,6 +283,7 @@ pub(crate) mod tests {
             session: SessionKey(BoundedStr::truncated("agent:main:main")),
             command: BoundedStr::truncated(command),
             backend: BoundedStr::truncated("native"),
+            allowed_by: BoundedStr::truncated("ls"),
         })
     }
 

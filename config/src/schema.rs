@@ -16,7 +16,7 @@ pub use agents::{
 pub use channels::{Channel, ChannelDefaults, Channels, DirectMessages, DmPolicy, GroupPolicy};
 pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, Reload, ReloadMode, Tailscale, TailscaleMode};
 pub use scalar::{Cpus, NativeCommands, Size};
-pub use tools::{Elevated, Switch, Tools};
+pub use tools::{Ask, Elevated, Exec, Switch, Tools};
 
 use std::collections::BTreeMap;
 
