@@ -17,12 +17,14 @@ mod logs;
 mod paint;
 mod people;
 mod prune;
+mod qr;
 mod restart;
 mod secrets;
 mod status;
 mod up;
 mod vault;
 mod verify;
+mod witness;
 mod ws;
 
 use args::{Args, Command, DrillCommand, GatewayCommand, SecurityCommand};
