@@ -3,12 +3,17 @@
 //! Texts in a record were chosen by strangers; they are escaped as JSON and cannot end a line, a string or a record.
 //! Built by hand rather than derived: the order of the fields is part of the format, and `prev` must be the last.
 
-use crate::chain::{Head, hex};
+use crate::chain::{Fragment, Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
 use crate::redact::Redactor;
 use proto::audit::{AuthOutcome, CommandRecord, Record, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
 use proto::witness::StoreStep;
+
+/// Bytes of a text that is kept whole: what a command may have, though each of them takes six in JSON.
+const LONGEST: usize = 8_192;
+/// Bytes that are kept of a longer one.
+const HEAD: usize = 1_024;
 
 /// A JSON object under construction.
 #[derive(Debug)]
@@ -95,11 +100,17 @@ impl Line {
         let _ = serde_json::to_writer(&mut self.text, value);
     }
 
-    /// Adds a text.
+    /// Adds a text. One that is longer than a record may be is kept as its head, its length and its hash: no record is
+    /// longer than 64 KiB.
     pub fn text(&mut self, name: &str, value: &str) -> &mut Self {
         self.key(name);
-        self.string(value);
-        self
+        if value.len() <= LONGEST {
+            self.string(value);
+            return self;
+        }
+        self.string(value.get(..value.floor_char_boundary(HEAD)).unwrap_or_default());
+        let whole = Fragment::of(value.as_bytes());
+        self.number(&format!("{name}Length"), whole.len).text(&format!("{name}Sha256"), &whole.sha256)
     }
 
     /// Adds a number.
