@@ -330,6 +330,26 @@ pub(crate) mod tests {
         );
     }
 
+    #[test]
+    fn text_that_is_too_long_is_kept_as_its_head_length_and_hash() {
+        // What is taken out of a text may make it longer than it came.
+        let mut redactor = Redactor::new(&[7; 32]);
+        redactor.use_patterns(crate::redact::Patterns::new(["x"]).unwrap());
+        let asked = "x".repeat(8_192);
+        let line = Writer::for_tests().line(Head::EMPTY, VAULT, &intent(&asked), Writer::TEST_NOW, &redactor);
+        assert!(line.len() < 4_096, "{}", line.len());
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        let whole = redactor.clean(&asked).into_owned();
+        assert!(whole.starts_with(value["command"].as_str().unwrap()));
+        assert_eq!(value["commandLength"], whole.len());
+        assert_eq!(value["commandSha256"], Fragment::of(whole.as_bytes()).sha256);
+        // As long as a command may be, and nothing in it: whole.
+        let plain = "a ".repeat(4_096);
+        let line = Writer::for_tests().line(Head::EMPTY, VAULT, &intent(&plain), Writer::TEST_NOW, &redactor);
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((value["command"].as_str(), value.get("commandLength")), (Some(plain.as_str()), None));
+    }
+
     proptest! {
         #[test]
         fn command_of_any_text_stays_one_line_and_reads_back(command in any::<String>()) {

@@ -31,7 +31,8 @@ pub fn run(dir: &Path, command: &WitnessCommand, args: &Args) -> Result<(), CliE
     let store = Store::at(dir);
     match command {
         WitnessCommand::Add { name, url, key } => {
-            let key = CosignerKey::parse(key).map_err(|_| CliError::failed("--key: no witness's key line (name+id+base64 of type 4)"))?;
+            let key = CosignerKey::parse(key)
+                .map_err(|_| CliError::failed("--key: no witness's key line (name+id+base64 of type 4)"))?;
             store.add(&Witness { name: name.clone(), url: url.clone(), key: key.to_string() })?;
             let keys = keys(dir, &store)?;
             if args.json {
@@ -47,7 +48,8 @@ pub fn run(dir: &Path, command: &WitnessCommand, args: &Args) -> Result<(), CliE
         WitnessCommand::List => list(&store, args),
         WitnessCommand::Check { name } => {
             let witnesses = store.all()?;
-            let wanted: Vec<_> = witnesses.iter().filter(|one| name.as_ref().is_none_or(|name| one.name == *name)).collect();
+            let wanted: Vec<_> =
+                witnesses.iter().filter(|one| name.as_ref().is_none_or(|name| one.name == *name)).collect();
             if wanted.is_empty() {
                 return Err(CliError::failed("there is no such witness; `moltbot logs witness list` shows them"));
             }
@@ -115,7 +117,10 @@ fn check(dir: &Path, store: &Store, witness: &Witness, args: &Args) -> Result<()
         }
         let new = cosigned.is_some();
         if args.json {
-            println!("{}", json!({ "witness": witness.name, "stream": stream.name(), "ok": true, "size": point.size, "new": new }));
+            println!(
+                "{}",
+                json!({ "witness": witness.name, "stream": stream.name(), "ok": true, "size": point.size, "new": new })
+            );
         } else {
             let what = if new { "cosigned up to" } else { "nothing new behind" };
             println!("{} {:<14} {what} {} by {}", paint.good("ok   "), stream.name(), point.size, witness.name);
@@ -178,7 +183,10 @@ fn refused(witness: &Witness, status: u16, body: &str) -> CliError {
     let body = crate::paint::harmless(body.trim());
     match status {
         // The proof or the signature does not hold for the witness: the log is not what it saw.
-        409 | 422 => CliError::Failed(format!("{} refused ({status}): this is not the log that it has seen. {body}", witness.name)),
+        409 | 422 => CliError::Failed(format!(
+            "{} refused ({status}): this is not the log that it has seen. {body}",
+            witness.name
+        )),
         403 | 404 => CliError::Unchecked(format!(
             "{} refused ({status}): it does not know this log or its key; `moltbot logs witness add` printed the keys. {body}",
             witness.name

@@ -1,7 +1,7 @@
 //! Real files and really full file systems.
 
 use super::*;
-use crate::chain::{self, Fragment};
+use crate::chain;
 use crate::offline::{self, Expected, Report};
 use crate::record::tests::auth;
 use proptest::prelude::*;
@@ -353,30 +353,6 @@ fn clock_that_was_set_back_while_nobody_wrote_is_owned_up_to_at_the_next_start()
     let before = crate::clock::rfc3339_micros(Writer::TEST_NOW.wall);
     let says = format!("\"type\":\"clock\",\"actor\":\"auditd\",\"layout\":\"single-uid\",\"before\":\"{before}\"");
     assert_eq!(text(dir.path()).matches(&says).count(), 1);
-    check(dir.path()).unwrap();
-}
-
-#[test]
-fn text_that_is_too_long_is_kept_as_its_head_length_and_hash() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut bench = Bench::new(dir.path());
-    // What is taken out of a text may make it longer than it came.
-    bench.ring.redactor_mut().use_patterns(crate::redact::Patterns::new(["x"]).unwrap());
-    let record = Record::Role {
-        role: Role::Vault,
-        epoch: Epoch(1),
-        event: proto::bounded::BoundedStr::truncated("said"),
-        detail: proto::bounded::BoundedStr::truncated(&"x".repeat(512)),
-    };
-    bench.put_all(&[record]).unwrap();
-    let text = text(dir.path());
-    let line = text.lines().find(|line| line.contains("\"type\":\"role\"")).unwrap();
-    assert!(line.len() < 4_096, "{}", line.len());
-    let value: serde_json::Value = serde_json::from_str(line).unwrap();
-    let whole = bench.ring.redactor().clean(&"x".repeat(512)).into_owned();
-    assert!(whole.starts_with(value["detail"].as_str().unwrap()));
-    assert_eq!(value["detailLength"], whole.len());
-    assert_eq!(value["detailSha256"], Fragment::of(whole.as_bytes()).sha256);
     check(dir.path()).unwrap();
 }
 
