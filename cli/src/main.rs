@@ -25,6 +25,7 @@ mod migrate;
 mod paint;
 mod people;
 mod prune;
+mod qr;
 mod restart;
 mod sandbox;
 mod secrets;
@@ -34,6 +35,7 @@ mod status;
 mod up;
 mod vault;
 mod verify;
+mod witness;
 mod ws;
 
 use args::{Args, Command, DrillCommand, ExplainCommand, GatewayCommand, IncidentCommand, SecurityCommand};
