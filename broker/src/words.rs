@@ -92,11 +92,16 @@ impl Setup {
                 },
                 instance: BoundedStr::truncated(&instance(path)),
             },
-            Role::Dialer => {
-                let allow = self.config.egress.allow.iter().map(BoundedStr::new).collect::<Result<Vec<_>, _>>()?;
-                RoleConfig::Dialer { allow: BoundedVec::new(allow)? }
-            }
-            Role::Egress => RoleConfig::Egress,
+            Role::Dialer => RoleConfig::Dialer {
+                allow: entries(self.config.allowed())?,
+                local: entries([self.config.local(true), self.config.local(false)].concat())?,
+                resolver: BoundedStr::new(self.config.egress.resolver.as_str())?,
+            },
+            Role::Egress => RoleConfig::Egress {
+                plain: entries(self.config.local(false))?,
+                local: entries(self.config.local(true))?,
+                ca: BoundedStr::new(self.config.egress.ca.as_str())?,
+            },
             Role::Gateway => RoleConfig::Gateway {
                 redacted_config: BoundedBytes::new(self.config.redacted_json().into_bytes())?,
                 config_path: BoundedStr::truncated(&self.state_dir.config_path().to_string_lossy()),
@@ -123,6 +128,10 @@ impl Setup {
         };
         wanted.iter().filter_map(open).collect()
     }
+}
+
+fn entries<const N: usize>(entries: Vec<String>) -> Result<BoundedVec<BoundedStr<260>, N>, TooLong> {
+    BoundedVec::new(entries.into_iter().map(BoundedStr::new).collect::<Result<_, _>>()?)
 }
 
 /// Tells installations on one machine apart: FNV-1a of the state directory's path. Not a secret.

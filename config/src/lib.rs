@@ -4,6 +4,10 @@
 //! defaults. Secrets do not belong in it; the one that people would put there is refused with the way out.
 #![forbid(unsafe_code)]
 
+mod egress;
+
+pub use egress::Egress;
+
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -157,14 +161,6 @@ impl Default for Docker {
     }
 }
 
-/// `egress`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Egress {
-    /// `host:port`, an entry each. Empty allows nothing.
-    pub allow: Vec<String>,
-}
-
 /// `logging`. Where nothing is said, every file of the log is kept for good.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -215,22 +211,25 @@ impl Config {
         if self.logging.keep_files == Some(0) || self.logging.keep_days == Some(0) {
             return Err("logging: keepFiles and keepDays are 1 at least; leave them out to keep everything".to_owned());
         }
-        for (at, entry) in self.egress.allow.iter().enumerate() {
-            let port = entry
-                .rsplit_once(':')
-                .filter(|(host, _)| !host.is_empty())
-                .and_then(|(_, port)| port.parse::<u16>().ok());
-            if entry.contains('*') || port.is_none_or(|port| port == 0) {
-                return Err(format!("egress.allow[{at}]: {entry:?} is not host:port; wildcards are not taken"));
-            }
-        }
-        Ok(())
+        self.egress.check()
     }
 
     /// Absolute path of the Docker engine's socket.
     #[must_use]
     pub fn docker_socket(&self) -> &str {
         &self.agents.defaults.sandbox.docker.socket
+    }
+
+    /// `host:port` of what may be connected to on the internet.
+    #[must_use]
+    pub fn allowed(&self) -> Vec<String> {
+        self.egress.allow.clone()
+    }
+
+    /// `host:port` of services on this machine that may be connected to, those with TLS or those without.
+    #[must_use]
+    pub fn local(&self, tls: bool) -> Vec<String> {
+        self.egress.local(tls).collect()
     }
 
     /// The sandbox's image.
@@ -289,6 +288,9 @@ mod tests {
             ("{ logging: { keepDays: 0 } }", "1 at least"),
             ("{ egress: { allow: ['*:443'] } }", "egress.allow[0]"),
             ("{ egress: { allow: ['host'] } }", "egress.allow[0]"),
+            ("{ egress: { local: ['localhost:80'] } }", "egress.local[0]"),
+            ("{ egress: { resolver: 'dns' } }", "egress.resolver"),
+            ("{ egress: { ca: 'ca.pem' } }", "egress.ca"),
             ("{ agents: { defaults: { sandbox: { docker: { socket: 'x' } } } } }", "absolute"),
         ] {
             let error = Config::parse(text).unwrap_err();

@@ -79,10 +79,16 @@ impl Workshop {
                 backend: BackendChoice::Docker,
                 instance: BoundedStr::truncated("0123456789abcdef"),
             },
-            Role::Dialer => {
-                RoleConfig::Dialer { allow: BoundedVec::new(vec![BoundedStr::truncated("example.org:443")]).unwrap() }
-            }
-            Role::Egress => RoleConfig::Egress,
+            Role::Dialer => RoleConfig::Dialer {
+                allow: BoundedVec::new(vec![BoundedStr::truncated("example.org:443")]).unwrap(),
+                local: BoundedVec::default(),
+                resolver: BoundedStr::truncated("192.0.2.53:53"),
+            },
+            Role::Egress => RoleConfig::Egress {
+                plain: BoundedVec::default(),
+                local: BoundedVec::default(),
+                ca: BoundedStr::default(),
+            },
             Role::Gateway => RoleConfig::Gateway {
                 redacted_config: BoundedBytes::new(b"{}".to_vec()).unwrap(),
                 config_path: BoundedStr::truncated(&text("state/moltbot.json")),
