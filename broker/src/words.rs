@@ -93,13 +93,13 @@ impl Setup {
                 instance: BoundedStr::truncated(&instance(path)),
             },
             Role::Dialer => RoleConfig::Dialer {
-                allow: entries(self.config.allowed())?,
-                local: entries([self.config.local(true), self.config.local(false)].concat())?,
+                allow: BoundedVec::texts(self.config.allowed())?,
+                local: BoundedVec::texts([self.config.local(true), self.config.local(false)].concat())?,
                 resolver: BoundedStr::new(self.config.egress.resolver.as_str())?,
             },
             Role::Egress => RoleConfig::Egress {
-                plain: entries(self.config.local(false))?,
-                local: entries(self.config.local(true))?,
+                plain: BoundedVec::texts(self.config.local(false))?,
+                local: BoundedVec::texts(self.config.local(true))?,
                 ca: BoundedStr::new(self.config.egress.ca.as_str())?,
             },
             Role::Gateway => RoleConfig::Gateway {
@@ -128,10 +128,6 @@ impl Setup {
         };
         wanted.iter().filter_map(open).collect()
     }
-}
-
-fn entries<const N: usize>(entries: Vec<String>) -> Result<BoundedVec<BoundedStr<260>, N>, TooLong> {
-    BoundedVec::new(entries.into_iter().map(BoundedStr::new).collect::<Result<_, _>>()?)
 }
 
 /// Tells installations on one machine apart: FNV-1a of the state directory's path. Not a secret.

@@ -1,9 +1,11 @@
 //! The command line, and nothing but it.
 
+mod logins;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
+pub use logins::PasswordCommand;
 use proto::audit::Stream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -129,6 +131,12 @@ pub enum GatewayCommand {
         /// Print it; recorded before it is printed
         #[arg(long)]
         reveal: bool,
+    },
+    /// The password that clients may present in place of the token
+    Password {
+        /// What to do
+        #[command(subcommand)]
+        command: PasswordCommand,
     },
     /// Call a method of the gateway protocol
     Call {

@@ -9,6 +9,7 @@ mod confine_report;
 mod door;
 mod drill;
 mod lockdown;
+mod logins;
 mod logs;
 mod paint;
 mod prune;
@@ -121,6 +122,7 @@ fn gateway(dir: &std::path::Path, command: &GatewayCommand, args: &Args) -> Resu
             println!("{}", text.map_err(CliError::failed)?);
             Ok(())
         }
+        GatewayCommand::Password { command } => logins::password(&mut door, *command, args),
         GatewayCommand::Unlock => secrets::forget_lockouts(&mut door, args),
         GatewayCommand::Restart { role } => {
             let role = Role::from_name(role)

@@ -2,17 +2,16 @@
 //! `hello-ok` that real clients of protocol 3 and 4 read. The request is the first thing a stranger says. The token in
 //! it is moved out, never copied, and wiped with everything else that came under `auth`.
 //!
-//! Device signatures are not verified here, and a `device` proves nothing: identity is the token alone.
+//! Device signatures are not verified here, and a `device` proves nothing: identity is the token or the password alone.
 
 use crate::frames::{Code, Failure, Params};
 use crate::hub::MAX_BUFFERED;
 use crate::methods;
+use crate::proof::{self, Credentials};
 use crate::shapes;
 use crate::state::Gateway;
 use proto::audit::AuthReason;
-use proto::secret::Secret;
 use serde_json::{Value, json};
-use zeroize::Zeroize;
 
 /// Largest frame from a client that is known, in bytes; advertised as `policy.maxPayload`.
 pub const MAX_PAYLOAD: usize = 524_288;
@@ -46,7 +45,7 @@ pub struct Hello {
     /// 3 or 4.
     pub protocol: u8,
     /// What it offers as proof.
-    pub token: Option<Secret>,
+    pub credentials: Credentials,
     /// What it may do, once the proof holds.
     pub scopes: Vec<&'static str>,
 }
@@ -58,7 +57,7 @@ pub struct Hello {
 pub fn check(params: Value) -> Result<Hello, Refused> {
     let mut params = Params::new("connect", params).map_err(Refused::policy)?;
     // First of all, so that no error leaves it behind unwiped.
-    let token = take_token(&mut params).map_err(Refused::policy)?;
+    let credentials = proof::credentials(&mut params).map_err(Refused::policy)?;
     let protocol = protocol(&params)?;
     client(&mut params).map_err(Refused::policy)?;
     for (name, kind) in [
@@ -81,7 +80,7 @@ pub fn check(params: Value) -> Result<Hello, Refused> {
         }
         Some(_) => return Err(Refused::policy(Failure::invalid("invalid role"))),
     }
-    Ok(Hello { protocol, token, scopes: scopes(&mut params).map_err(Refused::policy)? })
+    Ok(Hello { protocol, credentials, scopes: scopes(&mut params).map_err(Refused::policy)? })
 }
 
 fn protocol(params: &Params<'_>) -> Result<u8, Refused> {
@@ -123,41 +122,6 @@ fn client(params: &mut Params<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn take_token(params: &mut Params<'_>) -> Result<Option<Secret>, Failure> {
-    let Some(auth) = params.take("auth") else { return Ok(None) };
-    let Value::Object(auth) = auth else {
-        wipe(auth);
-        return Err(params.wrong("auth", "be object"));
-    };
-    let mut token = Ok(None);
-    for (name, value) in auth {
-        match (name.as_str(), value) {
-            ("token", Value::String(text)) if text.is_empty() => {}
-            ("token", Value::String(text)) => {
-                token = Secret::new(text.into_bytes())
-                    .map(Some)
-                    .map_err(|_| params.wrong("auth/token", "NOT have more than 1024 bytes"));
-            }
-            ("token", other) => {
-                wipe(other);
-                token = Err(params.wrong("auth/token", "be string"));
-            }
-            (_, other) => wipe(other),
-        }
-    }
-    token
-}
-
-/// Overwrites every text in `value`.
-pub fn wipe(value: Value) {
-    match value {
-        Value::String(mut text) => text.zeroize(),
-        Value::Array(items) => items.into_iter().for_each(wipe),
-        Value::Object(map) => map.into_iter().for_each(|(_, value)| wipe(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
 /// The scopes asked for, of those there are; all where none is asked for, since the token is the whole right.
 fn scopes(params: &mut Params<'_>) -> Result<Vec<&'static str>, Failure> {
     let asked = match params.take("scopes") {
@@ -193,6 +157,14 @@ pub fn rejected(reason: AuthReason, retry_after_s: u32) -> Refused {
         AuthReason::TokenMismatch => {
             ("AUTH_TOKEN_MISMATCH", "unauthorized: gateway token mismatch (provide gateway auth token)".to_owned())
         }
+        AuthReason::PasswordMismatch => (
+            "AUTH_PASSWORD_MISMATCH",
+            "unauthorized: gateway password mismatch (provide gateway auth password)".to_owned(),
+        ),
+        AuthReason::PasswordUnset => (
+            "AUTH_PASSWORD_NOT_CONFIGURED",
+            "unauthorized: gateway password not configured (moltbot gateway password set)".to_owned(),
+        ),
         AuthReason::RateLimited => ("AUTH_RATE_LIMITED", format!("Rate limit exceeded. Try again in {retry_after_s}s")),
     };
     let after = (retry_after_s > 0).then(|| u64::from(retry_after_s).saturating_mul(1000));
@@ -265,11 +237,22 @@ mod tests {
     fn check_good_connect_yields_token_and_scopes() {
         let hello = check(params(|_| {})).ok().unwrap();
         assert_eq!((hello.protocol, hello.scopes.len()), (4, 5));
-        assert_eq!(hello.token.unwrap().expose(), b"secret");
+        assert_eq!(hello.credentials.token.unwrap().expose(), b"secret");
         let narrow = check(params(|p| p["scopes"] = json!(["operator.read", "made.up"]))).ok().unwrap();
         assert_eq!(narrow.scopes, ["operator.read"]);
         assert!(!allows(&narrow.scopes, "operator.write"));
         assert!(allows(&["operator.write"], "operator.read"));
+    }
+
+    #[test]
+    fn check_takes_token_and_password_and_nothing_empty() {
+        let credentials = |auth: Value| check(params(|p| p["auth"] = auth)).ok().unwrap().credentials;
+        let both = credentials(json!({"token": "t", "password": "p", "later": ["x"]}));
+        assert_eq!((both.token.unwrap().expose(), both.password.unwrap().expose()), (&b"t"[..], &b"p"[..]));
+        let none = credentials(json!({"token": "", "password": ""}));
+        assert!(none.token.is_none() && none.password.is_none());
+        let long = check(params(|p| p["auth"] = json!({"password": "x".repeat(1025)}))).err().unwrap();
+        assert!(long.failure.message.contains("/auth/password"), "{}", long.failure.message);
     }
 
     #[test]

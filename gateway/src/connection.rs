@@ -7,12 +7,14 @@ use crate::frames::{self, Failure, Parsed, Request};
 use crate::gate::Gate;
 use crate::hub::{Out, Outbox};
 use crate::methods::{self, Done};
+use crate::proof::{Credentials, wipe};
 use crate::sessions::{now_ms, uuid};
 use crate::state::{Gateway, log};
 use crate::{agent, shapes};
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use proto::auth::Login;
 use proto::bounded::BoundedStr;
 use proto::channel::CallError;
 use proto::edge::Refusal;
@@ -155,7 +157,7 @@ async fn greet(gateway: &Gateway, text: Utf8Bytes, peer: Peer) -> Result<(String
         Parsed::NotJson => return wrong("invalid".to_owned(), "invalid handshake: not JSON".to_owned()),
     };
     if method != "connect" {
-        connect::wipe(params);
+        wipe(params);
         return wrong(id, "invalid handshake: first request must be connect".to_owned());
     }
     let outcome = match connect::check(params) {
@@ -175,7 +177,8 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
     }
     let Peer::Network(address) = peer else { return Ok(hello) };
     let address = BoundedStr::truncated(&address.to_canonical().to_string());
-    let request = VaultRequest::VerifyClient { address, token: hello.token.take() };
+    let Credentials { token, password } = std::mem::take(&mut hello.credentials);
+    let request = VaultRequest::VerifyClient(Box::new(Login { address, token, password }));
     let answer = gateway.vault.call(&request, VAULT_WAIT).await;
     // It may have been closed while the vault was asked.
     if let Some(refusal) = gateway.gate.refusal() {
@@ -279,7 +282,7 @@ async fn write(ws: &mut Ws, outbox: &Outbox, texts: Vec<String>) -> Result<(), E
 async fn carry_out(gateway: Arc<Gateway>, outbox: &Outbox, scopes: &[&str], request: Request) {
     let id = request.id.clone();
     if let Some(refusal) = gateway.gate.refusal() {
-        connect::wipe(request.params);
+        wipe(request.params);
         return outbox.push(frames::response(&id, &Err(locked(&refusal).failure)));
     }
     match methods::call(&gateway, outbox.protocol, scopes, request).await {

@@ -14,6 +14,7 @@ pub mod http;
 pub mod hub;
 pub mod methods;
 pub mod policy;
+pub mod proof;
 pub mod serve;
 pub mod sessions;
 pub mod shapes;

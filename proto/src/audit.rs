@@ -40,6 +40,8 @@ impl Stream {
 pub enum AuthMethod {
     /// The gateway token.
     Token,
+    /// The password.
+    Password,
     /// Nothing was offered.
     None,
 }
@@ -51,6 +53,10 @@ pub enum AuthReason {
     TokenMissing,
     /// The credential is not the one the vault holds.
     TokenMismatch,
+    /// The password is not the one.
+    PasswordMismatch,
+    /// A password came and none is set.
+    PasswordUnset,
     /// The address is locked out.
     RateLimited,
 }
@@ -61,6 +67,7 @@ impl AuthMethod {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Token => "token",
+            Self::Password => "password",
             Self::None => "none",
         }
     }
@@ -73,6 +80,8 @@ impl AuthReason {
         match self {
             Self::TokenMissing => "token_missing",
             Self::TokenMismatch => "token_mismatch",
+            Self::PasswordMismatch => "password_mismatch",
+            Self::PasswordUnset => "password_missing_config",
             Self::RateLimited => "rate_limited",
         }
     }

@@ -71,9 +71,11 @@ pub mod role {
 /// What it may ask it asks in the edge's own words:
 ///
 /// ```
-/// use proto::{bounded::BoundedStr, channel::Client, edge::GatewayVault, topology::role, vault::VaultRequest};
+/// use proto::{auth::Login, bounded::BoundedStr, channel::Client};
+/// use proto::{edge::GatewayVault, topology::role, vault::VaultRequest};
 /// let mut vault = Client::<GatewayVault>::new(role::Gateway);
-/// let request = VaultRequest::VerifyClient { address: BoundedStr::truncated("192.0.2.1"), token: None };
+/// let login = Login::with_token(BoundedStr::truncated("192.0.2.1"), None);
+/// let request = VaultRequest::VerifyClient(Box::new(login));
 /// assert!(vault.call(&request, &[], std::time::Duration::ZERO).is_err(), "nobody is attached");
 /// ```
 ///

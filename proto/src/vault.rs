@@ -1,6 +1,7 @@
 //! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes.
 
 use crate::audit::AuthReason;
+use crate::auth::{Login, LoginVerb};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
@@ -9,12 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Deserialize, Serialize)]
 pub enum VaultRequest {
     /// Is this client who it says? Recorded durably before it is answered.
-    VerifyClient {
-        /// Address of the peer without its port, from the kernel.
-        address: BoundedStr<64>,
-        /// The token it sent, if it sent one.
-        token: Option<Secret>,
-    },
+    VerifyClient(Box<Login>),
     /// Is this the HMAC-SHA256 of the message under the secret? For webhooks; the secret's policy must say `verb verify`.
     VerifyMac {
         /// Name of the secret.
@@ -175,6 +171,8 @@ pub enum VaultVerb {
     RenewMaster,
     /// Forgets every lockout.
     ForgetLockouts,
+    /// A verb about how clients get in.
+    Login(LoginVerb),
     /// Opens a store that a passphrase seals.
     Unlock {
         /// The passphrase.
@@ -213,6 +211,7 @@ impl VaultVerb {
             Self::RotateKeys => "vault.rotate",
             Self::RenewMaster => "vault.renew",
             Self::ForgetLockouts => "auth.unlock",
+            Self::Login(verb) => verb.name(),
             Self::Unlock { .. } => "vault.unlock",
             Self::SetPassphrase { .. } => "vault.passphrase.set",
             Self::RemovePassphrase => "vault.passphrase.remove",

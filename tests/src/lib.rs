@@ -10,6 +10,7 @@ pub mod play_broker;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -214,6 +215,17 @@ impl System {
         let mut command = self.command(&programs().join("moltbot"));
         command.arg("--state-dir").arg(&self.state).args(args).stdin(Stdio::null()).current_dir(self.dir.path());
         command.env_remove("MOLTBOT_STATE_DIR").output().unwrap()
+    }
+
+    /// Runs `moltbot` with this on its standard input.
+    #[must_use]
+    pub fn fed(&self, args: &[&str], input: &str) -> Output {
+        let mut command = self.command(&programs().join("moltbot"));
+        command.arg("--state-dir").arg(&self.state).args(args).env_remove("MOLTBOT_STATE_DIR");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
     }
 
     /// Runs `moltbot`, which must succeed, and returns what it printed.

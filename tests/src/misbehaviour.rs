@@ -2,6 +2,7 @@
 
 use crate::play_broker::Peer;
 use proto::audit::{AuditRequest, AuthMethod, AuthOutcome, CommandRecord, Record, RequestStep};
+use proto::auth::Login;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{ChannelError, frame};
 use proto::egress::{DialRequest, EgressRequest};
@@ -25,7 +26,7 @@ pub fn honest(edge: EdgeId, id: u32) -> Vec<u8> {
     let bytes = match edge {
         EdgeId::GatewayVault => {
             let address = BoundedStr::truncated("192.0.2.1");
-            encode(id, &VaultRequest::VerifyClient { address, token: None })
+            encode(id, &VaultRequest::VerifyClient(Box::new(Login::with_token(address, None))))
         }
         EdgeId::EgressVault => {
             let to = Destination { host: BoundedStr::truncated("api.example.com"), port: 443 };

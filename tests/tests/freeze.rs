@@ -1,6 +1,7 @@
 //! Each role alone, frozen: it refuses by itself, whatever gateway is by then. The test is in broker's place and in the
 //! peers'.
 
+use proto::auth::Login;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::control::{FromRole, ToRole};
 use proto::edge::Refusal;
@@ -72,7 +73,8 @@ fn vault_lets_nobody_in_and_leases_nothing() {
 fn right_token_is_refused_as_well() {
     let vault = ready(Role::Vault);
     let token = || Some(proto::secret::Secret::new(vault.gateway_token()).unwrap());
-    let verify = || VaultRequest::VerifyClient { address: BoundedStr::truncated("192.0.2.7"), token: token() };
+    let verify =
+        || VaultRequest::VerifyClient(Box::new(Login::with_token(BoundedStr::truncated("192.0.2.7"), token())));
     let peer = vault.grant(EdgeId::GatewayVault);
     peer.send(Kind::Request, 1, &verify(), &[]).unwrap();
     assert_eq!(refused_by(&peer), None);

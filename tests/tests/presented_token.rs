@@ -1,4 +1,4 @@
-//! What root reads of gateway's memory after logins: nothing of a token that a client has presented, right or wrong, while the
+//! What root reads of gateway's memory after logins: nothing of a token or a password that a client has presented, right or wrong, while the
 //! connections it came on are still open. The same scanner finds in the same memory what gateway does keep, and the token in
 //! the process that presented it.
 
@@ -10,6 +10,7 @@ use system_tests::{As, Sandbox, System, is_root, skip, wait_for};
 
 /// Bytes of the token in a row that count as found.
 const WINDOW: usize = 12;
+const PASSWORD: &str = "zebra-quartz-9-violin-hamper";
 /// Connections that log in and stay.
 const CLIENTS: usize = 20;
 /// By how many bytes more than the one before each pads its frame; a stranger's may have 64 KiB.
@@ -30,45 +31,47 @@ fn holds(pid: u32, needle: &[u8]) -> bool {
     })
 }
 
-/// Logs in and returns the connection, still open, and whether it was let in. The token lies behind `padding` bytes that
+/// Logs in and returns the connection, still open, and whether it was let in. What it offers lies behind `padding` bytes that
 /// nobody asks for: deep in its frame, where what gateway does next does not happen to write over it.
-fn login(system: &System, token: &str, padding: usize) -> (Client, bool) {
+fn login(system: &System, auth: &Value, padding: usize) -> (Client, bool) {
     let mut client = Client::connect(system.port());
     client.event("connect.challenge");
-    let mut connect = connect(token);
+    let mut connect = connect(auth);
     connect["aside"] = json!("x".repeat(padding));
     client.send("1", "connect", &connect);
     let answer = client.answer("1");
     (client, answer["ok"] == true)
 }
 
-fn connect(token: &str) -> Value {
+fn connect(auth: &Value) -> Value {
     json!({
         "minProtocol": 3, "maxProtocol": 4, "role": "operator", "scopes": ["operator.admin"],
         "client": {"id": "cli", "version": "1", "platform": "linux", "mode": "cli"},
-        "auth": {"token": token},
+        "auth": auth,
     })
 }
 
 #[test]
-fn presented_token_is_gone_from_gateway_while_its_connection_is_open() {
+fn what_was_presented_is_gone_from_gateway_while_its_connection_is_open() {
     if !is_root() {
         return skip("reading the memory of a process that is not dumpable needs root");
     }
     let mut system = System::prepare(As::Root, &Sandbox::Native);
     system.up();
     let token = system.token();
+    assert!(system.fed(&["gateway", "password", "set"], PASSWORD).status.success());
     let gateway = system.pid("gateway");
     let mut clients: Vec<Client> = (0..CLIENTS)
         .map(|at| {
-            let (client, let_in) = login(&system, &token, at * PADDING);
+            let auth = if at % 2 == 0 { json!({"token": token}) } else { json!({"password": PASSWORD}) };
+            let (client, let_in) = login(&system, &auth, at * PADDING);
             assert!(let_in);
             client
         })
         .collect();
     // A wrong token is somebody's right one elsewhere.
     let wrong = "W".repeat(4) + &token.chars().rev().collect::<String>();
-    let (mut refused, let_in) = login(&system, &wrong, PADDING);
+    let (mut refused, let_in) = login(&system, &json!({"token": wrong}), PADDING);
     assert!(!let_in);
     // Until its close frame it is open as well.
     while !matches!(refused.receive(), Came::Closed(..)) {}
@@ -77,8 +80,10 @@ fn presented_token_is_gone_from_gateway_while_its_connection_is_open() {
         client.send("2", "health", &json!({}));
         assert_eq!(client.answer("2")["ok"], true);
     }
-    for presented in [&token, &wrong] {
-        wait_for("gateway to hold nothing of the token", || (!holds(gateway, presented.as_bytes())).then_some(()));
+    for presented in [token.as_str(), &wrong, PASSWORD] {
+        wait_for("gateway to hold nothing of what was presented", || {
+            (!holds(gateway, presented.as_bytes())).then_some(())
+        });
     }
     assert!(holds(std::process::id(), token.as_bytes()), "the scanner finds nothing where it is");
     let kept = system.state().join("moltbot.json");

@@ -2,31 +2,20 @@
 //! on disk or in an argument, and every verb is in the log before it is answered.
 
 use serde_json::Value;
-use std::io::Write;
-use std::process::{Output, Stdio};
 use system_tests::client::Client;
-use system_tests::{System, in_both_layouts, programs};
+use system_tests::{System, in_both_layouts};
 
 const VALUE: &str = "hunter2-is-the-value-of-it";
 const POLICY: &str = "verb inject\nrole egress\nheader authorization\nprefix \"Bearer \"\nhost api.example.com\nmethod GET\npath /v1\nbudget 3\n";
 
-fn fed(system: &System, args: &[&str], input: &str) -> Output {
-    let mut command = system.command(&programs().join("moltbot"));
-    command.arg("--state-dir").arg(system.state()).args(args).env_remove("MOLTBOT_STATE_DIR");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
 fn does(system: &System, args: &[&str], input: &str) -> String {
-    let output = fed(system, args, input);
+    let output = system.fed(args, input);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 fn refused(system: &System, args: &[&str], input: &str) -> String {
-    let output = fed(system, args, input);
+    let output = system.fed(args, input);
     assert_eq!(output.status.code(), Some(1), "{args:?}");
     String::from_utf8(output.stderr).unwrap()
 }

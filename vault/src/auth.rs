@@ -1,7 +1,10 @@
 //! Is this client who it says: lockout, comparison, store, record, answer, in this order.
 //!
-//! Address and token come from gateway and are hostile. A failure counts before it is answered, in memory also where the
+//! Address, token and password come from gateway and are hostile. A failure counts before it is answered, in memory also where the
 //! log cannot be written; nobody is let in before the record of it is durable.
+
+pub mod password;
+mod verbs;
 
 use crate::audit::{AuditError, Log};
 use crate::lockout::Party;
@@ -9,9 +12,8 @@ use crate::state::State;
 use crate::store::StoreError;
 use crate::token;
 use proto::audit::{AuthMethod, AuthOutcome, AuthReason, Record};
-use proto::bounded::BoundedStr;
+use proto::auth::Login;
 use proto::edge::Refusal;
-use proto::secret::Secret;
 use proto::vault::VaultReply;
 
 /// Why a question got no answer.
@@ -63,35 +65,32 @@ pub fn stored(state: &mut State, what: &str) -> Result<(), AskError> {
 ///
 /// # Errors
 /// [`AskError`]: nobody is let in.
-pub fn verify_client(
-    state: &mut State,
-    log: &mut impl Log,
-    address: &BoundedStr<64>,
-    offered: Option<&Secret>,
-    now: u64,
-) -> Result<VaultReply, AskError> {
-    let party = Party::parse(address)
+pub fn verify_client(state: &mut State, log: &mut impl Log, login: &Login, now: u64) -> Result<VaultReply, AskError> {
+    let party = Party::parse(&login.address)
         .ok_or_else(|| Refusal::new("auth.address", "the client's address is not an IP address"))?;
-    let rejected = |reason, seconds: u64| (AuthOutcome::Rejected(reason), seconds);
-    let (outcome, seconds) = match (state.lockouts().locked(party, now), offered) {
-        (Some(seconds), _) => rejected(AuthReason::RateLimited, seconds),
-        // A client that has no token yet, as a browser that was just opened, is not guessing.
-        (None, None) => rejected(AuthReason::TokenMissing, 0),
-        (None, Some(offered)) if state.gateway_token().is_some_and(|kept| token::same(&kept, offered)) => {
+    let locked = state.lockouts().locked(party, now);
+    let (method, wrong) = match locked {
+        Some(_) => (offered(login), Some(AuthReason::RateLimited)),
+        None => weigh(state, login)?,
+    };
+    let (outcome, seconds) = match wrong {
+        None => {
             // Nothing to forget is nothing to write: logins that go well cost no disk but the record.
             if state.lockouts().succeeded(party) {
                 stored(state, "login")?;
             }
             (AuthOutcome::Accepted, 0)
         }
-        (None, Some(_)) => {
-            let seconds = state.lockouts().failed(party, now);
-            stored(state, "login")?;
-            rejected(AuthReason::TokenMismatch, seconds)
+        Some(reason) => {
+            let mut seconds = locked.unwrap_or_default();
+            if is_guess(reason) {
+                seconds = state.lockouts().failed(party, now);
+                stored(state, "login")?;
+            }
+            (AuthOutcome::Rejected(reason), seconds)
         }
     };
-    let method = if offered.is_some() { AuthMethod::Token } else { AuthMethod::None };
-    recorded(log, Record::Auth { client: address.clone(), method, outcome }, "login")?;
+    recorded(log, Record::Auth { client: login.address.clone(), method, outcome }, "login")?;
     Ok(match outcome {
         AuthOutcome::Accepted => VaultReply::Accepted,
         AuthOutcome::Rejected(reason) => {
@@ -100,10 +99,47 @@ pub fn verify_client(
     })
 }
 
+const fn offered(login: &Login) -> AuthMethod {
+    match (&login.token, &login.password) {
+        (Some(_), _) => AuthMethod::Token,
+        (None, Some(_)) => AuthMethod::Password,
+        (None, None) => AuthMethod::None,
+    }
+}
+
+/// A client that has nothing to show yet, as a browser that was just opened, is not guessing.
+const fn is_guess(reason: AuthReason) -> bool {
+    !matches!(reason, AuthReason::TokenMissing | AuthReason::RateLimited)
+}
+
+/// What lets the client in, or what it offered and why that does not. The password is looked at last: it costs.
+fn weigh(state: &State, login: &Login) -> Result<(AuthMethod, Option<AuthReason>), AskError> {
+    if let Some(offered) = &login.token {
+        if state.gateway_token().is_some_and(|kept| token::same(&kept, offered)) {
+            return Ok((AuthMethod::Token, None));
+        }
+        if login.password.is_none() || state.password().is_none() {
+            return Ok((AuthMethod::Token, Some(AuthReason::TokenMismatch)));
+        }
+    }
+    let Some(typed) = &login.password else { return Ok((AuthMethod::None, Some(AuthReason::TokenMissing))) };
+    let wrong = match state.password() {
+        None => Some(AuthReason::PasswordUnset),
+        Some(kept) => {
+            let is = kept.is(typed).map_err(|error| Refusal::new("vault.memory", &error.to_string()))?;
+            (!is).then_some(AuthReason::PasswordMismatch)
+        }
+    };
+    Ok((AuthMethod::Password, wrong))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::auth::password::Password;
     use crate::state::tests::Dirs;
+    use proto::bounded::BoundedStr;
+    use proto::secret::Secret;
 
     const NOW: u64 = 1_795_431_600;
 
@@ -130,8 +166,8 @@ pub(crate) mod tests {
     }
 
     fn login(state: &mut State, log: &mut Kept, good: bool, now: u64) -> Result<VaultReply, AskError> {
-        let token = offered(state, good);
-        verify_client(state, log, &BoundedStr::truncated("192.0.2.1"), Some(&token), now)
+        let login = Login::with_token(BoundedStr::truncated("192.0.2.1"), Some(offered(state, good)));
+        verify_client(state, log, &login, now)
     }
 
     fn rejected(reason: AuthReason, retry_after_s: u32) -> VaultReply {
@@ -171,11 +207,60 @@ pub(crate) mod tests {
         let mut state = Dirs::new().open().unwrap();
         let mut log = Kept::default();
         for _ in 0..9 {
-            let reply = verify_client(&mut state, &mut log, &BoundedStr::truncated("192.0.2.1"), None, NOW).unwrap();
+            let nothing = Login::with_token(BoundedStr::truncated("192.0.2.1"), None);
+            let reply = verify_client(&mut state, &mut log, &nothing, NOW).unwrap();
             assert_eq!(reply, rejected(AuthReason::TokenMissing, 0));
         }
         assert_eq!(log.records.len(), 9);
         assert_eq!(login(&mut state, &mut log, true, NOW).unwrap(), VaultReply::Accepted);
+    }
+
+    fn by_password(state: &mut State, log: &mut Kept, typed: &str, now: u64) -> VaultReply {
+        let password = Secret::new(typed.as_bytes().to_vec()).ok();
+        let nothing = Login::with_token(BoundedStr::truncated("192.0.2.1"), None);
+        verify_client(state, log, &Login { password, ..nothing }, now).unwrap()
+    }
+
+    fn set_password(state: &mut State, typed: &str) {
+        let kept = Password::keep(&Secret::new(typed.as_bytes().to_vec()).unwrap(), state.generation() + 1).unwrap();
+        state.set_password(Some(kept)).unwrap();
+    }
+
+    #[test]
+    fn password_lets_in_over_a_restart_until_it_is_cleared() {
+        let dirs = Dirs::new();
+        let mut log = Kept::default();
+        let mut state = dirs.open().unwrap();
+        assert_eq!(by_password(&mut state, &mut log, "correct horse", NOW), rejected(AuthReason::PasswordUnset, 0));
+        set_password(&mut state, "correct horse");
+        drop(state);
+        let mut state = dirs.open().unwrap();
+        assert_eq!(by_password(&mut state, &mut log, "correct horse", NOW), VaultReply::Accepted);
+        let accepted = AuthOutcome::Accepted;
+        assert!(
+            matches!(log.records.last(), Some(Record::Auth { method: AuthMethod::Password, outcome, .. }) if *outcome == accepted)
+        );
+        assert_eq!(by_password(&mut state, &mut log, "correct horsf", NOW), rejected(AuthReason::PasswordMismatch, 0));
+        state.set_password(None).unwrap();
+        drop(state);
+        let mut state = dirs.open().unwrap();
+        assert_eq!(by_password(&mut state, &mut log, "correct horse", NOW), rejected(AuthReason::PasswordUnset, 0));
+    }
+
+    #[test]
+    fn guesses_of_token_and_password_are_counted_together() {
+        let dirs = Dirs::new();
+        let mut state = dirs.open().unwrap();
+        let mut log = Kept::default();
+        set_password(&mut state, "correct horse");
+        for _ in 0..2 {
+            assert_eq!(login(&mut state, &mut log, false, NOW).unwrap(), rejected(AuthReason::TokenMismatch, 0));
+            assert_eq!(by_password(&mut state, &mut log, "wrong", NOW), rejected(AuthReason::PasswordMismatch, 0));
+        }
+        assert_eq!(by_password(&mut state, &mut log, "wrong", NOW), rejected(AuthReason::PasswordMismatch, 300));
+        assert_eq!(by_password(&mut state, &mut log, "correct horse", NOW), rejected(AuthReason::RateLimited, 300));
+        assert_eq!(login(&mut state, &mut log, true, NOW).unwrap(), rejected(AuthReason::RateLimited, 300));
+        assert_eq!(by_password(&mut state, &mut log, "correct horse", NOW + 300), VaultReply::Accepted);
     }
 
     #[test]
@@ -199,7 +284,8 @@ pub(crate) mod tests {
     #[test]
     fn address_that_is_none_is_refused() {
         let mut state = Dirs::new().open().unwrap();
-        let outcome = verify_client(&mut state, &mut Kept::default(), &BoundedStr::truncated("unknown"), None, NOW);
+        let nowhere = Login::with_token(BoundedStr::truncated("unknown"), None);
+        let outcome = verify_client(&mut state, &mut Kept::default(), &nowhere, NOW);
         assert!(matches!(outcome, Err(AskError::Refused(refusal)) if refusal.rule.as_str() == "auth.address"));
     }
 }

@@ -91,21 +91,26 @@ impl Lock {
     /// What seals the store: of the key file's half and the passphrase. None where there is not the memory for it.
     #[must_use]
     pub fn combine(&self, half: &Master, passphrase: &Secret) -> Option<Master> {
-        let params = self.params()?;
-        let mut blocks: Vec<Block> = Vec::new();
-        blocks.try_reserve_exact(params.block_count()).ok()?;
-        blocks.resize(params.block_count(), Block::default());
         // The key file stands first, the stretched passphrase second.
         let mut parts = Zeroizing::new([0; 64]);
         let (first, second) = parts.split_first_chunk_mut::<32>()?;
         first.copy_from_slice(half.expose());
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        argon2.hash_password_into_with_memory(passphrase.expose(), &self.salt, second, &mut blocks).ok()?;
+        stretch(passphrase, &self.salt, self.params()?, second)?;
         let mut combined = Zeroizing::new([0; 32]);
         let hkdf = Hkdf::<Sha256>::new(Some(&self.salt), parts.as_slice());
         hkdf.expand(b"moltbot/passphrase/v1", combined.as_mut_slice()).ok()?;
         Some(Master::from_bytes(*combined))
     }
+}
+
+/// Argon2id of what a person typed. None where there is not the memory for it.
+#[must_use]
+pub fn stretch(typed: &Secret, salt: &[u8; 32], params: Params, into: &mut [u8]) -> Option<()> {
+    let mut blocks: Vec<Block> = Vec::new();
+    blocks.try_reserve_exact(params.block_count()).ok()?;
+    blocks.resize(params.block_count(), Block::default());
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    argon2.hash_password_into_with_memory(typed.expose(), salt, into, &mut blocks).ok()
 }
 
 #[cfg(test)]

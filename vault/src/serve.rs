@@ -53,6 +53,7 @@ pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handove
         frozen: given.frozen,
         gateway: given.gateway,
         egress: given.egress,
+        costly: false,
     };
     if let Some(witness) = given.witness {
         vault.meet_witness(witness, control)?;
@@ -103,6 +104,8 @@ struct Vault {
     frozen: Option<String>,
     gateway: Option<Channel>,
     egress: Option<Channel>,
+    /// True where the last question took long: everybody else comes before the next.
+    costly: bool,
 }
 
 impl Vault {
@@ -252,8 +255,9 @@ impl Vault {
 
     fn on_gateway(&mut self, request: VaultRequest) -> Result<VaultReply, AskError> {
         match request {
-            VaultRequest::VerifyClient { address, token } => {
-                auth::verify_client(&mut self.state, &mut self.auditor, &address, token.as_ref(), unix_now())
+            VaultRequest::VerifyClient(login) => {
+                self.costly = login.password.is_some();
+                auth::verify_client(&mut self.state, &mut self.auditor, &login, unix_now())
             }
             VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
         }
@@ -312,6 +316,9 @@ impl Vault {
                     return end(edge, &slow, control);
                 }
                 Err(error) => return end(edge, &error, control),
+            }
+            if std::mem::take(&mut self.costly) {
+                break;
             }
         }
         Ok(Some(channel))

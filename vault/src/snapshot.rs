@@ -5,6 +5,7 @@
 //! over the records: to delete, add, swap or take back one record is to alter the file. What it cannot tell is that a
 //! whole older file was put back.
 
+use crate::auth::password::Password;
 use crate::budget::Budgets;
 use crate::cipher::Key;
 use crate::codec::{Reader, Writer};
@@ -72,6 +73,8 @@ pub struct Contents {
     pub lockouts: Table,
     /// Uses that count.
     pub budgets: Budgets,
+    /// How a client's password is told from others, where there is one.
+    pub password: Option<Password>,
     /// The next start draws a new master key.
     pub renew: bool,
     /// What the log was when it was last looked at.
@@ -201,6 +204,7 @@ pub fn unseal(master: &Master, file: &[u8]) -> Result<(Place, Contents), Snapsho
 const LOCKOUTS: u8 = 1;
 const BUDGETS: u8 = 2;
 const RENEW: u8 = 3;
+const PASSWORD: u8 = 4;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -211,6 +215,11 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         (BUDGETS, &|into: &mut Writer| contents.budgets.encode(into)),
         (RENEW, &|into: &mut Writer| {
             into.byte(u8::from(contents.renew));
+        }),
+        (PASSWORD, &|into: &mut Writer| {
+            if let Some(password) = &contents.password {
+                password.encode(into);
+            }
         }),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
@@ -244,6 +253,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         records,
         lockouts: Table::default(),
         budgets: Budgets::default(),
+        password: None,
         renew: false,
         memory: Memory::default(),
     };
@@ -277,6 +287,8 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             LOCKOUTS => contents.lockouts = Table::decode(&mut section)?,
             BUDGETS => contents.budgets = Budgets::decode(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
+            PASSWORD if section.is_done() => {}
+            PASSWORD => contents.password = Some(Password::decode(&mut section)?),
             RENEW => contents.renew = section.byte().filter(|byte| *byte <= 1)? == 1,
             _ => return None,
         }

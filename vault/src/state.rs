@@ -1,5 +1,6 @@
 //! What the vault knows, and the only place where it changes: in memory and in the store together.
 
+use crate::auth::password::Password;
 use crate::budget::Budgets;
 use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
@@ -193,6 +194,7 @@ impl State {
             records,
             lockouts: Table::default(),
             budgets: Budgets::default(),
+            password: None,
             renew: false,
             memory: Memory::default(),
         };
@@ -345,6 +347,21 @@ impl State {
     /// The uses that count.
     pub const fn budgets(&mut self) -> &mut Budgets {
         &mut self.contents.budgets
+    }
+
+    /// How a client's password is told from others, where there is one.
+    #[must_use]
+    pub const fn password(&self) -> Option<&Password> {
+        self.contents.password.as_ref()
+    }
+
+    /// Puts another password, or none, in the place of the one there is, durably.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing has changed.
+    pub fn set_password(&mut self, password: Option<Password>) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut self.contents.password, password);
+        self.persist().inspect_err(|_| self.contents.password = before)
     }
 
     /// The gateway token, if there is one.

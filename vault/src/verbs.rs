@@ -22,11 +22,11 @@ const PAGE: usize = 64;
 /// A gateway token that the operator chose has as many bytes as one that was drawn.
 const TOKEN: usize = 43;
 
-fn refuse(rule: &str, message: &str) -> AskError {
+pub(crate) fn refuse(rule: &str, message: &str) -> AskError {
     Refusal::new(rule, message).into()
 }
 
-fn changed(error: ChangeError) -> AskError {
+pub(crate) fn changed(error: ChangeError) -> AskError {
     match error {
         ChangeError::Memory => refuse("vault.memory", &error.to_string()),
         ChangeError::NoSuchSecret => refuse("vault.no_such_secret", "there is no secret of this name"),
@@ -59,6 +59,7 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::SetPassphrase { .. }
         | VaultVerb::RemovePassphrase
         | VaultVerb::RecordBackup { .. }
+        | VaultVerb::Login(_)
         | VaultVerb::ForgetLockouts => "",
     }
 }
@@ -128,6 +129,7 @@ impl<L: Log> Desk<'_, L> {
                 "a passphrase is part of the master key; `moltbot vault passphrase remove` first, and set it anew after",
             )),
             VaultVerb::RecordBackup { to } => Ok(to.to_string()),
+            VaultVerb::Login(verb) => self.check_login(verb),
             VaultVerb::Unlock { .. } => Err(refuse("vault.not_locked", "the vault is not locked")),
             VaultVerb::SetPassphrase { passphrase } if passphrase.expose().len() < SHORTEST => Err(refuse(
                 "vault.short",
@@ -234,6 +236,7 @@ impl<L: Log> Desk<'_, L> {
                 self.state.want_new_master().map_err(|error| changed(ChangeError::Store(error)))?;
                 Ok(VaultAnswer::Done(self.state.generation()))
             }
+            VaultVerb::Login(verb) => self.carry_out_login(verb),
             VaultVerb::ForgetLockouts => {
                 let forgotten = self.state.unlock().map_err(|error| changed(ChangeError::Store(error)))?;
                 Ok(VaultAnswer::Done(u64::try_from(forgotten).unwrap_or(u64::MAX)))

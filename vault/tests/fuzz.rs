@@ -5,6 +5,7 @@ mod common;
 
 use common::{Broker, PATIENCE};
 use proto::audit::Record;
+use proto::auth::Login;
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::{Channel, ChannelError, frame};
 use proto::control::FromRole;
@@ -52,7 +53,7 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
     let mut bytes = match dice.below(8) {
         0 => {
             let token = (dice.below(2) == 0).then(|| Secret::new(dice.bytes(64)).unwrap());
-            request(&VaultRequest::VerifyClient { address, token })
+            request(&VaultRequest::VerifyClient(Box::new(Login::with_token(address, token))))
         }
         // Another edge's questions, on this one.
         1 => {

@@ -8,6 +8,7 @@ use crate::sessions::Store;
 use crate::state::{Gateway, Identity};
 use futures_util::{SinkExt, StreamExt};
 use proto::audit::{AuthReason, RunEnd};
+use proto::auth::Login;
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::Channel;
 use proto::edge::{GatewaySandboxd, GatewayVault, Refusal};
@@ -60,7 +61,8 @@ pub(super) fn attach_sandbox(gateway: &Gateway) {
 
 async fn vault(server: Server<GatewayVault>) {
     while let Ok(Request { request, responder, .. }) = server.next().await {
-        let VaultRequest::VerifyClient { address, token } = request else { panic!("another question") };
+        let VaultRequest::VerifyClient(login) = request else { panic!("another question") };
+        let Login { address, token, password: _ } = *login;
         assert_eq!(address.as_str(), "127.0.0.1");
         let token = token.map(|token| String::from_utf8_lossy(token.expose()).into_owned());
         let rejected = |reason, retry_after_s| VaultReply::Rejected { reason, retry_after_s };

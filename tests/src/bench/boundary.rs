@@ -4,6 +4,7 @@ use super::control::Control;
 use super::net::{Ws, start};
 use super::{Bound, Row, alternate, p50_us};
 use crate::play_broker::Sealed;
+use proto::auth::Login;
 use proto::bounded::BoundedStr;
 use proto::channel::{Channel, Client};
 use proto::edge::{GatewaySandboxd, GatewayVault};
@@ -80,7 +81,8 @@ fn vault() -> Row {
     let (_packets, channel) = Control::packets();
     let mut ask = || {
         let token = proto::secret::Secret::new(token.clone()).ok();
-        let request = VaultRequest::VerifyClient { address: BoundedStr::truncated("192.0.2.1"), token };
+        let request =
+            VaultRequest::VerifyClient(Box::new(Login::with_token(BoundedStr::truncated("192.0.2.1"), token)));
         let (reply, _) = client.call(&request, &[], PATIENCE).unwrap();
         assert_eq!(reply, proto::vault::VaultReply::Accepted);
     };

@@ -16,7 +16,8 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     let lockouts = Table::restore([(Party::V4(9), entry), (Party::V6(10), entry)]);
     let mut budgets = Budgets::default();
     budgets.count("secret.00", 1);
-    Contents { ring, records, lockouts, budgets, renew: false, memory: crate::witness::memory::Memory::default() }
+    let memory = crate::witness::memory::Memory::default();
+    Contents { ring, records, lockouts, budgets, password: None, renew: false, memory }
 }
 
 pub(crate) fn place(generation: u64, contents: &Contents) -> Place {

@@ -8,6 +8,7 @@
 )]
 
 use proto::audit::{AuditRequest, Receipt, Record};
+use proto::auth::Login;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
@@ -242,6 +243,6 @@ fn witness(state: &Path, mut steps: usize) -> Channel {
 
 pub fn login(gateway: &mut Client<GatewayVault>, token: &[u8]) -> Result<VaultReply, CallError> {
     let token = Some(Secret::new(token.to_vec()).unwrap());
-    let request = VaultRequest::VerifyClient { address: BoundedStr::truncated("192.0.2.1"), token };
+    let request = VaultRequest::VerifyClient(Box::new(Login::with_token(BoundedStr::truncated("192.0.2.1"), token)));
     gateway.call(&request, &[], PATIENCE).map(|(reply, _)| reply)
 }
