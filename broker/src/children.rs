@@ -108,7 +108,7 @@ impl Child {
             return Err("its first word is not that of this build's role".to_owned());
         }
         self.said_hello = true;
-        let config = setup.role_config(self.role).map_err(|error| error.to_string())?;
+        let config = setup.role_config(self.role, &setup.config).map_err(|error| error.to_string())?;
         let resources = setup.resources(self.role);
         let kinds: Vec<Resource> = resources.iter().map(|(kind, _)| *kind).collect();
         let fds: Vec<BorrowedFd<'_>> = resources.iter().map(|(_, fd)| *fd).collect();

@@ -3,6 +3,7 @@
 
 use crate::children::Child;
 use crate::programs::Program;
+use crate::reload::Reload;
 use crate::serve::{Broker, Then};
 use confine::attest::Observed;
 use proto::audit::{LogHead, Record};
@@ -33,8 +34,17 @@ pub(crate) struct Asked {
     visitor: u64,
     request: RequestId,
     verb: OperatorRequest,
-    /// The program that a restart goes on with, where it is another one.
-    program: Option<Program>,
+    with: With,
+}
+
+/// What a verb goes on with, as it was when it was recorded.
+#[derive(Debug)]
+enum With {
+    Nothing,
+    /// Another program for the role that restarts.
+    Program(Program),
+    /// The configuration that is applied.
+    Config(Box<Reload>),
 }
 
 /// Where an answer of a role goes.
@@ -108,9 +118,9 @@ impl Broker {
             verb,
             OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. } | OperatorRequest::DrillReport(_)
         );
-        let (program, detail) = self.what_it_is_about(&verb)?;
+        let (with, detail) = self.what_it_is_about(&verb)?;
         let name = verb.verb();
-        let asked = Asked { visitor, request, verb, program };
+        let asked = Asked { visitor, request, verb, with };
         if looks {
             return self.carry_out(asked);
         }
@@ -120,7 +130,7 @@ impl Broker {
     }
 
     /// What is recorded beside the verb: for a restart the role, and its program where that is another one now.
-    fn what_it_is_about(&self, verb: &OperatorRequest) -> Result<(Option<Program>, String), Refusal> {
+    fn what_it_is_about(&self, verb: &OperatorRequest) -> Result<(With, String), Refusal> {
         match verb {
             OperatorRequest::Restart(Role::Broker) => {
                 Err(Refusal::new("operator.restart", "broker restarts by `moltbot down` and `moltbot up`"))
@@ -132,13 +142,19 @@ impl Broker {
                     Some(program) => format!("{role}, new executable sha256:{}", program.sha256),
                     None => role.name().to_owned(),
                 };
-                Ok((newer, detail))
+                Ok((newer.map_or(With::Nothing, With::Program), detail))
             }
-            OperatorRequest::DrillStart(role) => Ok((None, role.name().to_owned())),
-            OperatorRequest::PruneLogs { stream, first, until, files } => {
-                Ok((None, format!("{} lines {first} to {} in {files} files", stream.name(), until.saturating_sub(1))))
+            OperatorRequest::ReloadConfig => {
+                let reload = self.read_config()?;
+                let detail = reload.detail();
+                Ok((With::Config(Box::new(reload)), detail))
             }
-            _ => Ok((None, String::new())),
+            OperatorRequest::DrillStart(role) => Ok((With::Nothing, role.name().to_owned())),
+            OperatorRequest::PruneLogs { stream, first, until, files } => Ok((
+                With::Nothing,
+                format!("{} lines {first} to {} in {files} files", stream.name(), until.saturating_sub(1)),
+            )),
+            _ => Ok((With::Nothing, String::new())),
         }
     }
 
@@ -157,7 +173,7 @@ impl Broker {
     }
 
     fn carry_out(&mut self, asked: Asked) -> Result<(), Refusal> {
-        let Asked { visitor, request, verb, program } = asked;
+        let Asked { visitor, request, verb, with } = asked;
         let plain = |stream| Awaited::Visitor { visitor, request, stream };
         match verb {
             OperatorRequest::Status => self.gather_status(visitor, request),
@@ -166,12 +182,18 @@ impl Broker {
                 self.stop();
             }
             OperatorRequest::Restart(role) => {
-                if let Some(program) = program {
+                if let With::Program(program) = with {
                     self.programs.adopt(role, program);
                     self.programs.set_recorded(role, &self.setup.state_dir);
                 }
                 self.answer(visitor, request, Ok((OperatorReply::Started, None)));
                 self.happen(Event::Restart(role));
+            }
+            OperatorRequest::ReloadConfig => {
+                if let With::Config(reload) = with {
+                    let reply = self.apply_config(*reload);
+                    self.answer(visitor, request, Ok((reply, None)));
+                }
             }
             // Broker has no right to the log's files: its record is all that the operator's command waits for.
             OperatorRequest::PruneLogs { .. } => self.answer(visitor, request, Ok((OperatorReply::Started, None))),

@@ -51,7 +51,7 @@ impl Drill {
             .into_iter()
             .filter(|(kind, _)| !matches!(kind, Resource::KeyDir | Resource::MasterKey));
         let (kinds, fds): (Vec<Resource>, Vec<BorrowedFd<'_>>) = held.unzip();
-        let (config, resources) = (setup.role_config(role)?, BoundedVec::new(kinds)?);
+        let (config, resources) = (setup.role_config(role, &setup.config)?, BoundedVec::new(kinds)?);
         let (ours, theirs) = Channel::pair_fds()?;
         // Not broker's own: where that is a file, the limit of files behind the wall would end the drill at its first word.
         let (log, log_end) = pipe_with(PipeFlags::CLOEXEC)?;

@@ -14,6 +14,7 @@ mod notify;
 mod operator;
 mod programs;
 mod reaction;
+mod reload;
 mod serve;
 mod words;
 

@@ -5,7 +5,7 @@ use config::Config;
 use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
-use proto::control::{BackendChoice, Layout, Resource, RoleConfig};
+use proto::control::{BackendChoice, Layout, Resource, RoleConfig, Sizes};
 use proto::ids::Role;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -68,42 +68,43 @@ impl Setup {
         identity(self.identities, role, group)
     }
 
-    /// The role's part of the configuration.
+    /// The role's part of a configuration.
     ///
     /// # Errors
     /// [`StartError`] where a value is longer than its bound.
-    pub fn role_config(&self, role: Role) -> Result<RoleConfig, StartError> {
-        self.words(role).map_err(|error| StartError::permanent(format!("the configuration of {role}: {error}")))
+    pub fn role_config(&self, role: Role, config: &Config) -> Result<RoleConfig, StartError> {
+        self.words(role, config).map_err(|error| StartError::permanent(format!("the configuration of {role}: {error}")))
     }
 
-    fn words(&self, role: Role) -> Result<RoleConfig, TooLong> {
+    fn words(&self, role: Role, config: &Config) -> Result<RoleConfig, TooLong> {
         let path = self.state_dir.path();
         Ok(match role {
             Role::Auditd => RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()) },
             Role::Vault => RoleConfig::Vault,
             Role::Sandboxd => RoleConfig::Sandboxd {
-                docker_socket: BoundedStr::new(self.config.docker_socket())?,
+                docker_socket: BoundedStr::new(config.docker_socket())?,
                 workspaces: BoundedStr::new(path.join("workspaces").to_string_lossy())?,
-                image: BoundedStr::new(self.config.sandbox_image())?,
-                backend: match self.config.sandbox_backend() {
+                image: BoundedStr::new(config.sandbox_image())?,
+                backend: match config.sandbox_backend() {
                     config::Backend::Auto => BackendChoice::Auto,
                     config::Backend::Docker => BackendChoice::Docker,
                     config::Backend::Native => BackendChoice::Native,
                 },
                 instance: BoundedStr::truncated(&instance(path)),
+                sizes: sizes(&config.agents.defaults.sandbox.docker),
             },
             Role::Dialer => RoleConfig::Dialer {
-                allow: BoundedVec::texts(self.config.allowed())?,
-                local: BoundedVec::texts([self.config.local(true), self.config.local(false)].concat())?,
-                resolver: BoundedStr::new(self.config.egress.resolver.as_str())?,
+                allow: BoundedVec::texts(config.allowed())?,
+                local: BoundedVec::texts([config.local(true), config.local(false)].concat())?,
+                resolver: BoundedStr::new(config.egress.resolver.as_str())?,
             },
             Role::Egress => RoleConfig::Egress {
-                plain: BoundedVec::texts(self.config.local(false))?,
-                local: BoundedVec::texts(self.config.local(true))?,
-                ca: BoundedStr::new(self.config.egress.ca.as_str())?,
+                plain: BoundedVec::texts(config.local(false))?,
+                local: BoundedVec::texts(config.local(true))?,
+                ca: BoundedStr::new(config.egress.ca.as_str())?,
             },
             Role::Gateway => RoleConfig::Gateway {
-                redacted_config: BoundedBytes::new(self.config.redacted_json().into_bytes())?,
+                redacted_config: BoundedBytes::new(config.redacted_json().into_bytes())?,
                 config_path: BoundedStr::truncated(&self.state_dir.config_path().to_string_lossy()),
                 state_dir: BoundedStr::truncated(&path.to_string_lossy()),
                 host: BoundedStr::truncated(&rustix::system::uname().nodename().to_string_lossy()),
@@ -128,6 +129,10 @@ impl Setup {
         };
         wanted.iter().filter_map(open).collect()
     }
+}
+
+const fn sizes(docker: &config::Docker) -> Sizes {
+    Sizes { memory: docker.memory.0, millicpus: docker.cpus.0, pids: docker.pids_limit }
 }
 
 /// Tells installations on one machine apart: FNV-1a of the state directory's path. Not a secret.

@@ -1,12 +1,16 @@
 //! The command line, and nothing but it.
 
+mod config;
 mod logins;
+mod security;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
+pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
 use proto::audit::Stream;
+pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -35,7 +39,9 @@ const EXAMPLES: &str = "Examples:
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
   moltbot secrets set model.key       put a secret in; the value is asked for
+  moltbot config set gateway.port 18790
   moltbot logs command -f             follow what is being run
+  moltbot security audit --deep       what is weak here, and what to do about it
   moltbot logs verify                 check that nobody touched the log";
 
 /// When to use colours.
@@ -77,10 +83,14 @@ pub enum Command {
         session: String,
     },
     /// The gateway: its token, its methods, its restart
+    #[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
     Gateway {
+        /// Check that it would start, without serving: as `moltbot gateway test`
+        #[arg(long)]
+        test: bool,
         /// What to do
         #[command(subcommand)]
-        command: GatewayCommand,
+        command: Option<GatewayCommand>,
     },
     /// Show the audit log, check it, and prove what is in it
     #[command(args_conflicts_with_subcommands = true)]
@@ -104,6 +114,20 @@ pub enum Command {
         #[command(subcommand)]
         command: VaultCommand,
     },
+    /// The configuration: look at it, change it, put it in force
+    Config {
+        /// What to do
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// How safe this installation is
+    Security {
+        /// What to do
+        #[command(subcommand)]
+        command: SecurityCommand,
+    },
+    /// Whether this machine and this installation can carry Moltbot, with what to do
+    Doctor(DoctorOptions),
     /// What is locked down; lock everything; open it again
     Lockdown {
         /// What to do
@@ -146,6 +170,8 @@ pub enum GatewayCommand {
         #[arg(long, default_value = "{}", value_name = "JSON")]
         params: String,
     },
+    /// Check that it would start, without serving: programs, kernel, configuration, modes, port
+    Test,
     /// Forget every lockout: addresses that failed to log in may try again at once
     Unlock,
     /// End a role in order and start it under a new epoch
@@ -359,7 +385,7 @@ impl Args {
     /// # Errors
     /// Where neither the option, nor the environment, nor a home directory says.
     pub fn state_dir(&self) -> Result<PathBuf, CliError> {
-        let dir = self.state_dir.clone().or_else(config::default_state_dir);
+        let dir = self.state_dir.clone().or_else(::config::default_state_dir);
         let dir = dir.ok_or_else(|| CliError::failed("there is no home directory; say --state-dir DIR"))?;
         std::path::absolute(dir).map_err(CliError::failed)
     }

@@ -123,6 +123,15 @@ fn deviations(design: &Design, wall: &Wall, status: Option<&Status>) -> Vec<Stri
     failed.map(|(_, what)| format!("{} (pid {}) {what}", wall.role, row.pid)).collect()
 }
 
+/// Every process that is not confined as this build says.
+#[must_use]
+pub fn all_deviations(status: &Status) -> Vec<String> {
+    match serde_json::from_str::<Design>(DESIGN) {
+        Ok(design) => design.roles.iter().flat_map(|wall| deviations(&design, wall, Some(status))).collect(),
+        Err(error) => vec![format!("this build's own table cannot be read: {error}")],
+    }
+}
+
 /// The walls' own keys, and what runs beside them.
 fn as_json(design: &Design, status: Option<&Status>) -> Result<Value, CliError> {
     let mut report: Value = serde_json::from_str(DESIGN).map_err(CliError::failed)?;

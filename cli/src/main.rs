@@ -3,9 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod audit;
 mod backup;
 mod chat;
+mod config;
 mod confine_report;
+mod doctor;
 mod door;
 mod drill;
 mod lockdown;
@@ -21,7 +24,7 @@ mod vault;
 mod verify;
 mod ws;
 
-use args::{Args, Command, DrillCommand, GatewayCommand};
+use args::{Args, Command, DrillCommand, GatewayCommand, SecurityCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -39,6 +42,9 @@ pub enum CliError {
     /// The log is there and could not be checked. Not the same as one that is wrong.
     #[error("{0}")]
     Unchecked(String),
+    /// It failed, and what is printed says so.
+    #[error("failed")]
+    Said,
     /// Whoever read our output has gone. Not worth a word.
     #[error("output closed")]
     OutputClosed,
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match run(&args) {
         Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
+        Err(CliError::Said) => ExitCode::FAILURE,
         Err(error) => {
             if args.json {
                 println!("{}", serde_json::json!({ "ok": false, "error": error.to_string() }));
@@ -68,7 +75,7 @@ fn main() -> ExitCode {
             ExitCode::from(match error {
                 CliError::NotRunning(_) => 3,
                 CliError::Unchecked(_) => 4,
-                CliError::Failed(_) | CliError::OutputClosed => 1,
+                CliError::Failed(_) | CliError::Said | CliError::OutputClosed => 1,
             })
         }
     }
@@ -82,7 +89,15 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Status => status::show(&dir, args),
         Command::ConfineReport => confine_report::show(&dir, args),
         Command::Chat { message, session } => chat::chat(&dir, message, session),
-        Command::Gateway { command } => gateway(&dir, command, args),
+        Command::Gateway { test: true, .. } | Command::Gateway { command: Some(GatewayCommand::Test), .. } => {
+            doctor::would_start(&dir, args)
+        }
+        Command::Gateway { command: Some(command), .. } => gateway(&dir, command, args),
+        // clap shows the help instead.
+        Command::Gateway { command: None, .. } => Ok(()),
+        Command::Config { command } => config::run(&dir, command, args),
+        Command::Security { command: SecurityCommand::Audit(options) } => audit::run(&dir, options, args),
+        Command::Doctor(options) => doctor::run(&dir, *options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
@@ -123,6 +138,7 @@ fn gateway(dir: &std::path::Path, command: &GatewayCommand, args: &Args) -> Resu
             Ok(())
         }
         GatewayCommand::Password { command } => logins::password(&mut door, *command, args),
+        GatewayCommand::Test => doctor::would_start(dir, args),
         GatewayCommand::Unlock => secrets::forget_lockouts(&mut door, args),
         GatewayCommand::Restart { role } => {
             let role = Role::from_name(role)

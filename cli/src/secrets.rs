@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Rows of a full page.
-const PAGE: usize = 64;
+pub(crate) const PAGE: usize = 64;
 /// Verbs by which a secret's bytes leave the vault.
 const LEAVES: [&str; 3] = ["redeem", "secrets.reveal", "reveal"];
 
@@ -94,7 +94,7 @@ pub(crate) fn say(args: &Args, data: &Value, text: &str) -> Result<(), CliError>
     Ok(if args.json { writeln!(out, "{data}") } else { writeln!(out, "{text}") }?)
 }
 
-fn ask(door: &mut Door, verb: VaultVerb) -> Result<VaultAnswer, CliError> {
+pub(crate) fn ask(door: &mut Door, verb: VaultVerb) -> Result<VaultAnswer, CliError> {
     match door.ask(&OperatorRequest::Vault(Box::new(verb)))? {
         (OperatorReply::Vault(answer), _) => Ok(answer),
         _ => Err(unexpected()),

@@ -4,17 +4,44 @@
 //! defaults. Secrets do not belong in it; the one that people would put there is refused with the way out.
 #![forbid(unsafe_code)]
 
-mod egress;
+pub mod edit;
+pub mod rules;
+mod schema;
+mod source;
 
-pub use egress::Egress;
+pub use schema::*;
+pub use source::{Env, Place, Source, is_reference, join};
 
-use serde::{Deserialize, Serialize};
+use rules::Severity;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Default port of the gateway.
 pub const DEFAULT_PORT: u16 = 18_789;
 /// Largest configuration file that is read, in bytes.
-const MAX_FILE: u64 = 32_768;
+pub const MAX_FILE: u64 = 262_144;
+
+/// Something that is wrong with a configuration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    /// Where it stands.
+    pub place: Place,
+    /// Its key, as `gateway.port`.
+    pub path: String,
+    /// What is wrong, and what could stand there.
+    pub message: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Place { file, line, column } = &self.place;
+        write!(f, "{}:{line}:{column}: ", file.display())?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
 
 /// Why a configuration does not load.
 #[derive(Debug, thiserror::Error)]
@@ -28,208 +55,92 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is larger than any configuration is.
-    #[error("{path}: {found} bytes are over the bound of {MAX_FILE}", path = path.display())]
+    #[error("{path}: it is over the bound of {MAX_FILE} bytes", path = path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its size in bytes.
-        found: u64,
     },
     /// The file is not a configuration.
-    #[error("{path}: {what}", path = path.display())]
+    #[error("{}", lines(problems))]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong, where (line and column), and what could stand there.
-        what: String,
+        /// Everything that is wrong with it; one at least.
+        problems: Vec<Problem>,
     },
 }
 
-/// The whole configuration.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Config {
-    /// The listening side.
-    pub gateway: Gateway,
-    /// The agents.
-    pub agents: Agents,
-    /// The way out.
-    pub egress: Egress,
-    /// The audit log.
-    pub logging: Logging,
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// `gateway`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Gateway {
-    /// TCP port; 0 lets the kernel choose.
-    pub port: u16,
-    /// Where it listens.
-    pub bind: Bind,
-    /// Present only to be refused with the way out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth: Option<Auth>,
-}
-
-impl Default for Gateway {
-    fn default() -> Self {
-        Self { port: DEFAULT_PORT, bind: Bind::Loopback, auth: None }
+/// Reads a file up to the bound; none where there is no such file.
+pub(crate) fn read_file(path: &Path) -> Result<Option<String>, ConfigError> {
+    let read = |source| ConfigError::Read { path: path.to_owned(), source };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(read(error)),
+    };
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(read)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length > MAX_FILE) {
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
     }
-}
-
-/// `gateway.bind`
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Bind {
-    /// 127.0.0.1, the only one.
-    #[default]
-    Loopback,
-}
-
-/// `gateway.auth`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Auth {
-    /// How clients prove who they are.
-    pub mode: AuthMode,
-    /// Never accepted: the vault makes and holds the token.
-    #[serde(default, skip_serializing)]
-    pub token: Option<String>,
-}
-
-/// `gateway.auth.mode`
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum AuthMode {
-    /// By the gateway token.
-    Token,
-}
-
-/// `agents`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Agents {
-    /// What holds for every agent.
-    pub defaults: AgentDefaults,
-}
-
-/// `agents.defaults`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct AgentDefaults {
-    /// Where commands run.
-    pub sandbox: Sandbox,
-}
-
-/// `agents.defaults.sandbox`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Sandbox {
-    /// Which backend may serve.
-    pub backend: Backend,
-    /// The Docker backend.
-    pub docker: Docker,
-}
-
-/// `agents.defaults.sandbox.backend`
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Backend {
-    /// Docker where an engine answers, else native.
-    #[default]
-    Auto,
-    /// Docker or nothing.
-    Docker,
-    /// Native or nothing.
-    Native,
-}
-
-/// `agents.defaults.sandbox.docker`
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Docker {
-    /// The sandbox's image; made by `deploy/sandbox-image/build`, never pulled.
-    pub image: String,
-    /// Absolute path of the engine's socket.
-    pub socket: String,
-}
-
-impl Default for Docker {
-    fn default() -> Self {
-        Self { image: "moltbot-sandbox:latest".to_owned(), socket: "/var/run/docker.sock".to_owned() }
-    }
-}
-
-/// `logging`. Where nothing is said, every file of the log is kept for good.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Logging {
-    /// Files of each stream that `moltbot logs prune` keeps, the newest; 1 at least.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub keep_files: Option<u32>,
-    /// Days for which it keeps a file after it was closed; 1 at least.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub keep_days: Option<u32>,
+    Ok(Some(text))
 }
 
 impl Config {
-    /// Reads the file; one that is not there is the defaults.
+    /// Reads the file; one that is not there is the defaults. Variables are those of this process.
     ///
     /// # Errors
     /// [`ConfigError`] for every other file that is no configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let read = |source| ConfigError::Read { path: path.to_owned(), source };
-        let size = match std::fs::metadata(path) {
-            Ok(found) => found.len(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(read(error)),
-        };
-        if size > MAX_FILE {
-            return Err(ConfigError::TooLarge { path: path.to_owned(), found: size });
+        match read_file(path)? {
+            None => Ok(Self::default()),
+            Some(text) => Self::parse(&text, path, &|name| std::env::var(name).ok()),
         }
-        let text = std::fs::read_to_string(path).map_err(read)?;
-        Self::parse(&text).map_err(|what| ConfigError::Invalid { path: path.to_owned(), what })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = json5::from_str(text).map_err(|error| error.to_string())?;
-        config.check()?;
-        Ok(config)
+    /// Reads a text that stands for the file `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] that names every rule which refuses it.
+    pub fn parse(text: &str, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+        let source = source::read(text, path, env)?;
+        let config = Self::lower(&source)?;
+        let refused = rules::findings(&config).into_iter().filter(|found| found.severity == Severity::Refused);
+        let problems: Vec<Problem> = refused
+            .map(|found| {
+                let message = format!("{}; {} ({})", found.title, found.remediation, found.id);
+                source.problem(&found.path, message)
+            })
+            .collect();
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { path: path.to_owned(), problems }) }
     }
 
-    fn check(&self) -> Result<(), String> {
-        if self.gateway.auth.as_ref().is_some_and(|auth| auth.token.is_some()) {
-            return Err("gateway.auth.token: the vault makes the token and holds it; remove the key, and read the token with `moltbot gateway token --reveal`".to_owned());
-        }
-        if !Path::new(self.docker_socket()).is_absolute() {
-            return Err(format!(
-                "agents.defaults.sandbox.docker.socket: {} is not an absolute path",
-                self.docker_socket()
-            ));
-        }
-        if self.logging.keep_files == Some(0) || self.logging.keep_days == Some(0) {
-            return Err("logging: keepFiles and keepDays are 1 at least; leave them out to keep everything".to_owned());
-        }
-        self.egress.check()
+    /// Reads a text as far as it can be understood, whatever it wants: for the audit, which names what is refused.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where a key or a value is not known.
+    pub fn understand(text: &str, path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
+        Self::lower(&source::read(text, path, env)?)
+    }
+
+    fn lower(source: &Source) -> Result<Self, ConfigError> {
+        serde_path_to_error::deserialize(&source.value).map_err(|error| {
+            let (path, message) = (error.path().to_string(), error.inner().to_string());
+            let path = if path == "." { String::new() } else { path };
+            let (path, message) = explain(&path, &message);
+            let problem = source.problem(&path, message);
+            ConfigError::Invalid { path: problem.place.file.clone(), problems: vec![problem] }
+        })
     }
 
     /// Absolute path of the Docker engine's socket.
     #[must_use]
     pub fn docker_socket(&self) -> &str {
         &self.agents.defaults.sandbox.docker.socket
-    }
-
-    /// `host:port` of what may be connected to on the internet.
-    #[must_use]
-    pub fn allowed(&self) -> Vec<String> {
-        self.egress.allow.clone()
-    }
-
-    /// `host:port` of services on this machine that may be connected to, those with TLS or those without.
-    #[must_use]
-    pub fn local(&self, tls: bool) -> Vec<String> {
-        self.egress.local(tls).collect()
     }
 
     /// The sandbox's image.
@@ -244,11 +155,78 @@ impl Config {
         self.agents.defaults.sandbox.backend
     }
 
-    /// The effective configuration as JSON. No field of it is a secret: those are refused on load.
+    /// `host:port` of what may be connected to on the internet.
+    #[must_use]
+    pub fn allowed(&self) -> Vec<String> {
+        self.egress.allow.clone()
+    }
+
+    /// `host:port` of services on this machine that may be connected to, those with TLS or those without.
+    #[must_use]
+    pub fn local(&self, tls: bool) -> Vec<String> {
+        self.egress.local(tls).collect()
+    }
+
+    /// The effective configuration as JSON. No field of it is a secret: those are never written out.
     #[must_use]
     pub fn redacted_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned())
     }
+}
+
+/// A value written as JSON5, as it stands: no variables, no files. None where it is none.
+#[must_use]
+pub fn read_value(text: &str) -> Option<serde_json::Value> {
+    source::literal(text)
+}
+
+/// The schema as JSON Schema, draft 2020-12, with a description of every key.
+#[cfg(feature = "schema")]
+#[must_use]
+pub fn json_schema() -> serde_json::Value {
+    schemars::schema_for!(Config).to_value()
+}
+
+/// Says of serde's words for a key that nobody knows which key it is, and which one was meant.
+fn explain(path: &str, message: &str) -> (String, String) {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = message.starts_with("unknown ").then(|| quoted.next()).flatten() else {
+        return (path.to_owned(), message.to_owned());
+    };
+    let known: Vec<&str> = quoted.collect();
+    let path = if message.starts_with("unknown field") && !path.ends_with(unknown) {
+        source::join(path, unknown)
+    } else {
+        path.to_owned()
+    };
+    let nearest = known.iter().map(|name| (distance(unknown, name), name)).min();
+    let hint = match nearest {
+        Some((steps, name)) if steps <= 1 + unknown.len() / 3 => format!("did you mean {name}?"),
+        _ if known.is_empty() => "nothing can stand here".to_owned(),
+        _ => format!("known here: {}", known.join(", ")),
+    };
+    let what = if message.starts_with("unknown field") { "there is no such key" } else { "there is no such value" };
+    (path, format!("{unknown:?}: {what}; {hint}"))
+}
+
+/// Edits from one word to the other (Levenshtein), letters of either case being the same.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, from) in one.to_lowercase().chars().enumerate() {
+        let mut before = at;
+        if let Some(first) = row.first_mut() {
+            *first = at + 1;
+        }
+        let mut left = at + 1;
+        for (to, cell) in other.iter().zip(row.iter_mut().skip(1)) {
+            let here = if from == *to { before } else { 1 + before.min(*cell).min(left) };
+            before = *cell;
+            *cell = here;
+            left = here;
+        }
+    }
+    row.last().copied().unwrap_or_default()
 }
 
 /// Where the state is if nobody says otherwise: `MOLTBOT_STATE_DIR`, else `~/.moltbot`.
@@ -259,48 +237,4 @@ pub fn default_state_dir() -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn empty_object_is_the_defaults() {
-        assert_eq!(Config::parse("{}").unwrap(), Config::default());
-        assert_eq!(Config::default().gateway.port, DEFAULT_PORT);
-    }
-
-    #[test]
-    fn json5_with_comments_is_read() {
-        let text = "{ // mine\n gateway: { port: 1234, bind: 'loopback', auth: { mode: 'token' } }, agents: { defaults: { sandbox: { backend: 'native' } } },\n egress: { allow: ['api.example.org:443',], } }";
-        let config = Config::parse(text).unwrap();
-        assert_eq!((config.gateway.port, config.sandbox_backend()), (1234, Backend::Native));
-        assert_eq!(config.egress.allow, ["api.example.org:443"]);
-    }
-
-    #[test]
-    fn bad_files_are_refused_with_the_reason() {
-        for (text, reason) in [
-            ("{", "1"),
-            ("{ gatewy: {} }", "gatewy"),
-            ("{ gateway: { port: 70000 } }", "70000"),
-            ("{ gateway: { bind: 'lan' } }", "lan"),
-            ("{ gateway: { auth: { mode: 'token', token: 'x' } } }", "moltbot gateway token --reveal"),
-            ("{ logging: { keepFiles: 0 } }", "1 at least"),
-            ("{ logging: { keepDays: 0 } }", "1 at least"),
-            ("{ egress: { allow: ['*:443'] } }", "egress.allow[0]"),
-            ("{ egress: { allow: ['host'] } }", "egress.allow[0]"),
-            ("{ egress: { local: ['localhost:80'] } }", "egress.local[0]"),
-            ("{ egress: { resolver: 'dns' } }", "egress.resolver"),
-            ("{ egress: { ca: 'ca.pem' } }", "egress.ca"),
-            ("{ agents: { defaults: { sandbox: { docker: { socket: 'x' } } } } }", "absolute"),
-        ] {
-            let error = Config::parse(text).unwrap_err();
-            assert!(error.contains(reason), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn missing_file_is_the_defaults_and_an_unreadable_one_is_an_error() {
-        assert_eq!(Config::load(Path::new("/nonexistent/moltbot.json")).unwrap(), Config::default());
-        assert!(matches!(Config::load(Path::new("/")), Err(ConfigError::Read { .. } | ConfigError::TooLarge { .. })));
-    }
-}
+mod tests;

@@ -37,8 +37,25 @@ pub enum Resource {
     WorkspaceDir,
 }
 
+/// How large a container is. The defaults are the most that there is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Sizes {
+    /// Memory in bytes; there is no swap beside it.
+    pub memory: u64,
+    /// Thousandths of a processor.
+    pub millicpus: u32,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { memory: 512 << 20, millicpus: 1_000, pids: 100 }
+    }
+}
+
 /// What a role needs to know, decided by broker from the configuration. One enum per role, so none is told more.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum RoleConfig {
     /// auditd
     Auditd {
@@ -59,6 +76,8 @@ pub enum RoleConfig {
         backend: BackendChoice,
         /// Tells this installation's containers from others': 16 hexadecimal digits.
         instance: BoundedStr<16>,
+        /// How large a container is.
+        sizes: Sizes,
     },
     /// dialer
     Dialer {

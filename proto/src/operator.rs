@@ -20,6 +20,8 @@ pub enum OperatorRequest {
     Down,
     /// End a role in order and start it under a new epoch.
     Restart(Role),
+    /// Read the configuration anew, and restart the roles that are told something else by it.
+    ReloadConfig,
     /// Print the gateway token.
     RevealGatewayToken,
     /// A verb about secrets and keys.
@@ -69,6 +71,7 @@ impl OperatorRequest {
             Self::Status => "status",
             Self::Down => "down",
             Self::Restart(_) => "restart",
+            Self::ReloadConfig => "config.apply",
             Self::RevealGatewayToken => "gateway.token.reveal",
             Self::Vault(verb) => verb.name(),
             Self::Attach => "attach",
@@ -226,6 +229,13 @@ pub enum OperatorReply {
     Status(Box<Status>),
     /// It is under way.
     Started,
+    /// The configuration is in force.
+    Reloaded {
+        /// Who starts again for it.
+        roles: BoundedVec<Role, 8>,
+        /// Keys that wait for `moltbot down` and `moltbot up`; empty where none does.
+        waits: BoundedStr<128>,
+    },
     /// The lockdown, after the verb.
     Lockdown(Lockdown),
     /// The token.

@@ -205,7 +205,7 @@ impl DockerBackend {
     }
 
     async fn make(&self) -> Result<Container, Refusal> {
-        let body = spec::container(&self.image, &self.settings.instance, &self.epoch);
+        let body = spec::container(&self.image, &self.settings.instance, &self.epoch, self.settings.sizes);
         let create = self.docker.create_container(None::<CreateContainerOptions>, body.clone());
         let id = within(ANSWER, "create", create).await?.id;
         match self.begin(&id, &body).await {

@@ -143,6 +143,7 @@ mod tests {
     use super::*;
     use crate::spec::container;
     use bollard::models::{ContainerConfig, HostConfig};
+    use proto::control::Sizes;
     use serde_json::json;
 
     const ID: &str = "c1";
@@ -153,7 +154,7 @@ mod tests {
 
     /// What an engine that does as it is told says of the container.
     fn honest() -> Value {
-        let asked = container(&image(), "i1", "e1");
+        let asked = container(&image(), "i1", "e1", Sizes::default());
         let mut host = object(&asked.host_config);
         for (field, value) in [
             ("ConsoleSize", json!([0, 0])),
@@ -174,7 +175,12 @@ mod tests {
     }
 
     fn judge(found: &Value) -> Vec<String> {
-        drift(&serde_json::from_value(found.clone()).unwrap(), ID, &container(&image(), "i1", "e1"), &image())
+        drift(
+            &serde_json::from_value(found.clone()).unwrap(),
+            ID,
+            &container(&image(), "i1", "e1", Sizes::default()),
+            &image(),
+        )
     }
 
     #[test]
@@ -184,7 +190,7 @@ mod tests {
 
     #[test]
     fn each_field_that_comes_back_as_another_is_found() {
-        let asked = container(&image(), "i1", "e1");
+        let asked = container(&image(), "i1", "e1", Sizes::default());
         let host: Vec<String> = object(&asked.host_config).keys().cloned().collect();
         assert!(host.len() > 15);
         for field in host {
@@ -294,7 +300,7 @@ mod tests {
     #[test]
     fn answer_without_its_parts_is_drift_and_no_panic() {
         let empty = ContainerInspectResponse::default();
-        let found = drift(&empty, ID, &container(&image(), "i1", "e1"), &image());
+        let found = drift(&empty, ID, &container(&image(), "i1", "e1", Sizes::default()), &image());
         for field in ["Id", "Image", "Path", "CapDrop", "SecurityOpt", "User"] {
             assert!(found.iter().any(|name| name == field), "{field}: {found:?}");
         }
@@ -303,6 +309,6 @@ mod tests {
             host_config: Some(HostConfig::default()),
             ..empty
         };
-        assert!(drift(&half, ID, &container(&image(), "i1", "e1"), &image()).len() > 15);
+        assert!(drift(&half, ID, &container(&image(), "i1", "e1", Sizes::default()), &image()).len() > 15);
     }
 }

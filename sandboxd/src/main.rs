@@ -13,7 +13,7 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, .. } = start.config() else {
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, .. } = start.config() else {
         return Err(start.wrong_config());
     };
     let settings = Settings {
@@ -21,6 +21,7 @@ fn start(start: Start) -> Result<Exit, StartError> {
         image: image.to_string(),
         choice: *backend,
         instance: instance.to_string(),
+        sizes: *sizes,
     };
     let (sealed, control) = start.seal(&policy::SANDBOXD, &[])?;
     serve::serve(&sealed, control, settings)

@@ -1,10 +1,11 @@
-//! The one container there is, sealed here: nothing of it comes from a request. What the engine made of it is compared by
-//! `drift` before anything runs in it.
+//! The one container there is, sealed here: nothing of it comes from a request, and of the operator's words only how large
+//! it is. What the engine made of it is compared by `drift` before anything runs in it.
 
 use crate::seccomp;
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits,
 };
+use proto::control::Sizes;
 use std::collections::HashMap;
 
 /// Label that carries the installation; only containers with it are ever touched.
@@ -13,9 +14,6 @@ pub const INSTANCE: &str = "moltbot.instance";
 pub const EPOCH: &str = "moltbot.epoch";
 /// uid and gid inside: nobody.
 const NOBODY: &str = "65534:65534";
-const MEMORY: i64 = 512 << 20;
-const NANO_CPUS: i64 = 1_000_000_000;
-const PIDS: i64 = 100;
 const TMPFS: [(&str, &str); 2] = [
     ("/tmp", "rw,noexec,nosuid,nodev,size=64m,uid=65534,gid=65534,mode=0700"),
     ("/workspace", "rw,nosuid,nodev,size=64m,uid=65534,gid=65534,mode=0700"),
@@ -91,7 +89,12 @@ pub struct Image {
 /// The container of one session. Its program is `cat` on an input that sandboxd holds: when sandboxd is gone, however
 /// suddenly, the engine closes the input, `cat` ends, and the container is removed.
 #[must_use]
-pub fn container(image: &Image, instance: &str, epoch: &str) -> ContainerCreateBody {
+pub fn container(image: &Image, instance: &str, epoch: &str, sizes: Sizes) -> ContainerCreateBody {
+    // An engine takes 0 for no limit at all, so what was asked for is held between a floor and the most there is.
+    let most = Sizes::default();
+    let memory = i64::try_from(sizes.memory.clamp(6 << 20, most.memory)).unwrap_or(512 << 20);
+    let cpus = i64::from(sizes.millicpus.clamp(10, most.millicpus)) * 1_000_000;
+    let pids = i64::from(sizes.pids.clamp(2, most.pids));
     let text = |text: &str| text.to_owned();
     let texts = |list: &[&str]| Some(list.iter().copied().map(str::to_owned).collect());
     let limit = |name: &str, value| ResourcesUlimits { name: Some(text(name)), soft: Some(value), hard: Some(value) };
@@ -118,10 +121,10 @@ pub fn container(image: &Image, instance: &str, epoch: &str) -> ContainerCreateB
         healthcheck: Some(HealthConfig { test: texts(&["NONE"]), ..HealthConfig::default() }),
         labels: Some(HashMap::from([(text(INSTANCE), text(instance)), (text(EPOCH), text(epoch))])),
         host_config: Some(HostConfig {
-            memory: Some(MEMORY),
-            memory_swap: Some(MEMORY),
-            nano_cpus: Some(NANO_CPUS),
-            pids_limit: Some(PIDS),
+            memory: Some(memory),
+            memory_swap: Some(memory),
+            nano_cpus: Some(cpus),
+            pids_limit: Some(pids),
             init: Some(true),
             auto_remove: Some(true),
             network_mode: Some(text("none")),
@@ -141,5 +144,22 @@ pub fn container(image: &Image, instance: &str, epoch: &str) -> ContainerCreateB
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_held_between_a_floor_and_the_most_there_is() {
+        let host = |sizes| container(&Image::default(), "i", "e", sizes).host_config.unwrap();
+        let none = host(Sizes { memory: 0, millicpus: 0, pids: 0 });
+        let some = host(Sizes { memory: 64 << 20, millicpus: 500, pids: 20 });
+        let all = host(Sizes { memory: u64::MAX, millicpus: u32::MAX, pids: u32::MAX });
+        let sizes = |host: &HostConfig| (host.memory, host.memory_swap, host.nano_cpus, host.pids_limit);
+        assert_eq!(sizes(&none), (Some(6 << 20), Some(6 << 20), Some(10_000_000), Some(2)));
+        assert_eq!(sizes(&some), (Some(64 << 20), Some(64 << 20), Some(500_000_000), Some(20)));
+        assert_eq!(sizes(&all), (Some(512 << 20), Some(512 << 20), Some(1_000_000_000), Some(100)));
     }
 }

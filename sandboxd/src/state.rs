@@ -1,7 +1,7 @@
 //! Which backend serves: a pure decision over what was found.
 
 use proto::bounded::BoundedStr;
-use proto::control::BackendChoice;
+use proto::control::{BackendChoice, Sizes};
 use proto::ids::SessionKey;
 use proto::sandbox::{Backend, WorkspaceName};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,8 @@ pub struct Settings {
     pub choice: BackendChoice,
     /// Tells this installation's containers from others'.
     pub instance: String,
+    /// How large a container is.
+    pub sizes: Sizes,
 }
 
 /// What a look at the engine found.
@@ -91,7 +93,13 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { socket: "/s".into(), image: "i".into(), choice: BackendChoice::Auto, instance: "0".into() }
+        Settings {
+            socket: "/s".into(),
+            image: "i".into(),
+            choice: BackendChoice::Auto,
+            instance: "0".into(),
+            sizes: Sizes::default(),
+        }
     }
 
     #[test]

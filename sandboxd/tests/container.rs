@@ -10,7 +10,7 @@
 
 use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
-use proto::control::BackendChoice;
+use proto::control::{BackendChoice, Sizes};
 use proto::ids::SessionKey;
 use sandboxd::docker::{self, DockerBackend};
 use sandboxd::state::Settings;
@@ -136,6 +136,7 @@ fn settings(socket: &str, image: &str, instance: &str) -> Settings {
         image: image.to_owned(),
         choice: BackendChoice::Docker,
         instance: instance.to_owned(),
+        sizes: Sizes { memory: 256 << 20, ..Sizes::default() },
     }
 }
 

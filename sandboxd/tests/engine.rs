@@ -12,7 +12,7 @@ mod fake;
 
 use fake::{Answer, Engine, ID, IMAGE};
 use proto::bounded::BoundedStr;
-use proto::control::{BackendChoice, FromRole};
+use proto::control::{BackendChoice, FromRole, Sizes};
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use sandboxd::docker::{self, DockerBackend};
@@ -27,6 +27,7 @@ fn settings(engine: &Engine) -> Settings {
         image: "image:latest".to_owned(),
         choice: BackendChoice::Docker,
         instance: "0123456789abcdef".to_owned(),
+        sizes: Sizes::default(),
     }
 }
 

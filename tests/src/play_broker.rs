@@ -6,7 +6,7 @@ use confine::spawn::{Identity, Spawned, reserve_control_fd, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, frame};
 use proto::control::{
-    AdminReply, AdminRequest, BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole,
+    AdminReply, AdminRequest, BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, Sizes, ToRole,
 };
 use proto::edge::{Refusal, VaultWitness};
 use proto::ids::{Epoch, RequestId, Role};
@@ -373,6 +373,7 @@ fn config(role: Role) -> RoleConfig {
             image: BoundedStr::truncated("none"),
             backend: BackendChoice::Native,
             instance: BoundedStr::truncated("0123456789abcdef"),
+            sizes: Sizes::default(),
         },
         Role::Dialer => RoleConfig::Dialer {
             allow: BoundedVec::default(),

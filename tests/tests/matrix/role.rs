@@ -5,7 +5,7 @@ use confine::probe::{Outcome, Targets, ending};
 use confine::spawn::{Identity, Spawned, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, Sizes, ToRole};
 use proto::ids::Role;
 use proto::probe::{Layers, ToProbed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -78,6 +78,7 @@ impl Workshop {
                 image: BoundedStr::truncated("none"),
                 backend: BackendChoice::Docker,
                 instance: BoundedStr::truncated("0123456789abcdef"),
+                sizes: Sizes::default(),
             },
             Role::Dialer => RoleConfig::Dialer {
                 allow: BoundedVec::new(vec![BoundedStr::truncated("example.org:443")]).unwrap(),

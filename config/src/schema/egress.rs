@@ -1,50 +1,27 @@
-//! `egress`: where requests may go, beside what the model providers name.
+//! `egress`: where requests may go.
 
-use serde::{Deserialize, Serialize};
+use super::section;
 
-/// `egress`
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Egress {
-    /// `host:port`, an entry each. Empty allows nothing.
-    pub allow: Vec<String>,
-    /// Services on this machine, as `http://localhost:11434`: reached at a loopback address or not at all. Only they are
-    /// spoken to without TLS, where the entry says `http`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub local: Vec<String>,
-    /// Address and port of the name server, asked over TCP. Empty is the first one of `/etc/resolv.conf`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub resolver: String,
-    /// Absolute path of certificates in PEM form that are trusted beside the web's.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub ca: String,
+section! {
+    /// `egress`
+    #[derive(Default)]
+    pub struct Egress {
+        /// Where requests may go: `host:port`, an entry each, over TLS. Empty allows nothing.
+        pub allow: Vec<String>,
+        /// Services on this machine, as `http://localhost:11434`: reached at a loopback address or not at all. Only they are
+        /// spoken to without TLS, where the entry says `http`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub local: Vec<String>,
+        /// Address and port of the name server, asked over TCP. Empty is the first one of `/etc/resolv.conf`.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        pub resolver: String,
+        /// Absolute path of certificates in PEM form that are trusted beside the web's.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        pub ca: String,
+    }
 }
 
 impl Egress {
-    /// What is wrong with it.
-    ///
-    /// # Errors
-    /// In words, with the key.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        for (at, entry) in self.allow.iter().enumerate() {
-            if host_and_port(entry).is_none() {
-                return Err(format!("egress.allow[{at}]: {entry:?} is not host:port; wildcards are not taken"));
-            }
-        }
-        for (at, entry) in self.local.iter().enumerate() {
-            if origin(entry).is_none() {
-                return Err(format!("egress.local[{at}]: {entry:?} is not http://host:port or https://host:port"));
-            }
-        }
-        if !self.resolver.is_empty() && self.resolver.parse::<std::net::SocketAddr>().is_err() {
-            return Err(format!("egress.resolver: {:?} is not an address with a port, as 9.9.9.9:53", self.resolver));
-        }
-        if !self.ca.is_empty() && !std::path::Path::new(&self.ca).is_absolute() {
-            return Err(format!("egress.ca: {:?} is not an absolute path", self.ca));
-        }
-        Ok(())
-    }
-
     /// `host:port` of the services on this machine that speak TLS, or of those that do not.
     pub(crate) fn local(&self, tls: bool) -> impl Iterator<Item = String> {
         self.local.iter().filter_map(|entry| origin(entry)).filter(move |(secure, _)| *secure == tls).map(|(_, at)| at)
@@ -52,7 +29,7 @@ impl Egress {
 }
 
 /// `host:port` in lower case, where it is one.
-fn host_and_port(entry: &str) -> Option<String> {
+pub(crate) fn host_and_port(entry: &str) -> Option<String> {
     let (host, port) = entry.rsplit_once(':')?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'[' | b']' | b':');
     let port: u16 = port.parse().ok().filter(|port| *port > 0)?;

@@ -1,0 +1,102 @@
+//! Rules about who may speak.
+
+use super::{Findings, Severity};
+use crate::schema::{Channel, Config, DmPolicy, DmScope, GroupPolicy};
+
+pub(super) fn rules(config: &Config, all: &mut Findings) {
+    let defaults = &config.channels.defaults;
+    open(all, "channels.defaults.dmPolicy", "channels.defaults.dm.open", defaults.dm_policy == DmPolicy::Open);
+    open_group(all, "channels.defaults.groupPolicy", defaults.group_policy == GroupPolicy::Open);
+    for (name, channel) in config.channels.iter() {
+        one(name, channel, config, all);
+    }
+}
+
+fn open(all: &mut Findings, path: &str, id: &str, is: bool) {
+    all.refuse_if(
+        is,
+        id,
+        path,
+        "\"open\" is gone: strangers would speak to an agent that runs commands",
+        "use \"pairing\" or \"allowlist\"; see docs/security/breaking-changes-phase1.md",
+    );
+}
+
+fn open_group(all: &mut Findings, path: &str, is: bool) {
+    all.refuse_if(
+        is,
+        "channels.groups.open",
+        path,
+        "\"open\" is gone: everybody in a group would speak to an agent that runs commands",
+        "use \"allowlist\", and list who may",
+    );
+}
+
+fn one(name: &str, channel: &Channel, config: &Config, all: &mut Findings) {
+    let at = |key: &str| format!("channels.{name}.{key}");
+    let policy = channel.dm_policy(&config.channels.defaults);
+    let spelled = if channel.dm_policy.is_some() { at("dmPolicy") } else { at("dm.policy") };
+    let own = channel.dm_policy.or(channel.dm.policy);
+    open(all, &spelled, &at("dm.open"), own == Some(DmPolicy::Open));
+    open_group(all, &at("groupPolicy"), channel.group_policy == Some(GroupPolicy::Open));
+    all.refuse_if(
+        matches!((channel.dm_policy, channel.dm.policy), (Some(one), Some(other)) if one != other),
+        &at("dm.policy_twice"),
+        &at("dm.policy"),
+        "dmPolicy and dm.policy say different things",
+        "keep one of them",
+    );
+    let secrets = [
+        (&channel.bot_token, "botToken"),
+        (&channel.token, "token"),
+        (&channel.app_token, "appToken"),
+        (&channel.signing_secret, "signingSecret"),
+    ];
+    for (secret, key) in secrets {
+        all.refuse_if(
+            secret.is_some(),
+            "channels.secret_in_config",
+            &at(key),
+            "a channel's secret does not stand in the configuration",
+            &format!("remove the key, and put it into the vault: `moltbot secrets set {name}.{}`", key.to_lowercase()),
+        );
+    }
+    let lists = [
+        (&channel.allow_from, at("allowFrom")),
+        (&channel.dm.allow_from, at("dm.allowFrom")),
+        (&channel.group_allow_from, at("groupAllowFrom")),
+    ];
+    let groups = channel.groups.iter().map(|(group, rule)| (group, rule, "groups"));
+    let groups = groups.chain(channel.guilds.iter().map(|(group, rule)| (group, rule, "guilds")));
+    let inner = groups.flat_map(|(group, rule, key)| {
+        let at = |list: &str| at(&format!("{key}.{group}.{list}"));
+        [(&rule.allow_from, at("allowFrom")), (&rule.users, at("users"))]
+    });
+    for (list, path) in lists.into_iter().chain(inner) {
+        if list.iter().any(|id| id.0 == "*") {
+            all.push(
+                Severity::Critical,
+                &at("allowlist.wildcard"),
+                &path,
+                "* lets everybody in",
+                "whoever finds the bot can have it run commands in a sandbox",
+                "list who may, by their number on the channel",
+            );
+        }
+    }
+    if policy == DmPolicy::Disabled && channel.enabled {
+        let title = "nobody can write to it directly";
+        all.push(Severity::Info, &at("dm.disabled"), &spelled, title, "that is a choice", "pairing lets you decide");
+    }
+    let many = channel.allow_from.len() + channel.dm.allow_from.len() > 1;
+    if config.session.dm_scope == DmScope::Main && many {
+        all.push(
+            Severity::Warn,
+            &at("dm.scope_main_multiuser"),
+            "session.dmScope",
+            "several people share one conversation",
+            "each of them sees what the others told the agent",
+            "set it to per-channel-peer",
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! Rules about where commands run. The container is sealed in sandboxd; a word here that says otherwise is refused.
+
+use super::{Findings, Severity};
+use crate::schema::{Config, SandboxMode, WorkspaceAccess};
+use std::path::Path;
+
+/// Largest memory of a sandbox, in bytes.
+const MAX_MEMORY: u64 = 512 << 20;
+/// Smallest with which a shell starts.
+const MIN_MEMORY: u64 = 16 << 20;
+/// Most of the processor, in thousandths.
+const MAX_CPUS: u32 = 1_000;
+/// Most processes.
+const MAX_PIDS: u32 = 100;
+
+pub(super) fn rules(config: &Config, all: &mut Findings) {
+    let sandbox = &config.agents.defaults.sandbox;
+    let docker = &sandbox.docker;
+    let at = |key: &str| format!("agents.defaults.sandbox.{key}");
+    all.refuse_if(
+        sandbox.mode == SandboxMode::Off,
+        "sandbox.mode_off",
+        &at("mode"),
+        "every command runs in a sandbox",
+        "set it to non-main or all",
+    );
+    let sealed = "the container is sealed, and nothing opens it; leave the key out";
+    for (is, key, title) in [
+        (!docker.read_only_root, "readOnlyRoot", "the root of a sandbox is always read-only"),
+        (docker.cap_drop != ["ALL"], "capDrop", "a sandbox never has a capability: it is [\"ALL\"]"),
+        (docker.network != "none", "network", "a sandbox has no network: it is \"none\""),
+        (
+            docker.security_opt != ["no-new-privileges"],
+            "securityOpt",
+            "a sandbox always has no-new-privileges, and takes no other option",
+        ),
+        (!docker.binds.is_empty(), "binds", "no directory of the host is in a sandbox"),
+        (docker.seccomp_profile.is_some(), "seccompProfile", "a filter of our own is always on"),
+        (docker.apparmor_profile.is_some(), "apparmorProfile", "no other profile is taken"),
+    ] {
+        let path = at(&format!("docker.{key}"));
+        all.refuse_if(is, "sandbox.docker.sealed", &path, title, sealed);
+    }
+    for (is, key, title) in [
+        (
+            !(MIN_MEMORY..=MAX_MEMORY).contains(&docker.memory.0),
+            "memory",
+            "the memory of a sandbox is between 16m and 512m",
+        ),
+        (
+            docker.memory_swap.is_some_and(|swap| swap != docker.memory),
+            "memorySwap",
+            "a sandbox does not swap: it is the same as memory",
+        ),
+        (!(10..=MAX_CPUS).contains(&docker.cpus.0), "cpus", "a sandbox has between 0.01 and 1.0 of a processor"),
+        (!(8..=MAX_PIDS).contains(&docker.pids_limit), "pidsLimit", "a sandbox has between 8 and 100 processes"),
+        (!Path::new(&docker.socket).is_absolute(), "socket", "the path of the engine's socket is absolute"),
+        (docker.image.is_empty(), "image", "the sandbox's image has a name"),
+    ] {
+        let path = at(&format!("docker.{key}"));
+        all.refuse_if(is, "sandbox.docker.out_of_bounds", &path, title, "choose a value within the bounds");
+    }
+    if sandbox.workspace_access == WorkspaceAccess::Rw {
+        all.push(
+            Severity::Info,
+            "sandbox.workspace_rw",
+            &at("workspaceAccess"),
+            "sandboxes are to write an agent's workspace",
+            "what a stranger's message runs would be able to change what the agent reads next",
+            "set it to none or ro",
+        );
+    }
+}

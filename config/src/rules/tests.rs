@@ -1,0 +1,96 @@
+use super::*;
+use std::path::Path;
+
+fn ids(text: &str) -> Vec<(String, Severity)> {
+    let config = Config::understand(text, Path::new("moltbot.json"), &|_| None).unwrap();
+    findings(&config).into_iter().map(|found| (found.id, found.severity)).collect()
+}
+
+#[test]
+fn findings_that_do_not_refuse_fire_on_what_they_are_about_and_are_silent_beside_it() {
+    for (fires, silent, id, severity) in [
+        (
+            "{ channels: { telegram: { allowFrom: ['*'] } } }",
+            "{ channels: { telegram: { allowFrom: [12] } } }",
+            "channels.telegram.allowlist.wildcard",
+            Severity::Critical,
+        ),
+        (
+            "{ channels: { telegram: { groups: { '-1': { allowFrom: ['*'] } } } } }",
+            "{ channels: { telegram: { groups: { '*': { allowFrom: [1] } } } } }",
+            "channels.telegram.allowlist.wildcard",
+            Severity::Critical,
+        ),
+        (
+            "{ channels: { discord: { guilds: { '1': { users: ['*'] } } } } }",
+            "{ channels: { discord: { guilds: { '1': { users: ['2'] } } } } }",
+            "channels.discord.allowlist.wildcard",
+            Severity::Critical,
+        ),
+        (
+            "{ tools: { elevated: { allowFrom: { telegram: ['*'] } } } }",
+            "{ tools: { elevated: { allowFrom: { telegram: ['1'] } } } }",
+            "tools.elevated.allowFrom.telegram.wildcard",
+            Severity::Critical,
+        ),
+        (
+            "{ logging: { redactSensitive: 'off' } }",
+            "{ logging: { redactSensitive: 'tools' } }",
+            "logging.redact_off",
+            Severity::Warn,
+        ),
+        (
+            "{ session: { dmScope: 'main' }, channels: { irc: { allowFrom: [1, 2] } } }",
+            "{ session: { dmScope: 'per-peer' }, channels: { irc: { allowFrom: [1, 2] } } }",
+            "channels.irc.dm.scope_main_multiuser",
+            Severity::Warn,
+        ),
+        (
+            "{ gateway: { tailscale: { mode: 'serve' } } }",
+            "{ gateway: { tailscale: { mode: 'off' } } }",
+            "gateway.tailscale_serve",
+            Severity::Info,
+        ),
+        (
+            "{ channels: { signal: { dm: { enabled: false } } } }",
+            "{ channels: { signal: {} } }",
+            "channels.signal.dm.disabled",
+            Severity::Info,
+        ),
+        (
+            "{ agents: { defaults: { sandbox: { workspaceAccess: 'rw' } } } }",
+            "{ agents: { defaults: { sandbox: { workspaceAccess: 'ro' } } } }",
+            "sandbox.workspace_rw",
+            Severity::Info,
+        ),
+    ] {
+        assert_eq!(ids(fires), [(id.to_owned(), severity)], "{fires}");
+        assert_eq!(ids(silent), [], "{silent}");
+    }
+    let many = (0..26).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
+    let long = ids(&format!("{{ tools: {{ elevated: {{ allowFrom: {{ irc: [{many}] }} }} }} }}"));
+    assert_eq!(long, [("tools.elevated.allowFrom.irc.large".to_owned(), Severity::Warn)]);
+}
+
+#[test]
+fn score_is_the_plans() {
+    let with = |critical: usize, warn: usize, info: usize| {
+        let one = |severity| Finding {
+            id: String::new(),
+            severity,
+            path: String::new(),
+            title: String::new(),
+            detail: String::new(),
+            remediation: String::new(),
+        };
+        let all = std::iter::repeat_n(one(Severity::Critical), critical)
+            .chain(std::iter::repeat_n(one(Severity::Warn), warn))
+            .chain(std::iter::repeat_n(one(Severity::Info), info));
+        score(&all.collect::<Vec<_>>())
+    };
+    assert_eq!((with(1, 3, 5), with(10, 20, 0), with(0, 0, 0)), (60, 0, 100));
+    let ratings = [90, 89, 80, 79, 70, 69, 50, 49, 0].map(rating);
+    let words = ["EXCELLENT", "GOOD", "GOOD", "ACCEPTABLE", "ACCEPTABLE", "NEEDS IMPROVEMENT", "NEEDS IMPROVEMENT"];
+    assert_eq!(ratings[..7], words);
+    assert_eq!(ratings[7..], ["CRITICAL", "CRITICAL"]);
+}

@@ -1,0 +1,216 @@
+//! The keys of `moltbot.json`, their meaning and their defaults. Names and spellings are upstream's of 2026.1.30; the
+//! Phase 1 guide's where they differ. A key that is here and has no effect yet says so in its text.
+//!
+//! What may be *said* is here; what may be *wanted* is in `rules`: a value that this product never carries out still has
+//! a place here where people write it, so that it is refused with its reason and not as a word that nobody knows.
+
+mod agents;
+mod channels;
+mod egress;
+mod gateway;
+mod scalar;
+mod tools;
+
+pub use agents::{
+    AgentDefaults, Agents, Backend, Docker, Prune, Sandbox, SandboxMode, SandboxScope, ToolLists, WorkspaceAccess,
+};
+pub use channels::{Channel, ChannelDefaults, Channels, DirectMessages, DmPolicy, GroupPolicy};
+pub use egress::Egress;
+pub(crate) use egress::{host_and_port, origin};
+pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, Reload, ReloadMode, Tailscale, TailscaleMode};
+pub use scalar::{Cpus, NativeCommands, Size};
+pub use tools::{Elevated, Switch, Tools};
+
+use std::collections::BTreeMap;
+
+/// A part of the configuration: strict, and every key has a default.
+macro_rules! section {
+    ($(#[$meta:meta])* pub struct $name:ident $body:tt) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, serde::Deserialize, Eq, PartialEq, serde::Serialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+        #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+        pub struct $name $body
+    };
+}
+/// A choice between words.
+macro_rules! choice {
+    ($(#[$meta:meta])* pub enum $name:ident $body:tt) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, serde::Deserialize, Eq, PartialEq, serde::Serialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name $body
+    };
+}
+use {choice, section};
+
+section! {
+    /// The whole configuration of Moltbot, `moltbot.json` in the state directory.
+    #[derive(Default)]
+    pub struct Config {
+        /// Where this schema is, for editors; no effect.
+        #[serde(rename = "$schema", skip_serializing_if = "Option::is_none")]
+        pub schema: Option<String>,
+        /// What upstream's editor notes about itself; no effect.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        pub meta: BTreeMap<String, String>,
+        /// The listening side.
+        pub gateway: Gateway,
+        /// The agents.
+        pub agents: Agents,
+        /// The way out.
+        pub egress: Egress,
+        /// The audit log.
+        pub logging: Logging,
+        /// Conversations.
+        pub session: Session,
+        /// Where messages come from.
+        pub channels: Channels,
+        /// What an agent may use.
+        pub tools: Tools,
+        /// Commands that people type in a conversation.
+        pub commands: Commands,
+    }
+}
+
+section! {
+    /// `logging`. Where nothing is said, every file of the log is kept for good.
+    pub struct Logging {
+        /// Upstream's level of its own log; the audit log has no levels, and is always whole. No effect.
+        pub level: Level,
+        /// `off` is upstream's; what goes into the audit log is redacted whatever stands here.
+        pub redact_sensitive: Redact,
+        /// Regular expressions whose matches are redacted beside the built-in rules, never instead of them.
+        pub redact_patterns: Vec<String>,
+        /// Files of each stream that `moltbot logs prune` keeps, the newest; 1 at least.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub keep_files: Option<u32>,
+        /// Days for which it keeps a file after it was closed; 1 at least.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub keep_days: Option<u32>,
+    }
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        let (level, redact_sensitive) = (Level::default(), Redact::default());
+        Self { level, redact_sensitive, redact_patterns: Vec::new(), keep_files: None, keep_days: None }
+    }
+}
+
+choice! {
+    /// `logging.level`
+    pub enum Level {
+        /// Nothing.
+        Silent,
+        /// Only what ends it.
+        Fatal,
+        /// Errors.
+        Error,
+        /// Warnings.
+        Warn,
+        /// What a person wants to know.
+        #[default]
+        Info,
+        /// More.
+        Debug,
+        /// All.
+        Trace,
+    }
+}
+
+choice! {
+    /// `logging.redactSensitive`
+    pub enum Redact {
+        /// Redact.
+        #[default]
+        Tools,
+        /// Has no effect: redaction cannot be turned off.
+        Off,
+    }
+}
+
+section! {
+    /// `session`
+    #[derive(Default)]
+    pub struct Session {
+        /// Which messages share a conversation. `per-agent` is the guide's word for `per-sender`. No effect yet.
+        pub scope: SessionScope,
+        /// Who shares a conversation in direct messages. No effect yet: every conversation has a key of its own.
+        pub dm_scope: DmScope,
+        /// Minutes after which a conversation begins anew. No effect yet.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub idle_minutes: Option<u32>,
+        /// Messages that begin a conversation anew. No effect yet.
+        pub reset_triggers: Vec<String>,
+        /// Upstream's; always `main`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub main_key: Option<String>,
+    }
+}
+
+choice! {
+    /// `session.scope`
+    pub enum SessionScope {
+        /// A conversation for every sender.
+        #[default]
+        PerSender,
+        /// The guide's word for it.
+        PerAgent,
+        /// One for all.
+        Global,
+    }
+}
+
+choice! {
+    /// `session.dmScope`
+    pub enum DmScope {
+        /// All direct messages share the main conversation.
+        Main,
+        /// A conversation for every person.
+        PerPeer,
+        /// A conversation for every person on every channel.
+        #[default]
+        PerChannelPeer,
+        /// And on every account of ours.
+        PerAccountChannelPeer,
+    }
+}
+
+section! {
+    /// `commands`. No effect yet: the local agent answers its own commands on loopback.
+    pub struct Commands {
+        /// Commands in the channel's own menus.
+        pub native: NativeCommands,
+        /// Skills there as well.
+        pub native_skills: NativeCommands,
+        /// Commands as text.
+        pub text: bool,
+        /// `/bash`: there is none, and only false is taken.
+        pub bash: bool,
+        /// `/config`: there is none, and only false is taken.
+        pub config: bool,
+        /// `/debug`: there is none, and only false is taken.
+        pub debug: bool,
+        /// `/restart`: there is none, and only false is taken.
+        pub restart: bool,
+        /// Whether allowlists hold for commands: they always do, and only true is taken.
+        pub use_access_groups: bool,
+    }
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        Self {
+            native: NativeCommands::default(),
+            native_skills: NativeCommands::default(),
+            text: true,
+            bash: false,
+            config: false,
+            debug: false,
+            restart: false,
+            use_access_groups: true,
+        }
+    }
+}

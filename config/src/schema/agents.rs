@@ -1,0 +1,184 @@
+//! `agents`: what an agent is, and above all where its commands run.
+
+use super::scalar::{Cpus, Size};
+use super::{choice, section};
+
+section! {
+    /// `agents`
+    #[derive(Default)]
+    pub struct Agents {
+        /// What holds for every agent.
+        pub defaults: AgentDefaults,
+    }
+}
+
+section! {
+    /// `agents.defaults`
+    #[derive(Default)]
+    pub struct AgentDefaults {
+        /// Upstream's directory of an agent. No effect: workspaces lie in the state directory, where no agent's word moves them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub workspace: Option<String>,
+        /// Where commands run.
+        pub sandbox: Sandbox,
+    }
+}
+
+section! {
+    /// `agents.defaults.sandbox`
+    #[derive(Default)]
+    pub struct Sandbox {
+        /// Which conversations are sandboxed: every one is, whatever stands here; `off` is refused.
+        pub mode: SandboxMode,
+        /// Who shares a sandbox. No effect yet: every conversation has its own.
+        pub scope: SandboxScope,
+        /// What of an agent's workspace a sandbox sees. No effect yet: nothing.
+        pub workspace_access: WorkspaceAccess,
+        /// Which backend may serve.
+        pub backend: Backend,
+        /// The Docker backend.
+        pub docker: Docker,
+        /// What a sandboxed conversation may use; the guide's place for `tools.sandbox.tools`. No effect yet.
+        pub tools: ToolLists,
+        /// When sandboxes are removed. No effect yet: when their conversation ends.
+        pub prune: Prune,
+    }
+}
+
+choice! {
+    /// `agents.defaults.sandbox.mode`
+    pub enum SandboxMode {
+        /// Every conversation but the main one, which has the native backend.
+        #[default]
+        NonMain,
+        /// Every one.
+        All,
+        /// None; refused.
+        Off,
+    }
+}
+
+choice! {
+    /// `agents.defaults.sandbox.scope`
+    pub enum SandboxScope {
+        /// A sandbox for every conversation.
+        #[default]
+        Session,
+        /// One for every agent.
+        Agent,
+        /// One for all.
+        Shared,
+    }
+}
+
+choice! {
+    /// `agents.defaults.sandbox.workspaceAccess`
+    pub enum WorkspaceAccess {
+        /// Nothing.
+        #[default]
+        None,
+        /// To be read.
+        Ro,
+        /// To be written.
+        Rw,
+    }
+}
+
+choice! {
+    /// `agents.defaults.sandbox.backend`
+    pub enum Backend {
+        /// Docker where an engine answers, else native.
+        #[default]
+        Auto,
+        /// Docker or nothing.
+        Docker,
+        /// Native or nothing.
+        Native,
+    }
+}
+
+section! {
+    /// `agents.defaults.sandbox.docker`. The container is sealed in sandboxd: what is here beside image, socket and sizes can
+    /// only say what holds anyway, and is refused where it says otherwise.
+    pub struct Docker {
+        /// The sandbox's image; made by `deploy/sandbox-image/build`, never pulled.
+        pub image: String,
+        /// Absolute path of the engine's socket.
+        pub socket: String,
+        /// Always true.
+        pub read_only_root: bool,
+        /// Always ["ALL"].
+        pub cap_drop: Vec<String>,
+        /// Always `none`.
+        pub network: String,
+        /// What is mounted empty and in memory; no effect: /tmp and /workspace are.
+        pub tmpfs: Vec<String>,
+        /// Memory, as `512m`; 512m at most.
+        pub memory: Size,
+        /// Memory and swap together: the same as `memory`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub memory_swap: Option<Size>,
+        /// Processors, as "1.0" or 1; 1 at most.
+        pub cpus: Cpus,
+        /// Processes and threads; 100 at most.
+        pub pids_limit: u32,
+        /// Always ["no-new-privileges"].
+        pub security_opt: Vec<String>,
+        /// Directories of the host in the sandbox: none, and only an empty list is taken.
+        pub binds: Vec<String>,
+        /// Upstream's; refused: a filter of our own is always on.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub seccomp_profile: Option<String>,
+        /// Upstream's; refused.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub apparmor_profile: Option<String>,
+    }
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Self {
+            image: "moltbot-sandbox:latest".to_owned(),
+            socket: "/var/run/docker.sock".to_owned(),
+            read_only_root: true,
+            cap_drop: vec!["ALL".to_owned()],
+            network: "none".to_owned(),
+            tmpfs: Vec::new(),
+            memory: Size(512 << 20),
+            memory_swap: None,
+            cpus: Cpus(1_000),
+            pids_limit: 100,
+            security_opt: vec!["no-new-privileges".to_owned()],
+            binds: Vec::new(),
+            seccomp_profile: None,
+            apparmor_profile: None,
+        }
+    }
+}
+
+section! {
+    /// What may be used, by name; `deny` wins.
+    #[derive(Default)]
+    pub struct ToolLists {
+        /// Only these, where any stands here.
+        pub allow: Vec<String>,
+        /// Never these.
+        pub deny: Vec<String>,
+    }
+}
+
+section! {
+    /// `agents.defaults.sandbox.prune`
+    pub struct Prune {
+        /// Hours without a command.
+        pub idle_hours: u32,
+        /// Days since it was made.
+        pub max_age_days: u32,
+    }
+}
+
+impl Default for Prune {
+    fn default() -> Self {
+        Self { idle_hours: 24, max_age_days: 7 }
+    }
+}

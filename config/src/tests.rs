@@ -1,0 +1,171 @@
+use super::*;
+use rules::{findings, rating, score};
+
+const FILE: &str = "/etc/moltbot.json";
+
+fn parse(text: &str) -> Result<Config, String> {
+    let env = |name: &str| (name == "WHERE").then(|| "native".to_owned());
+    Config::parse(text, Path::new(FILE), &env).map_err(|error| error.to_string())
+}
+
+#[test]
+fn empty_object_is_the_defaults() {
+    assert_eq!(parse("{}").unwrap(), Config::default());
+    assert_eq!(Config::default().gateway.port, DEFAULT_PORT);
+}
+
+#[test]
+fn json5_with_comments_and_variables_is_read() {
+    let text = "{ // mine\n gateway: { port: 0x4D2, bind: 'loopback', auth: { mode: 'token' } }, agents: { defaults: { sandbox: { backend: '${WHERE}' } } },\n egress: { allow: ['api.example.org:443',], } }";
+    let config = parse(text).unwrap();
+    assert_eq!((config.gateway.port, config.sandbox_backend()), (1234, Backend::Native));
+    assert_eq!(config.egress.allow, ["api.example.org:443"]);
+}
+
+#[test]
+fn effective_configuration_reads_as_itself() {
+    let config = parse(
+        "{ agents: { defaults: { sandbox: { docker: { memory: '64m', cpus: 0.5 } } } }, commands: { native: 'auto' } }",
+    )
+    .unwrap();
+    assert_eq!(parse(&config.redacted_json()).unwrap(), config);
+}
+
+#[test]
+fn bad_files_are_refused_with_place_and_reason() {
+    for (text, place, reason) in [
+        ("", "1:1", "a configuration is an object"),
+        ("[]", "1:1", "a configuration is an object"),
+        ("{", "1:1", "object"),
+        ("{ gateway: {} egress: {} }", "1:14", "expected comma"),
+        ("{\n  gatewy: {} }", "2:3", "did you mean gateway?"),
+        ("{ gateway: { prot: 1 } }", "1:14", "gateway.prot: \"prot\": there is no such key; did you mean port?"),
+        ("{ gateway: { zzzzzz: 1 } }", "1:14", "known here: mode, port"),
+        ("{ gateway: { port: 70000 } }", "1:14", "70000"),
+        ("{ gateway: { port: 'x' } }", "1:14", "gateway.port"),
+        ("{ gateway: {}, gateway: {} }", "1:16", "is there twice"),
+        ("{ gateway: { bind: 'lan' } }", "1:14", "gateway.bind_not_loopback"),
+        ("{ gateway: { bind: 'lopback' } }", "1:14", "did you mean loopback?"),
+        ("{ gateway: { mode: 'remote' } }", "1:14", "gateway.mode_remote"),
+        ("{ gateway: { tailscale: { mode: 'funnel' } } }", "1:27", "gateway.tailscale_funnel"),
+        ("{ gateway: { trustedProxies: ['10.0.0.1'] } }", "1:14", "gateway.trusted_proxies"),
+        ("{ gateway: { controlUi: { allowInsecureAuth: true } } }", "1:27", "gateway.control_ui.insecure_auth"),
+        (
+            "{ gateway: { controlUi: { dangerouslyDisableDeviceAuth: true } } }",
+            "1:27",
+            "gateway.control_ui.device_auth_disabled",
+        ),
+        ("{ gateway: { auth: { token: 'x' } } }", "1:22", "moltbot gateway token --reveal"),
+        ("{ gateway: { auth: { mode: 'password', password: 'x' } } }", "1:40", "moltbot gateway password set"),
+        ("{ gateway: { auth: { allowTailscale: true } } }", "1:22", "gateway.auth.allow_tailscale"),
+        ("{ agents: { defaults: { sandbox: { mode: 'off' } } } }", "1:36", "sandbox.mode_off"),
+        ("{ agents: { defaults: { sandbox: { docker: { network: 'host' } } } } }", "1:46", "sandbox.docker.sealed"),
+        ("{ agents: { defaults: { sandbox: { docker: { capDrop: [] } } } } }", "1:46", "sandbox.docker.sealed"),
+        ("{ agents: { defaults: { sandbox: { docker: { binds: ['/:/h'] } } } } }", "1:46", "sandbox.docker.sealed"),
+        ("{ agents: { defaults: { sandbox: { docker: { memory: '8g' } } } } }", "1:46", "between 16m and 512m"),
+        ("{ agents: { defaults: { sandbox: { docker: { memory: 'lots' } } } } }", "1:46", "is not a size"),
+        ("{ agents: { defaults: { sandbox: { docker: { cpus: '4' } } } } }", "1:46", "1.0 of a processor"),
+        ("{ agents: { defaults: { sandbox: { docker: { socket: 'x' } } } } }", "1:46", "absolute"),
+        ("{ channels: { telegram: { dmPolicy: 'open' } } }", "1:27", "pairing"),
+        ("{ channels: { telegram: { dm: { policy: 'open' } } } }", "1:33", "breaking-changes-phase1"),
+        ("{ channels: { defaults: { dmPolicy: 'open' } } }", "1:27", "channels.defaults.dm.open"),
+        ("{ channels: { discord: { groupPolicy: 'open' } } }", "1:26", "channels.groups.open"),
+        (
+            "{ channels: { telegram: { dmPolicy: 'pairing', dm: { policy: 'allowlist' } } } }",
+            "1:54",
+            "different things",
+        ),
+        ("{ channels: { telegram: { botToken: '1:x' } } }", "1:27", "moltbot secrets set telegram.bottoken"),
+        ("{ tools: { elevated: { enabled: true } } }", "1:24", "no command runs on the host"),
+        ("{ tools: { browser: { enabled: true } } }", "1:23", "there is no browser"),
+        ("{ commands: { bash: true } }", "1:15", "commands.bash"),
+        ("{ commands: { useAccessGroups: false } }", "1:15", "allowlists hold"),
+        ("{ logging: { keepFiles: 0 } }", "1:3", "1 at least"),
+        ("{ logging: { keepDays: 0 } }", "1:3", "1 at least"),
+        ("{ egress: { allow: ['*:443'] } }", "1:21", "egress.allow[0]"),
+        ("{ egress: { allow: ['a:1', 'host'] } }", "1:28", "egress.allow[1]"),
+        ("{ egress: { local: ['localhost:80'] } }", "1:21", "egress.local[0]"),
+        ("{ egress: { resolver: 'dns' } }", "1:13", "egress.resolver.not_address"),
+        ("{ egress: { ca: 'ca.pem' } }", "1:13", "egress.ca.not_absolute"),
+        ("{ session: { dmScope: '${NO_SUCH}' } }", "1:14", "NO_SUCH"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(reason), "{text}: {error}");
+        assert!(error.contains(&format!("{FILE}:{place}: ")), "{text}: {error}");
+    }
+}
+
+#[test]
+fn every_problem_is_named_at_once() {
+    let error = parse("{ gateway: { bind: 'lan' },\n tools: { canvas: { enabled: true } } }").unwrap_err();
+    assert_eq!(error.lines().count(), 2, "{error}");
+}
+
+#[test]
+fn template_of_the_guide_is_understood_as_it_stands() {
+    let text = include_str!("../../docs/security/secure-config-template.json");
+    let env = |name: &str| (name == "MOLTBOT_GATEWAY_TOKEN").then(|| "t".repeat(40));
+    let config = Config::understand(text, Path::new(FILE), &env).unwrap();
+    assert_eq!(config.channels.telegram.as_ref().unwrap().dm_policy(&config.channels.defaults), DmPolicy::Pairing);
+    assert_eq!(config.agents.defaults.sandbox.docker.memory, Size(512 << 20));
+    assert_eq!(config.agents.defaults.sandbox.docker.cpus, Cpus(1_000));
+    let refused: Vec<String> = findings(&config)
+        .into_iter()
+        .filter(|found| found.severity == Severity::Refused)
+        .map(|found| found.id)
+        .collect();
+    assert_eq!(refused, ["gateway.auth.token_in_config"]);
+}
+
+#[test]
+fn missing_file_is_the_defaults_and_an_unreadable_one_is_an_error() {
+    assert_eq!(Config::load(Path::new("/nonexistent/moltbot.json")).unwrap(), Config::default());
+    assert!(matches!(Config::load(Path::new("/")), Err(ConfigError::Read { .. })));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(MAX_FILE + 1).unwrap();
+    assert!(matches!(Config::load(file.path()), Err(ConfigError::TooLarge { .. })));
+}
+
+#[test]
+fn fresh_installation_has_a_hundred_points() {
+    let all = findings(&Config::default());
+    assert_eq!((score(&all), rating(score(&all))), (100, "EXCELLENT"), "{all:?}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "[\\x20-\\x7e\\n\u{e9}\u{1f600}]{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn nothing_that_is_nearly_a_configuration_makes_it_panic(
+        key in "[a-zA-Z$]{0,12}", value in "(true|null|-?[0-9]{1,20}|'[^']{0,20}'|\\[[0-9,]*\\]|\\{\\})"
+    ) {
+        for around in ["", "gateway", "channels", "agents", "logging"] {
+            let text = if around.is_empty() { format!("{{ '{key}': {value} }}") } else { format!("{{ {around}: {{ '{key}': {value} }} }}") };
+            if let Err(error) = parse(&text) {
+                assert!(error.starts_with(FILE), "{error}");
+            }
+        }
+    }
+}
+
+#[cfg(feature = "schema")]
+#[test]
+fn every_key_of_the_schema_is_described() {
+    fn look(value: &serde_json::Value, at: &str) {
+        if let Some(members) = value.get("properties").and_then(|found| found.as_object()) {
+            for (key, member) in members {
+                let at = format!("{at}.{key}");
+                assert!(member.get("description").is_some() || member.get("$ref").is_some(), "{at} says nothing");
+                look(member, &at);
+            }
+        }
+    }
+    let schema = json_schema();
+    look(&schema, "");
+    for (name, part) in schema["$defs"].as_object().unwrap() {
+        look(part, name);
+    }
+}

@@ -1,0 +1,164 @@
+//! `moltbot config` against what really runs: what is changed holds, what is refused changes nothing, and only the roles
+//! that a change is about start again.
+
+use serde_json::{Value, json};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use system_tests::{As, Sandbox, System, is_root};
+
+fn json_of(system: &System, words: &[&str]) -> (bool, Value) {
+    let output = system.moltbot(words);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value = text.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or(Value::Null);
+    (output.status.success(), value)
+}
+
+fn error_of(system: &System, words: &[&str]) -> String {
+    let output = system.moltbot(words);
+    assert!(!output.status.success(), "{words:?} succeeded");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn file(system: &System) -> String {
+    std::fs::read_to_string(system.state().join("moltbot.json")).unwrap()
+}
+
+fn epochs(system: &System) -> Vec<(String, u64)> {
+    let status = system.status();
+    let rows = status["roles"].as_array().unwrap();
+    rows.iter().map(|row| (row["role"].as_str().unwrap().to_owned(), row["epoch"].as_u64().unwrap())).collect()
+}
+
+fn restarted(before: &[(String, u64)], after: &[(String, u64)]) -> Vec<String> {
+    before.iter().zip(after).filter(|(was, is)| was.1 != is.1).map(|(was, _)| was.0.clone()).collect()
+}
+
+fn as_everybody(run: impl Fn(As)) {
+    run(As::User);
+    if is_root() {
+        run(As::Root);
+    }
+}
+
+#[test]
+fn change_is_written_kept_recorded_and_restarts_whom_it_is_about() {
+    as_everybody(|who| {
+        let system = System::start(who, &Sandbox::Native);
+        let (before, text) = (epochs(&system), file(&system));
+        let owner = std::fs::metadata(system.state().join("moltbot.json")).unwrap();
+        let refused = error_of(&system, &["config", "set", "egress.allow", "['api.example.org:443']"]);
+        assert!(
+            refused.contains("--yes") && refused.contains("+ reachable: egress to api.example.org:443"),
+            "{refused}"
+        );
+        assert_eq!(file(&system), text);
+
+        let words = ["config", "set", "egress.allow", "['api.example.org:443']", "--yes", "--json"];
+        let (ok, said) = json_of(&system, &words);
+        assert!(ok, "{said}");
+        let mut named: Vec<&str> = said["restarted"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        named.sort_unstable();
+        assert_eq!(named, ["dialer", "gateway"], "what the dialer may do, and what the gateway shows");
+        let mut changed = restarted(&before, &epochs(&system));
+        changed.sort_unstable();
+        assert_eq!(changed, named);
+
+        let kept = system.state().join("moltbot.json.bak");
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
+        for path in [kept, system.state().join("moltbot.json")] {
+            let found = std::fs::metadata(&path).unwrap();
+            assert_eq!(found.permissions().mode() & 0o7777, 0o600);
+            assert_eq!((found.uid(), found.gid()), (owner.uid(), owner.gid()));
+        }
+        let (_, value) = json_of(&system, &["config", "get", "egress.allow", "--json"]);
+        assert_eq!(value, json!(["api.example.org:443"]));
+        let output = system.moltbot(&["logs", "system", "--json", "--grep", "config.apply"]);
+        let log = String::from_utf8(output.stdout).unwrap();
+        assert!(log.contains("restarts dialer, gateway"), "{log}");
+
+        // The same thing again changes nothing, and what closes is not asked about.
+        let (_, again) = json_of(&system, &words);
+        assert_eq!(again["changed"], false);
+        let (ok, closed) = json_of(&system, &["config", "unset", "egress.allow", "--json"]);
+        assert!(ok, "{closed}");
+        assert!(!file(&system).contains("allow"));
+    });
+}
+
+#[test]
+fn what_does_not_load_is_neither_written_nor_put_in_force() {
+    let system = System::start(As::User, &Sandbox::Native);
+    let (before, text) = (epochs(&system), file(&system));
+    for (words, why) in [
+        (&["config", "set", "gateway.prot", "1"][..], "did you mean port?"),
+        (&["config", "set", "gateway.bind", "lan", "--yes"], "gateway.bind_not_loopback"),
+        (&["config", "set", "channels.telegram.dmPolicy", "open", "--yes"], "pairing"),
+        (
+            &["config", "set", "gateway.controlUi.allowInsecureAuth", "true", "--yes"],
+            "gateway.control_ui.insecure_auth",
+        ),
+        (&["config", "unset", "gateway.port"], "not set"),
+        (&["config", "set", "a..b", "1"], "no path"),
+    ] {
+        let error = error_of(&system, words);
+        assert!(error.contains(why), "{words:?}: {error}");
+        assert_eq!(file(&system), text);
+    }
+    let dry = system.moltbot(&["config", "set", "gateway.port", "1", "--dry-run"]);
+    let said = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(dry.status.success() && said.contains("nothing was changed"), "{said}");
+    assert_eq!(file(&system), text);
+
+    // Written by hand, past the command: broker refuses it, and goes on with what it has.
+    std::fs::write(system.state().join("moltbot.json"), "{ gateway: { bind: 'lan' } }").unwrap();
+    assert!(error_of(&system, &["config", "apply"]).contains("gateway.bind_not_loopback"));
+    let invalid = system.moltbot(&["config", "validate", "--json"]);
+    let report: Value = serde_json::from_slice(&invalid.stdout).unwrap();
+    assert_eq!((invalid.status.code(), report["ok"].as_bool()), (Some(1), Some(false)), "{report}");
+    assert_eq!((report["problems"][0]["line"].as_u64(), report["problems"][0]["column"].as_u64()), (Some(1), Some(14)));
+    assert_eq!(epochs(&system), before);
+
+    std::fs::write(system.state().join("moltbot.json"), &text).unwrap();
+    assert!(system.moltbot(&["config", "apply"]).status.success(), "the twin: what loads is taken");
+    assert!(system.moltbot(&["config", "validate"]).status.success());
+}
+
+#[test]
+fn file_that_does_not_load_refuses_the_start_and_names_every_place() {
+    let system = System::prepare(As::User, &Sandbox::Native);
+    let good = file(&system);
+    std::fs::write(
+        system.state().join("moltbot.json"),
+        "{ gateway: { bind: 'lan' },\n  tools: { canvas: { enabled: true } } }",
+    )
+    .unwrap();
+    let error = error_of(&system, &["up", "--port", "0"]);
+    assert!(
+        error.contains("moltbot.json:1:14: gateway.bind") && error.contains("moltbot.json:2:22: tools.canvas"),
+        "{error}"
+    );
+    std::fs::write(system.state().join("moltbot.json"), good).unwrap();
+    assert!(system.moltbot(&["up", "--port", "0"]).status.success(), "the twin");
+    assert!(system.moltbot(&["down"]).status.success());
+}
+
+#[test]
+fn editor_gets_the_text_and_its_result_is_taken_only_if_it_loads() {
+    let system = System::prepare(As::User, &Sandbox::Native);
+    let text = file(&system);
+    let edit = |script: &str| {
+        let mut command = system.command(&system_tests::programs().join("moltbot"));
+        command.arg("--state-dir").arg(system.state()).args(["config", "edit"]);
+        let path = system.state().with_file_name("editor");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        command.env("VISUAL", path).stdin(std::process::Stdio::null()).output().unwrap()
+    };
+    assert!(!edit("echo '{ gatewy: {} }' > \"$1\"").status.success());
+    assert!(!edit("exit 3").status.success());
+    assert_eq!(file(&system), text);
+    let done = edit("echo '{ /* mine */ logging: { keepDays: 30 } }' > \"$1\"");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(file(&system).contains("/* mine */"));
+    let left: Vec<_> = std::fs::read_dir(system.state()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains(".edit.")), "{left:?}");
+}
