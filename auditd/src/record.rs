@@ -141,6 +141,7 @@ pub const fn kind(record: &Record) -> &'static str {
         Record::Command(CommandRecord::Refused { .. }) => "refused",
         Record::Secret { .. } => "secret",
         Record::Request { .. } => "request",
+        Record::Sender { .. } => "sender",
         Record::Store { step: StoreStep::Intended, .. } => "store-intent",
         Record::Store { step: StoreStep::Committed, .. } => "store-committed",
         Record::Cosigner { .. } => "cosigner",
@@ -183,6 +184,16 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
                 .text("to", &redactor.clean(to))
                 .text("what", &redactor.clean(what));
             request_payload(line, step);
+        }
+        Record::Sender { channel, sender, verb, requester, granted, detail } => {
+            line.text("channel", channel)
+                .text("sender", &redactor.clean(sender))
+                .text("verb", verb)
+                .text("requester", requester)
+                .flag("success", *granted);
+            if !detail.is_empty() {
+                line.text("detail", &redactor.clean(detail));
+            }
         }
         Record::Store { step: _, state } => {
             line.number("generation", state.generation).text("root", &hex(&state.root));

@@ -2,6 +2,7 @@
 
 mod config;
 mod logins;
+mod people;
 mod security;
 mod vault;
 
@@ -9,6 +10,7 @@ use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
 pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
+pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
 pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
 use std::path::PathBuf;
@@ -101,6 +103,18 @@ pub enum Command {
         /// What to do instead
         #[command(subcommand)]
         command: Option<LogsCommand>,
+    },
+    /// Strangers that want to speak to the agent
+    Pairing {
+        /// What to do
+        #[command(subcommand)]
+        command: PairingCommand,
+    },
+    /// Who may speak to the agent, on each channel
+    Allowlist {
+        /// What to do
+        #[command(subcommand)]
+        command: AllowlistCommand,
     },
     /// Secrets: put one in, say what may be done with it, see what was
     Secrets {

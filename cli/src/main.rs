@@ -15,6 +15,7 @@ mod lockdown;
 mod logins;
 mod logs;
 mod paint;
+mod people;
 mod prune;
 mod restart;
 mod secrets;
@@ -100,6 +101,8 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Doctor(options) => doctor::run(&dir, *options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
+        Command::Pairing { command } => people::pairing(&dir, command, args),
+        Command::Allowlist { command } => people::allowlist(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),

@@ -234,7 +234,7 @@ fn list(door: &mut Door, args: &Args) -> Result<(), CliError> {
 }
 
 /// RFC 3339 to the second.
-fn time(seconds: u64) -> String {
+pub(crate) fn time(seconds: u64) -> String {
     let micros = rfc3339_micros(Duration::from_secs(seconds));
     format!("{}Z", micros.split_once('.').map_or(micros.as_str(), |(whole, _)| whole))
 }

@@ -15,6 +15,7 @@ pub mod hub;
 pub mod methods;
 pub mod policy;
 pub mod proof;
+pub mod senders;
 pub mod serve;
 pub mod sessions;
 pub mod shapes;

@@ -15,7 +15,7 @@ const READ: &str = "operator.read";
 const WRITE: &str = "operator.write";
 const ADMIN: &str = "operator.admin";
 
-const METHODS: [(&str, &str); 10] = [
+const METHODS: [(&str, &str); 11] = [
     ("health", READ),
     ("status", READ),
     ("agents.list", READ),
@@ -26,9 +26,10 @@ const METHODS: [(&str, &str); 10] = [
     ("chat.send", WRITE),
     ("chat.history", READ),
     ("chat.abort", WRITE),
+    ("channels.inbound", WRITE),
 ];
 /// Longest idempotency key, and so longest id of a run.
-const MAX_RUN_ID: usize = 256;
+pub(crate) const MAX_RUN_ID: usize = 256;
 /// Messages that a history has where the client does not say.
 const HISTORY: u64 = 200;
 
@@ -75,6 +76,7 @@ pub async fn call(gateway: &Gateway, protocol: u8, scopes: &[&str], request: Req
         "config.get" => shapes::config_get(gateway),
         "chat.history" => chat_history(gateway, &params)?,
         "chat.abort" => chat_abort(gateway, &params)?,
+        "channels.inbound" => return crate::senders::inbound(gateway, &params).await,
         "chat.send" => return chat_send(gateway, protocol, params),
         other => return Err(Failure::unavailable(format!("{other} is listed and not served"))),
     }))
@@ -146,6 +148,14 @@ fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> Result<
     {
         return Err(params.wrong("attachments", "be empty: this gateway takes none"));
     }
+    begin(gateway, session, message, run_id)
+}
+
+/// Begins a turn of a conversation, unless it is a word that needs none.
+///
+/// # Errors
+/// A [`Failure`] for the client.
+pub(crate) fn begin(gateway: &Gateway, session: String, message: String, run_id: String) -> Result<Done, Failure> {
     if message.trim().is_empty() {
         return Err(Failure::invalid("message or attachment required"));
     }

@@ -240,6 +240,21 @@ pub enum Record {
         /// How far it has come.
         step: RequestStep,
     },
+    /// vault: who may speak on a channel was asked, or changed.
+    Sender {
+        /// The channel.
+        channel: BoundedStr<32>,
+        /// The sender; empty where it is about none.
+        sender: BoundedStr<128>,
+        /// What was done, as `pairing.request`, `pairing.approve`, `allowlist.add`.
+        verb: BoundedStr<32>,
+        /// Who asked.
+        requester: BoundedStr<64>,
+        /// True where it was granted.
+        granted: bool,
+        /// The rule that refused, or what else there is to say.
+        detail: BoundedStr<128>,
+    },
     /// vault, on the edge that it has for this alone: how far a change of its store has come.
     Store {
         /// How far.
@@ -303,7 +318,7 @@ impl Record {
     #[must_use]
     pub const fn stream(&self) -> Stream {
         match self {
-            Self::Auth { .. } => Stream::Auth,
+            Self::Auth { .. } | Self::Sender { .. } => Stream::Auth,
             Self::Command(_) => Stream::Command,
             Self::Secret { .. } | Self::Request { .. } | Self::Store { .. } | Self::Cosigner { .. } => Stream::Secret,
             Self::Role { .. } | Self::Operator { .. } | Self::Incident { .. } | Self::Lifecycle { .. } => {
@@ -316,7 +331,7 @@ impl Record {
     #[must_use]
     pub const fn may_be_written_by(&self, role: Role) -> bool {
         match self {
-            Self::Auth { .. } | Self::Secret { .. } => matches!(role, Role::Vault),
+            Self::Auth { .. } | Self::Secret { .. } | Self::Sender { .. } => matches!(role, Role::Vault),
             Self::Command(_) => matches!(role, Role::Sandboxd),
             Self::Request { .. } => matches!(role, Role::Egress),
             // These are no requests to append: they come of what is said on an edge of its own.

@@ -24,6 +24,7 @@ pub mod port;
 pub mod probe;
 pub mod sandbox;
 pub mod secret;
+pub mod senders;
 pub mod topology;
 pub mod vault;
 pub mod wire;

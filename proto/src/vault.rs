@@ -4,6 +4,7 @@ use crate::audit::AuthReason;
 use crate::auth::{Login, LoginVerb};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::secret::Secret;
+use crate::senders::{ChannelId, SenderAnswer, SenderId, SenderVerb, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// gateway -> vault.
@@ -19,6 +20,15 @@ pub enum VaultRequest {
         message: BoundedBytes<2048>,
         /// The code that came with it.
         mac: [u8; 32],
+    },
+    /// May this sender speak on this channel?
+    MaySpeak {
+        /// The channel that the message came in on.
+        channel: ChannelId,
+        /// Who sent it, as the channel's own server says.
+        sender: SenderId,
+        /// What the sender calls itself; for the operator to read.
+        name: BoundedStr<64>,
     },
 }
 
@@ -36,6 +46,8 @@ pub enum VaultReply {
     },
     /// The code is wrong.
     Denied,
+    /// What becomes of the sender's message.
+    Speak(Verdict),
 }
 
 /// Names a lease: 128 random bits.
@@ -192,6 +204,8 @@ pub enum VaultVerb {
     },
     /// Goes on with a store or a log that was put back.
     AcceptRollback,
+    /// A verb about senders.
+    Senders(SenderVerb),
 }
 
 impl VaultVerb {
@@ -217,6 +231,7 @@ impl VaultVerb {
             Self::RemovePassphrase => "vault.passphrase.remove",
             Self::RecordBackup { .. } => "vault.backup",
             Self::AcceptRollback => "vault.accept-rollback",
+            Self::Senders(verb) => verb.name(),
         }
     }
 }
@@ -253,4 +268,6 @@ pub enum VaultAnswer {
     Revealed(Secret),
     /// The text.
     Policy(BoundedStr<4096>),
+    /// What is so about senders.
+    Senders(SenderAnswer),
 }

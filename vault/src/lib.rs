@@ -23,6 +23,7 @@ pub mod passphrase;
 pub mod permit;
 pub mod policy;
 pub mod rollback;
+pub mod senders;
 pub mod serve;
 pub mod snapshot;
 pub mod state;

@@ -260,6 +260,9 @@ impl Vault {
                 auth::verify_client(&mut self.state, &mut self.auditor, &login, unix_now())
             }
             VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
+            VaultRequest::MaySpeak { channel, sender, name } => {
+                self.desk().may_speak(&channel, &sender, &name, unix_now())
+            }
         }
     }
 

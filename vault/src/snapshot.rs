@@ -14,6 +14,9 @@ use crate::envelope::{Keyring, Record, VaultId};
 use crate::keys::Master;
 use crate::lockout::Table;
 use crate::merkle::{self, Hash};
+use crate::senders::Senders;
+use crate::senders::lists::Lists;
+use crate::senders::pending::Pending;
 use crate::witness::memory::Memory;
 use hmac::{Hmac, Mac as _};
 use rustix::io::Errno;
@@ -77,6 +80,8 @@ pub struct Contents {
     pub password: Option<Password>,
     /// The next start draws a new master key.
     pub renew: bool,
+    /// Who may speak on which channel.
+    pub senders: Senders,
     /// What the log was when it was last looked at.
     pub memory: Memory,
 }
@@ -205,6 +210,8 @@ const LOCKOUTS: u8 = 1;
 const BUDGETS: u8 = 2;
 const RENEW: u8 = 3;
 const PASSWORD: u8 = 4;
+const PENDING: u8 = 6;
+const LISTS: u8 = 7;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -221,6 +228,8 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
                 password.encode(into);
             }
         }),
+        (PENDING, &|into: &mut Writer| contents.senders.pending.encode(into)),
+        (LISTS, &|into: &mut Writer| contents.senders.lists.encode(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
@@ -255,6 +264,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         budgets: Budgets::default(),
         password: None,
         renew: false,
+        senders: Senders::default(),
         memory: Memory::default(),
     };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
@@ -286,6 +296,8 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
         match number {
             LOCKOUTS => contents.lockouts = Table::decode(&mut section)?,
             BUDGETS => contents.budgets = Budgets::decode(&mut section)?,
+            PENDING => contents.senders.pending = Pending::decode(&mut section)?,
+            LISTS => contents.senders.lists = Lists::decode(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}
             PASSWORD => contents.password = Some(Password::decode(&mut section)?),

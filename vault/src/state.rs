@@ -6,6 +6,8 @@ use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
 use crate::permit::Policy;
+use crate::senders::Senders;
+use crate::senders::desk::Told;
 use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
 use crate::token;
@@ -39,6 +41,7 @@ pub struct State {
     /// What the master key is made of, where a passphrase is a part of it.
     front: Option<Front>,
     bond: Bond,
+    told: Told,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -196,6 +199,7 @@ impl State {
             budgets: Budgets::default(),
             password: None,
             renew: false,
+            senders: Senders::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -214,6 +218,7 @@ impl State {
             kept_elsewhere,
             front: None,
             bond: Bond::default(),
+            told: Told::default(),
         }
     }
 
@@ -362,6 +367,20 @@ impl State {
     pub fn set_password(&mut self, password: Option<Password>) -> Result<(), StoreError> {
         let before = std::mem::replace(&mut self.contents.password, password);
         self.persist().inspect_err(|_| self.contents.password = before)
+    }
+
+    /// Whose refusal is in the log already.
+    pub const fn told(&mut self) -> &mut Told {
+        &mut self.told
+    }
+
+    /// Puts other tables of senders in the place of these, durably.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then these stand.
+    pub fn set_senders(&mut self, next: Senders) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut self.contents.senders, next);
+        self.persist().inspect_err(|_| self.contents.senders = before)
     }
 
     /// The gateway token, if there is one.

@@ -60,6 +60,7 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::RemovePassphrase
         | VaultVerb::RecordBackup { .. }
         | VaultVerb::Login(_)
+        | VaultVerb::Senders(_)
         | VaultVerb::ForgetLockouts => "",
     }
 }
@@ -70,6 +71,9 @@ impl<L: Log> Desk<'_, L> {
     /// # Errors
     /// [`AskError`]; where it is a refusal, nothing has changed.
     pub fn on_verb(&mut self, uid: u32, verb: VaultVerb) -> Result<VaultAnswer, AskError> {
+        if let VaultVerb::Senders(verb) = &verb {
+            return self.on_sender_verb(uid, verb, unix_now()).map(VaultAnswer::Senders);
+        }
         let (name, said, who) = (name_of(&verb).to_owned(), verb.name(), format!("operator:{uid}"));
         if matches!(verb, VaultVerb::RevokeLeases) {
             return self.end_leases(&who).map(VaultAnswer::Done);
@@ -148,6 +152,7 @@ impl<L: Log> Desk<'_, L> {
             | VaultVerb::RenewMaster
             | VaultVerb::SetPassphrase { .. }
             | VaultVerb::RemovePassphrase
+            | VaultVerb::Senders(_)
             | VaultVerb::ForgetLockouts => Ok(String::new()),
             _ if record.is_none() => Err(changed(ChangeError::NoSuchSecret)),
             VaultVerb::RemoveSecret { .. } | VaultVerb::SetPolicy { .. } if name == GATEWAY_TOKEN => {
@@ -218,7 +223,7 @@ impl<L: Log> Desk<'_, L> {
                 Ok(VaultAnswer::Done(1))
             }
             // Refused before it comes here, and carried out by the loop where there is something to accept.
-            VaultVerb::AcceptRollback | VaultVerb::Unlock { .. } => Ok(VaultAnswer::Done(0)),
+            VaultVerb::AcceptRollback | VaultVerb::Unlock { .. } | VaultVerb::Senders(_) => Ok(VaultAnswer::Done(0)),
             VaultVerb::RecordBackup { .. } => Ok(VaultAnswer::Done(self.state.generation())),
             VaultVerb::SetPassphrase { passphrase } => {
                 self.state.set_passphrase(Some(&passphrase)).map_err(changed)?;

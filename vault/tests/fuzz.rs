@@ -12,6 +12,7 @@ use proto::control::FromRole;
 use proto::edge::{Edge, GatewayVault};
 use proto::ids::RequestId;
 use proto::secret::Secret;
+use proto::senders::{ChannelId, SenderAnswer, SenderId, SenderVerb};
 use proto::topology::{EdgeId, Side};
 use proto::vault::{Destination, LeaseId, LeaseRequest, VaultAnswer, VaultRequest, VaultVerb};
 use proto::wire::{HEADER, Kind};
@@ -50,7 +51,7 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
     let request = |request: &VaultRequest| frame(Kind::Request, RequestId(id), 100, request, GatewayVault::MAX_REQUEST);
     let mut mac = [0; 32];
     mac.fill(dice.roll().to_le_bytes()[0]);
-    let mut bytes = match dice.below(8) {
+    let mut bytes = match dice.below(9) {
         0 => {
             let token = (dice.below(2) == 0).then(|| Secret::new(dice.bytes(64)).unwrap());
             request(&VaultRequest::VerifyClient(Box::new(Login::with_token(address, token))))
@@ -66,6 +67,11 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
             let to = Destination { host: BoundedStr::truncated("api.telegram.org"), port: 443 };
             let redeem = LeaseRequest::Redeem { lease: LeaseId([mac[0]; 16]), to, digest: mac };
             frame(Kind::Request, RequestId(id), 100, &redeem, GatewayVault::MAX_REQUEST)
+        }
+        8 => {
+            let channel = ChannelId(BoundedStr::truncated(["telegram", "signal", "*"][dice.below(3)]));
+            let sender = SenderId(BoundedStr::truncated(["1", "2", "3", "4", "*"][dice.below(5)]));
+            request(&VaultRequest::MaySpeak { channel, sender, name })
         }
         3 => frame(Kind::Request, RequestId(id), 100, &VaultVerb::RevealSecret { name }, GatewayVault::MAX_REQUEST),
         _ => {
@@ -156,6 +162,9 @@ fn fuzz(messages: u32) {
     }
     assert!(answers > messages / 4 && violations > messages / 50, "{answers} answers, {violations} violations");
     assert_eq!(answers + violations, messages);
+    // Whatever it asked, nobody is on a list by it.
+    let allowed = broker.verb(VaultVerb::Senders(SenderVerb::Allowed { after: None }));
+    assert!(matches!(allowed, Ok(VaultAnswer::Senders(SenderAnswer::Allowed(rows))) if rows.is_empty()));
     // The positive twin: the same search finds the value where the operator may have it.
     let Ok(VaultAnswer::Revealed(value)) = broker.verb(VaultVerb::RevealSecret { name: BoundedStr::truncated("open") })
     else {

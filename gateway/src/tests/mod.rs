@@ -15,6 +15,7 @@ use proto::edge::{GatewaySandboxd, GatewayVault, Refusal};
 use proto::ids::RunId;
 use proto::port::{Request, Server};
 use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
+use proto::senders::{PairingCode, SenderRefusal, Verdict};
 use proto::vault::{VaultReply, VaultRequest};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -61,8 +62,25 @@ pub(super) fn attach_sandbox(gateway: &Gateway) {
 
 async fn vault(server: Server<GatewayVault>) {
     while let Ok(Request { request, responder, .. }) = server.next().await {
-        let VaultRequest::VerifyClient(login) = request else { panic!("another question") };
-        let Login { address, token, password: _ } = *login;
+        let Login { address, token, password: _ } = match request {
+            VaultRequest::VerifyClient(login) => *login,
+            VaultRequest::MaySpeak { sender, .. } => {
+                let pair = |fresh| Verdict::Pair { code: PairingCode(*b"ABCDEFGH"), seconds: 900, fresh };
+                let verdict = match sender.0.as_str() {
+                    "stranger" => pair(true),
+                    "again" => pair(false),
+                    "refused" => Verdict::Refused(SenderRefusal::NotListed),
+                    "*" => {
+                        responder.refuse(&Refusal::new("allowlist.wildcard", "no")).await.unwrap();
+                        continue;
+                    }
+                    _ => Verdict::Allowed,
+                };
+                responder.reply(&VaultReply::Speak(verdict), &[]).await.unwrap();
+                continue;
+            }
+            VaultRequest::VerifyMac { .. } => panic!("another question"),
+        };
         assert_eq!(address.as_str(), "127.0.0.1");
         let token = token.map(|token| String::from_utf8_lossy(token.expose()).into_owned());
         let rejected = |reason, retry_after_s| VaultReply::Rejected { reason, retry_after_s };

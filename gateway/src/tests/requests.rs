@@ -10,7 +10,8 @@ use tokio_tungstenite::tungstenite::Message;
 async fn every_advertised_method_is_served() {
     let bed = bed().await;
     let (mut client, hello) = Client::login(&bed, 4).await;
-    let params = json!({"sessionKey": "main", "key": "main", "message": "/help", "idempotencyKey": "k"});
+    let params = json!({"sessionKey": "main", "key": "main", "message": "/help", "idempotencyKey": "k",
+        "channel": "signal", "senderId": "+441"});
     for method in hello["features"]["methods"].as_array().unwrap() {
         let answer = client.ask(method.as_str().unwrap(), params.clone()).await;
         assert_eq!(answer["ok"], true, "{answer}");
@@ -120,4 +121,25 @@ async fn drained_gateway_says_goodbye_with_1012() {
     assert!(said);
     assert_eq!(closed, (1012, "service restart".to_owned()));
     hub.hub.emptied().await;
+}
+
+#[tokio::test]
+async fn message_of_a_stranger_reaches_no_agent_and_one_of_a_known_sender_does() {
+    let bed = bed().await;
+    let (mut client, _) = Client::login(&bed, 4).await;
+    let inbound = |sender: &str, key: &str| json!({"channel": "signal", "senderId": sender, "senderName": "Mallory", "message": "/help", "idempotencyKey": key});
+    let fresh = client.ask("channels.inbound", inbound("stranger", "k1")).await;
+    assert_eq!(fresh["payload"]["status"], "pairing", "{fresh}");
+    assert_eq!(fresh["payload"]["code"], "ABCDEFGH");
+    assert!(fresh["payload"]["reply"].as_str().unwrap().contains("moltbot pairing approve signal ABCDEFGH"));
+    let again = client.ask("channels.inbound", inbound("again", "k2")).await;
+    assert!(again["payload"]["reply"].is_null(), "{again}");
+    let refused = client.ask("channels.inbound", inbound("refused", "k3")).await;
+    assert_eq!(refused["payload"], json!({"status": "refused", "reason": "senders.not_listed"}));
+    let wrong = client.ask("channels.inbound", inbound("*", "k4")).await;
+    assert_eq!(wrong["error"]["details"]["code"], "allowlist.wildcard");
+    assert!(bed.gateway.sessions().is_empty(), "nothing of theirs was written down");
+    let known = client.ask("channels.inbound", inbound("+441", "k5")).await;
+    assert_eq!(known["payload"]["status"], "started");
+    assert_eq!(client.chat("k5", "final").await["sessionKey"], "agent:main:signal:+441");
 }

@@ -16,8 +16,9 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     let lockouts = Table::restore([(Party::V4(9), entry), (Party::V6(10), entry)]);
     let mut budgets = Budgets::default();
     budgets.count("secret.00", 1);
+    let senders = crate::senders::tests::some();
     let memory = crate::witness::memory::Memory::default();
-    Contents { ring, records, lockouts, budgets, password: None, renew: false, memory }
+    Contents { ring, records, lockouts, budgets, password: None, renew: false, senders, memory }
 }
 
 pub(crate) fn place(generation: u64, contents: &Contents) -> Place {
@@ -42,8 +43,8 @@ fn snapshot_round_trip_returns_everything_and_hides_it_on_disk() {
     let (found_place, found) = unseal(&master, &file).unwrap();
     assert_eq!(found_place, place);
     assert_eq!(
-        (&found.records, &found.lockouts, &found.budgets),
-        (&contents.records, &contents.lockouts, &contents.budgets)
+        (&found.records, &found.lockouts, &found.budgets, &found.senders),
+        (&contents.records, &contents.lockouts, &contents.budgets, &contents.senders)
     );
     assert_eq!(found.records["secret.01"].open(&found.ring).unwrap().expose(), b"a secret number 1");
     assert!(!file.windows(7).any(|window| window == b"a secre" || window == b"secret."));
