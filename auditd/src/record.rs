@@ -249,14 +249,15 @@ fn request_payload(line: &mut Line, step: &RequestStep) {
 
 fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor) {
     match command {
-        CommandRecord::Intent { run, session, command, backend } => {
+        CommandRecord::Intent { run, session, command, backend, allowed_by } => {
             line.text("runId", &run.0)
                 .text("sessionKey", &session.0)
                 .text("command", &redactor.clean(command))
                 .flag("sandbox", true)
                 .flag("elevated", false)
                 .flag("approved", true)
-                .text("backend", backend);
+                .text("backend", backend)
+                .text("allowedBy", &redactor.clean(allowed_by));
         }
         CommandRecord::Outcome { run, session, end, duration_ms } => {
             line.text("runId", &run.0).text("sessionKey", &session.0).flag("sandbox", true);
@@ -310,6 +311,7 @@ pub(crate) mod tests {
             session: SessionKey(BoundedStr::truncated("agent:main:main")),
             command: BoundedStr::truncated(command),
             backend: BoundedStr::truncated("native"),
+            allowed_by: BoundedStr::truncated("ls"),
         })
     }
 

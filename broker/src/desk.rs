@@ -150,6 +150,9 @@ impl Broker {
                 Ok((With::Config(Box::new(reload)), detail))
             }
             OperatorRequest::DrillStart(role) => Ok((With::Nothing, role.name().to_owned())),
+            OperatorRequest::IncidentReport { sha256 } => {
+                Ok((With::Nothing, format!("sha256:{}", sha256.map(|byte| format!("{byte:02x}")).concat())))
+            }
             OperatorRequest::PruneLogs { stream, first, until, files } => Ok((
                 With::Nothing,
                 format!("{} lines {first} to {} in {files} files", stream.name(), until.saturating_sub(1)),
@@ -197,6 +200,10 @@ impl Broker {
             }
             // Broker has no right to the log's files: its record is all that the operator's command waits for.
             OperatorRequest::PruneLogs { .. } => self.answer(visitor, request, Ok((OperatorReply::Started, None))),
+            // Signed at once: a responder wants the proof now, and not at the next checkpoint.
+            OperatorRequest::IncidentReport { .. } => {
+                self.ask(Role::Auditd, AdminRequest::Checkpoint, &[], plain(None))?;
+            }
             OperatorRequest::LockdownOn => self.lock_down(visitor, request),
             OperatorRequest::LockdownClear => {
                 if !self.clear_lockdown() {
@@ -270,6 +277,7 @@ impl Broker {
                     (AdminReply::GatewayToken(token), None) => Ok((OperatorReply::GatewayToken(token), None)),
                     (AdminReply::Vault(answer), None) => Ok((OperatorReply::Vault(answer), None)),
                     (AdminReply::LogBytes { from, bytes }, None) => Ok((OperatorReply::LogBytes { from, bytes }, None)),
+                    (AdminReply::LogHeads(_), None) => Ok((OperatorReply::Started, None)),
                     (AdminReply::Attached, Some(stream)) => Ok((OperatorReply::Attached, Some(stream))),
                     (reply, _) => Err(Refusal::new("broker.answer", &format!("{role} answered with {reply:?}"))),
                 });

@@ -91,6 +91,7 @@ impl Setup {
                     config::Backend::Native => BackendChoice::Native,
                 },
                 instance: BoundedStr::truncated(&instance(path)),
+                exec: BoundedBytes::new(config.exec_json().into_bytes())?,
                 sizes: sizes(&config.agents.defaults.sandbox.docker),
             },
             Role::Dialer => RoleConfig::Dialer {

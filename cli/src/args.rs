@@ -3,6 +3,7 @@
 mod config;
 mod logins;
 mod people;
+mod sandbox;
 mod security;
 mod vault;
 
@@ -12,7 +13,10 @@ pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
 pub use people::{AllowlistCommand, PairingCommand};
 use proto::audit::Stream;
-pub use security::{AuditOptions, DoctorOptions, SecurityCommand};
+pub use sandbox::{PlaceName, RulesCommand, SandboxCommand};
+pub use security::{
+    AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -40,6 +44,7 @@ const EXAMPLES: &str = "Examples:
   moltbot chat \"/exec uname -a\"       run a command in the session's sandbox
   moltbot status --json | jq .ready
   moltbot gateway token --reveal      print the token for other clients; recorded
+  moltbot sandbox explain 'ls | sh'   what a command would do, and whether it is asked about
   moltbot secrets set model.key       put a secret in; the value is asked for
   moltbot config set gateway.port 18790
   moltbot logs command -f             follow what is being run
@@ -122,6 +127,12 @@ pub enum Command {
         #[command(subcommand)]
         command: SecretsCommand,
     },
+    /// What commands may run unasked: explain one, list and test the rules
+    Sandbox {
+        /// What to do
+        #[command(subcommand)]
+        command: SandboxCommand,
+    },
     /// The vault's own keys
     Vault {
         /// What to do
@@ -142,6 +153,18 @@ pub enum Command {
     },
     /// Whether this machine and this installation can carry Moltbot, with what to do
     Doctor(DoctorOptions),
+    /// Why things are as they are
+    Explain {
+        /// What to explain
+        #[command(subcommand)]
+        command: ExplainCommand,
+    },
+    /// When something happened
+    Incident {
+        /// What to do
+        #[command(subcommand)]
+        command: IncidentCommand,
+    },
     /// What is locked down; lock everything; open it again
     Lockdown {
         /// What to do
@@ -154,6 +177,8 @@ pub enum Command {
         #[command(subcommand)]
         command: DrillCommand,
     },
+    /// Every command at one prompt, with completion, history and what happens meanwhile
+    Shell,
     /// Print shell completions
     Completion {
         /// Which shell
@@ -394,6 +419,17 @@ impl From<StreamName> for Stream {
 }
 
 impl Args {
+    /// The same, as said at the prompt of a shell that was started with `outer` on `dir`.
+    #[must_use]
+    pub fn within(mut self, dir: &std::path::Path, outer: &Self) -> Self {
+        self.state_dir = Some(dir.to_owned());
+        self.json |= outer.json;
+        if self.color == Color::Auto {
+            self.color = outer.color;
+        }
+        self
+    }
+
     /// The state directory, absolute.
     ///
     /// # Errors

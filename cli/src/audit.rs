@@ -45,6 +45,15 @@ pub fn run(dir: &Path, options: &AuditOptions, args: &Args) -> Result<(), CliErr
     }
 }
 
+/// What `--deep --json` prints.
+///
+/// # Errors
+/// [`CliError`].
+pub fn as_json(dir: &Path) -> Result<serde_json::Value, CliError> {
+    let facts = Facts::gather(dir, true)?;
+    Ok(report::as_json(&facts, &findings(&facts), None, false))
+}
+
 /// Every finding, the worst first.
 fn findings(facts: &Facts) -> Vec<Finding> {
     let mut all = files::findings(facts);

@@ -5,7 +5,7 @@
 //! A file that is restored is hostile until it was decrypted and its store opened with its key.
 
 mod age;
-mod tar;
+pub mod tar;
 
 use crate::CliError;
 use crate::args::{Args, VaultCommand};

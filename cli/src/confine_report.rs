@@ -7,6 +7,7 @@ use crate::args::Args;
 use crate::door::Door;
 use crate::paint::Paint;
 use crate::status::role_as_json;
+use proto::ids::Role;
 use proto::operator::{RoleState, RoleStatus, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,9 +18,10 @@ use std::path::Path;
 /// The walls of this build.
 const DESIGN: &str = include_str!("../../docs/confinement.json");
 
+/// The walls of this build.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Design {
+pub struct Design {
     floor: Vec<Floor>,
     roles: Vec<Wall>,
 }
@@ -31,8 +33,9 @@ struct Floor {
     landlock_abi: u8,
 }
 
+/// The wall of one role.
 #[derive(Debug, Deserialize)]
-struct Wall {
+pub struct Wall {
     role: String,
     seccomp: Filter,
     landlock: Option<Domain>,
@@ -81,6 +84,50 @@ struct Limit {
     why: String,
 }
 
+/// The walls of this build.
+///
+/// # Errors
+/// [`CliError`] where this build's own table cannot be read.
+pub fn design() -> Result<Design, CliError> {
+    serde_json::from_str(DESIGN).map_err(CliError::failed)
+}
+
+impl Design {
+    /// The wall of a role.
+    #[must_use]
+    pub fn wall(&self, role: Role) -> Option<&Wall> {
+        self.roles.iter().find(|wall| wall.role == role.name())
+    }
+}
+
+impl Wall {
+    /// Whether the filter lets a call through, if only with some arguments.
+    #[must_use]
+    pub fn allows(&self, call: &str) -> bool {
+        let named = || self.seccomp.rules.iter().filter(|rule| rule.call == call);
+        // A filter that allows by default names what it forbids; one with arguments forbids only some of it.
+        if self.seccomp.default == "allow" {
+            !named().any(|rule| rule.args.is_empty())
+        } else {
+            named().next().is_some()
+        }
+    }
+
+    /// How many calls the filter names.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        let names: std::collections::BTreeSet<&str> = self.seccomp.rules.iter().map(|rule| &*rule.call).collect();
+        names.len()
+    }
+
+    /// What it may do with which files.
+    #[must_use]
+    pub fn grants(&self) -> Vec<(String, String)> {
+        let grants = self.landlock.iter().flat_map(|domain| &domain.grants);
+        grants.map(|grant| (grant.resource.clone(), format!("{} ({})", grant.access, grant.why))).collect()
+    }
+}
+
 /// Prints it. Where nothing runs the walls are shown as they would be.
 ///
 /// # Errors
@@ -91,7 +138,7 @@ pub fn show(dir: &Path, args: &Args) -> Result<(), CliError> {
         Err(CliError::NotRunning(_)) => None,
         Err(error) => return Err(error),
     };
-    let design: Design = serde_json::from_str(DESIGN).map_err(CliError::failed)?;
+    let design = design()?;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", as_json(&design, status.as_ref())?)?;
@@ -126,7 +173,7 @@ fn deviations(design: &Design, wall: &Wall, status: Option<&Status>) -> Vec<Stri
 /// Every process that is not confined as this build says.
 #[must_use]
 pub fn all_deviations(status: &Status) -> Vec<String> {
-    match serde_json::from_str::<Design>(DESIGN) {
+    match design() {
         Ok(design) => design.roles.iter().flat_map(|wall| deviations(&design, wall, Some(status))).collect(),
         Err(error) => vec![format!("this build's own table cannot be read: {error}")],
     }

@@ -83,7 +83,7 @@ pub fn each(dir: &Path, stream: Stream, take: Take<'_>) -> Result<(), CliError> 
 pub type Take<'t> = &'t mut dyn FnMut(&str) -> Result<(), CliError>;
 
 /// A stream by way of broker, as far as it was read.
-struct Live {
+pub struct Live {
     door: Door,
     stream: Stream,
     offset: u64,
@@ -91,7 +91,19 @@ struct Live {
 }
 
 impl Live {
-    fn read_on(&mut self, take: Take<'_>) -> Result<(), CliError> {
+    /// From its beginning.
+    ///
+    /// # Errors
+    /// [`CliError`] where nothing runs.
+    pub fn open(dir: &Path, stream: Stream) -> Result<Self, CliError> {
+        Ok(Self { door: Door::open(dir)?, stream, offset: 0, partial: Vec::new() })
+    }
+
+    /// Hands on what came since the last time.
+    ///
+    /// # Errors
+    /// [`CliError`], and those of `take`.
+    pub fn read_on(&mut self, take: Take<'_>) -> Result<(), CliError> {
         loop {
             let request = OperatorRequest::ReadLog { stream: self.stream, offset: self.offset };
             let (OperatorReply::LogBytes { from, bytes }, _) = self.door.ask(&request)? else {
@@ -172,7 +184,9 @@ fn wanted(line: &str, options: &ShowLogs) -> bool {
         && options.until.is_none_or(|until| time.is_some_and(|time| time < until))
 }
 
-fn render(line: &str, paint: Paint) -> String {
+/// A record for a person.
+#[must_use]
+pub fn render(line: &str, paint: Paint) -> String {
     let Ok(Value::Object(record)) = serde_json::from_str(line) else { return paint.bad(&harmless(line)) };
     let text = |key: &str| record.get(key).map(plain).unwrap_or_default();
     let kind = text("type");

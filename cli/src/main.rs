@@ -11,21 +11,26 @@ mod confine_report;
 mod doctor;
 mod door;
 mod drill;
+mod explain;
+mod incident;
 mod lockdown;
 mod logins;
 mod logs;
+mod migrate;
 mod paint;
 mod people;
 mod prune;
 mod restart;
+mod sandbox;
 mod secrets;
+mod shell;
 mod status;
 mod up;
 mod vault;
 mod verify;
 mod ws;
 
-use args::{Args, Command, DrillCommand, GatewayCommand, SecurityCommand};
+use args::{Args, Command, DrillCommand, ExplainCommand, GatewayCommand, IncidentCommand, SecurityCommand};
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
@@ -98,15 +103,20 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Gateway { command: None, .. } => Ok(()),
         Command::Config { command } => config::run(&dir, command, args),
         Command::Security { command: SecurityCommand::Audit(options) } => audit::run(&dir, options, args),
+        Command::Security { command: SecurityCommand::Migrate(options) } => migrate::run(&dir, options, args),
         Command::Doctor(options) => doctor::run(&dir, *options, args),
+        Command::Explain { command: ExplainCommand::BlastRadius { role } } => explain::blast_radius(&dir, role, args),
+        Command::Incident { command: IncidentCommand::Report(options) } => incident::report(&dir, options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Pairing { command } => people::pairing(&dir, command, args),
         Command::Allowlist { command } => people::allowlist(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
+        Command::Sandbox { command } => sandbox::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
+        Command::Shell => shell::run(&dir, args),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
             Ok(())

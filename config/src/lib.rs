@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod edit;
+pub mod migrate;
 pub mod rules;
 mod schema;
 mod source;
@@ -165,6 +166,12 @@ impl Config {
     #[must_use]
     pub fn local(&self, tls: bool) -> Vec<String> {
         self.egress.local(tls).collect()
+    }
+
+    /// `tools.exec` as JSON, for sandboxd.
+    #[must_use]
+    pub fn exec_json(&self) -> String {
+        serde_json::to_string(&self.tools.exec).unwrap_or_else(|_| "{}".to_owned())
     }
 
     /// The effective configuration as JSON. No field of it is a secret: those are never written out.

@@ -19,7 +19,7 @@ pub use egress::Egress;
 pub(crate) use egress::{host_and_port, origin};
 pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, Reload, ReloadMode, Tailscale, TailscaleMode};
 pub use scalar::{Cpus, NativeCommands, Size};
-pub use tools::{Elevated, Switch, Tools};
+pub use tools::{Ask, Elevated, Exec, Switch, Tools};
 
 use std::collections::BTreeMap;
 

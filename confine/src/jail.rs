@@ -1,4 +1,4 @@
-//! Native sandboxes: one `/bin/sh -c` behind namespaces, Landlock, seccomp and limits ([`Tier::N1`]), or where user
+//! Native sandboxes: one program behind namespaces, Landlock, seccomp and limits ([`Tier::N1`]), or where user
 //! namespaces are forbidden behind the last three ([`Tier::N2`]).
 //!
 //! Hostile: the command's text and everything it starts, hence what it writes. Nothing here may fall back to a weaker
@@ -58,9 +58,9 @@ const fn os(what: &'static str) -> impl Fn(Errno) -> JailError {
 /// How a sandbox ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum End {
-    /// The shell exited with this status.
+    /// The program exited with this status; 127 where there is none of that name.
     Exited(u8),
-    /// A signal ended the shell.
+    /// A signal ended the program.
     Signalled(u8),
     /// It was killed from outside: by [`Jail::kill`], or by the machine.
     Killed,
@@ -75,8 +75,8 @@ pub struct JailSpec<'a> {
     pub tier: Tier,
     /// Directory that it may write to.
     pub workspace: BorrowedFd<'a>,
-    /// Text for the shell.
-    pub command: &'a str,
+    /// Absolute path of the program, and its arguments behind it.
+    pub words: &'a [&'a str],
     /// Its standard output.
     pub stdout: BorrowedFd<'a>,
     /// Its standard error.
@@ -100,7 +100,9 @@ pub(crate) struct Prepared<'a> {
     jailer: &'a Jailer,
     uid_map: CString,
     gid_map: CString,
-    command: CString,
+    words: Vec<CString>,
+    /// Of `words`, and a null behind them.
+    arguments: Vec<*const libc::c_char>,
     processes: u64,
     null: OwnedFd,
     stdout: OwnedFd,
@@ -152,12 +154,15 @@ impl Jailer {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(os("pipe"))?;
         let raise = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, ABOVE).map_err(os("dup"));
         let line = |id: u32| CString::new(format!("65534 {id} 1\n")).map_err(|_| JailError::Nul);
+        let words: Vec<CString> =
+            spec.words.iter().map(|word| CString::new(*word)).collect::<Result<_, _>>().map_err(|_| JailError::Nul)?;
         let prepared = Prepared {
             tier: spec.tier,
             jailer: self,
             uid_map: line(self.uid)?,
             gid_map: line(getgid().as_raw())?,
-            command: CString::new(spec.command).map_err(|_| JailError::Nul)?,
+            arguments: words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect(),
+            words,
             processes: match spec.tier {
                 Tier::N1 => PROCESSES,
                 // Without a user namespace the kernel counts all of this uid's tasks on the machine.

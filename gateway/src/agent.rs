@@ -28,7 +28,7 @@ const DESCRIBE_WAIT: Duration = Duration::from_secs(2);
 const HELP: &str = "Commands:\n\
     /help - this list\n\
     /status - version, uptime, sandbox\n\
-    /exec COMMAND - run COMMAND with /bin/sh in this session's sandbox\n\
+    /exec COMMAND - run COMMAND in this session's sandbox\n\
     /new - begin a new session; the old transcript is kept\n\
     /stop - stop what runs in this session";
 const NO_MODEL: &str = "No model provider is configured, so I can only run commands. Type /help.\n\

@@ -109,6 +109,8 @@ pub enum CommandRecord {
         command: BoundedStr<8192>,
         /// Backend that will confine it.
         backend: BoundedStr<32>,
+        /// What let it run: a rule's id, `ask-off`, or an approval's number.
+        allowed_by: BoundedStr<96>,
     },
     /// Written after it ended.
     Outcome {

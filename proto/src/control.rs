@@ -76,6 +76,8 @@ pub enum RoleConfig {
         backend: BackendChoice,
         /// Tells this installation's containers from others': 16 hexadecimal digits.
         instance: BoundedStr<16>,
+        /// `tools.exec` of the configuration as JSON: who is asked about which command.
+        exec: BoundedBytes<32_768>,
         /// How large a container is.
         sizes: Sizes,
     },

@@ -46,6 +46,11 @@ pub enum OperatorRequest {
         /// Files that go.
         files: u32,
     },
+    /// Record that a report on an incident was made, by its digest; the operator's command writes it.
+    IncidentReport {
+        /// SHA-256 of the archive.
+        sha256: [u8; 32],
+    },
     /// Freeze everything until `LockdownClear`; answered when it is done.
     LockdownOn,
     /// End a lockdown and every quarantine.
@@ -77,6 +82,7 @@ impl OperatorRequest {
             Self::Attach => "attach",
             Self::ReadLog { .. } => "logs.read",
             Self::PruneLogs { .. } => "logs.prune",
+            Self::IncidentReport { .. } => "incident.report",
             Self::LockdownOn => "lockdown.on",
             Self::LockdownClear => "lockdown.clear",
             Self::DrillStart(_) => "drill.start",

@@ -2,7 +2,7 @@
 //! name an image, a mount, a capability, a network or a flag.
 
 use crate::audit::RunEnd;
-use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
+use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
 use crate::ids::{RunId, SessionKey};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub enum SandboxRequest {
     Exec {
         /// Conversation that asks.
         session: SessionKey,
-        /// Text for the sandbox's `/bin/sh -c`.
+        /// The command as it was written; sandboxd alone judges it.
         command: BoundedStr<8192>,
     },
     /// Which backend serves, or why none does.
@@ -23,6 +23,29 @@ pub enum SandboxRequest {
         /// Conversation it belongs to.
         session: SessionKey,
     },
+}
+
+/// A program's absolute path and its arguments.
+pub type Words = BoundedVec<BoundedStr<12_288>, 4_096>;
+
+/// Bounds words.
+///
+/// # Errors
+/// [`TooLong`]; also where all of them together are too much for one packet.
+pub fn words<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Words, TooLong> {
+    let words: Vec<BoundedStr<12_288>> = words.into_iter().map(BoundedStr::new).collect::<Result<_, _>>()?;
+    let all: usize = words.iter().map(|word| word.len().saturating_add(3)).sum();
+    // A packet has 16 KiB, and a little of that is not for words.
+    BoundedStr::<15_000>::new("x".repeat(all.min(15_001)))?;
+    BoundedVec::new(words)
+}
+
+/// The words that have the shell of the sandbox run a text.
+///
+/// # Errors
+/// [`TooLong`].
+pub fn shell(text: &str) -> Result<Words, TooLong> {
+    words(["/bin/sh", "-c", text])
 }
 
 /// Where commands are confined.
@@ -166,12 +189,12 @@ pub struct WorkspaceName(pub BoundedStr<32>);
 /// sandboxd -> launcher.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub enum LaunchRequest {
-    /// Run `/bin/sh -c command`; the packet carries two descriptors, for its standard output and standard error.
+    /// Run a program; the packet carries two descriptors, for its standard output and standard error.
     Run {
         /// Workspace to mount writable.
         workspace: WorkspaceName,
-        /// Text for the shell.
-        command: BoundedStr<8192>,
+        /// The program's absolute path, and its arguments behind it.
+        words: Words,
         /// Seconds of wall clock it gets.
         timeout_s: u32,
     },

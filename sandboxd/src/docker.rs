@@ -21,7 +21,7 @@ use proto::bounded::BoundedStr;
 use proto::control::FromRole;
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
-use proto::sandbox::Posture;
+use proto::sandbox::{Posture, Words};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -240,7 +240,7 @@ impl DockerBackend {
     ///
     /// # Errors
     /// [`Refusal`] where it could not be started.
-    pub async fn run<S, F>(&self, session: &SessionKey, command: &str, mut sink: S) -> Result<RunEnd, Refusal>
+    pub async fn run<S, F>(&self, session: &SessionKey, words: Words, mut sink: S) -> Result<RunEnd, Refusal>
     where
         S: FnMut(bool, Vec<u8>) -> F,
         F: Future<Output = ()>,
@@ -254,7 +254,7 @@ impl DockerBackend {
             privileged: Some(false),
             user: Some("65534:65534".to_owned()),
             working_dir: Some("/workspace".to_owned()),
-            cmd: Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), command.to_owned()]),
+            cmd: Some(words.iter().map(|word| word.to_string()).collect()),
             ..ExecConfig::default()
         };
         let exec = within(ANSWER, "exec", self.docker.create_exec(&id, exec)).await?;

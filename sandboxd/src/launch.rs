@@ -10,7 +10,7 @@ use proto::control::{FromRole, ToRole};
 use proto::edge::{Edge, Refusal, SandboxdLauncher};
 use proto::exit::Exit;
 use proto::ids::RequestId;
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest, WorkspaceName};
+use proto::sandbox::{Backend, LaunchReply, LaunchRequest, Words, WorkspaceName};
 use proto::topology::{EdgeId, Side};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
@@ -190,8 +190,8 @@ impl Launcher<'_> {
                 };
                 Ok(Some(LaunchReply::Tier { backend, detail: BoundedStr::truncated(&detail) }))
             }
-            LaunchRequest::Run { workspace, command, timeout_s } => {
-                self.run(id, workspace, command, *timeout_s, &fds).map(|()| None)
+            LaunchRequest::Run { workspace, words, timeout_s } => {
+                self.run(id, workspace, words, *timeout_s, &fds).map(|()| None)
             }
         };
         match outcome {
@@ -205,7 +205,7 @@ impl Launcher<'_> {
         &mut self,
         id: RequestId,
         workspace: &WorkspaceName,
-        command: &str,
+        words: &Words,
         timeout_s: u32,
         fds: &[OwnedFd],
     ) -> Result<(), Refusal> {
@@ -219,8 +219,9 @@ impl Launcher<'_> {
         let [stdout, stderr] = fds else { return Err(Refusal::new("launcher.descriptors", "two are needed")) };
         let failed = |what: &dyn std::fmt::Display| Refusal::new("sandbox.failed", &format!("{what} ({detail})"));
         let workspace = self.workspace(workspace).map_err(|errno| failed(&format!("workspace: {errno}")))?;
-        let spec =
-            JailSpec { tier, workspace: workspace.as_fd(), command, stdout: stdout.as_fd(), stderr: stderr.as_fd() };
+        let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
+        let (stdout, stderr) = (stdout.as_fd(), stderr.as_fd());
+        let spec = JailSpec { tier, workspace: workspace.as_fd(), words: &words, stdout, stderr };
         let jail = self.jailer.spawn(&spec).map_err(|error| failed(&error))?;
         let until = Instant::now() + Duration::from_secs(u64::from(timeout_s));
         self.runs.push(Run { id, jail, until, timed_out: false, aborted: false });
@@ -301,7 +302,7 @@ impl Launcher<'_> {
         let spec = JailSpec {
             tier,
             workspace: workspace.as_fd(),
-            command: "exit 0",
+            words: &["/bin/sh", "-c", "exit 0"],
             stdout: null.as_fd(),
             stderr: null.as_fd(),
         };

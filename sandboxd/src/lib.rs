@@ -6,6 +6,7 @@
 
 pub mod docker;
 pub mod drift;
+pub mod judge;
 pub mod launch;
 pub mod native;
 pub mod policy;

@@ -5,7 +5,7 @@ use confine::startup::{Start, StartError};
 use proto::control::RoleConfig;
 use proto::exit::Exit;
 use proto::ids::Role;
-use sandboxd::{policy, serve, state::Settings};
+use sandboxd::{judge::Judge, policy, serve, state::Settings};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -13,9 +13,10 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, .. } = start.config() else {
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, exec, .. } = start.config() else {
         return Err(start.wrong_config());
     };
+    let judge = Judge::new(exec).map_err(StartError::permanent)?;
     let settings = Settings {
         socket: docker_socket.to_string(),
         image: image.to_string(),
@@ -24,5 +25,5 @@ fn start(start: Start) -> Result<Exit, StartError> {
         sizes: *sizes,
     };
     let (sealed, control) = start.seal(&policy::SANDBOXD, &[])?;
-    serve::serve(&sealed, control, settings)
+    serve::serve(&sealed, control, settings, judge)
 }

@@ -2,12 +2,11 @@
 
 use crate::state::workspace;
 use proto::audit::RunEnd;
-use proto::bounded::BoundedStr;
 use proto::channel::CallError;
 use proto::edge::{Refusal, SandboxdLauncher};
 use proto::ids::SessionKey;
 use proto::port::Port;
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest};
+use proto::sandbox::{Backend, LaunchReply, LaunchRequest, Words};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -60,7 +59,7 @@ fn receiver() -> Result<(Receiver, OwnedFd), Refusal> {
 pub async fn run<S, F>(
     launcher: &Port<SandboxdLauncher>,
     session: &SessionKey,
-    command: &str,
+    words: Words,
     timeout: Duration,
     mut sink: S,
 ) -> Result<RunEnd, Refusal>
@@ -70,9 +69,8 @@ where
 {
     let (mut stdout, stdout_end) = receiver()?;
     let (mut stderr, stderr_end) = receiver()?;
-    let command = BoundedStr::new(command).map_err(|error| Refusal::new("sandbox.command", &error.to_string()))?;
     let timeout_s = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
-    let request = LaunchRequest::Run { workspace: workspace(session), command, timeout_s };
+    let request = LaunchRequest::Run { workspace: workspace(session), words, timeout_s };
     let call = async {
         let answer = launcher.call_with(&request, &[stdout_end.as_fd(), stderr_end.as_fd()], timeout + GRACE).await;
         // Only now: the launcher had them before it answered, and a pipe without a writer looks ended.

@@ -1,6 +1,7 @@
 //! sandboxd at work: intent on disk, then the run, then its outcome. What cannot be logged does not run.
 
 use crate::docker::{self, DockerBackend};
+use crate::judge::{Judge, Ready};
 use crate::native;
 use crate::runs::{Runs, lock};
 use crate::state::{Choice, Engine, Settings, choose, random};
@@ -47,6 +48,7 @@ enum Serving {
 
 struct Sandboxd {
     settings: Settings,
+    judge: Judge,
     audit: Port<ToAuditd>,
     launcher: Port<SandboxdLauncher>,
     words: mpsc::Sender<FromRole>,
@@ -66,7 +68,7 @@ struct Sandboxd {
 ///
 /// # Errors
 /// [`StartError`] where the runtime cannot be built or broker speaks out of turn.
-pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Exit, StartError> {
+pub fn serve(_walls: &Sealed, control: Control, settings: Settings, judge: Judge) -> Result<Exit, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -77,6 +79,7 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings) -> Result<Ex
         let (words, mut outgoing) = mpsc::channel(64);
         let sandboxd = Arc::new(Sandboxd {
             settings,
+            judge,
             audit: Port::new(role::Sandboxd),
             launcher: Port::new(role::Sandboxd),
             words,
@@ -383,6 +386,10 @@ impl Sandboxd {
                 return Err(self.refuse(session, command, refusal).await);
             }
         };
+        let Ready { words, allowed_by } = match self.judge.judge(session, command, backend) {
+            Ok(ready) => ready,
+            Err(refusal) => return Err(self.refuse(session, command, refusal).await),
+        };
         let run = new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
         // From here on it is one of the commands that a freeze ends.
         let running = self.running.begin(&run, session);
@@ -391,6 +398,7 @@ impl Sandboxd {
             session: session.clone(),
             command: command.clone(),
             backend: BoundedStr::truncated(backend.name()),
+            allowed_by: BoundedStr::truncated(&allowed_by),
         })
         .await?;
         let started = Instant::now();
@@ -408,8 +416,8 @@ impl Sandboxd {
         };
         let work = async {
             match serving.as_ref() {
-                Serving::Docker(docker, _) => docker.run(session, command, sink).await,
-                _ => native::run(&self.launcher, session, command, RUN, sink).await,
+                Serving::Docker(docker, _) => docker.run(session, words, sink).await,
+                _ => native::run(&self.launcher, session, words, RUN, sink).await,
             }
         };
         let outcome = tokio::select! {

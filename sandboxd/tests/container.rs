@@ -147,7 +147,7 @@ fn session() -> SessionKey {
 async fn run(backend: &DockerBackend, command: &str) -> (RunEnd, String) {
     let mut out = Vec::new();
     let end = backend
-        .run(&session(), command, |is_error, bytes| {
+        .run(&session(), proto::sandbox::shell(command).unwrap(), |is_error, bytes| {
             if !is_error {
                 out.extend(bytes);
             }
@@ -285,12 +285,15 @@ fn bomb_hits_its_own_session_alone_and_that_one_answers_again() {
         let backend = backend(&settings(&socket, "moltbot-sandbox:latest", &instance)).await;
         let quiet = |session: SessionKey| {
             let backend = &backend;
-            async move { backend.run(&session, "echo here", |_, _| async {}).await }
+            async move { backend.run(&session, proto::sandbox::shell("echo here").unwrap(), |_, _| async {}).await }
         };
         assert_eq!(quiet(beside.clone()).await.unwrap(), RunEnd::Exited(0));
         for (what, command) in bombs {
             let bombed = session();
-            let bomb = tokio::time::timeout(Duration::from_secs(4), backend.run(&bombed, command, |_, _| async {}));
+            let bomb = tokio::time::timeout(
+                Duration::from_secs(4),
+                backend.run(&bombed, proto::sandbox::shell(command).unwrap(), |_, _| async {}),
+            );
             let (ended, other) = tokio::join!(bomb, quiet(beside.clone()));
             assert_eq!(other.unwrap(), RunEnd::Exited(0), "{what}: another session");
             // As serve does with what did not end by itself.
@@ -322,7 +325,10 @@ fn more_output_than_memory_passes_through() {
             passed += bytes.len();
             async {}
         };
-        let end = backend.run(&session(), &format!("head -c {BYTES} /dev/zero"), count).await.unwrap();
+        let end = backend
+            .run(&session(), proto::sandbox::shell(&format!("head -c {BYTES} /dev/zero")).unwrap(), count)
+            .await
+            .unwrap();
         assert_eq!((end, passed), (RunEnd::Exited(0), BYTES));
         assert!(peak() - before < 64 << 10, "{} KiB for {BYTES} bytes of output", peak() - before);
         backend.discard_all().await;

@@ -47,7 +47,8 @@ fn run(engine: &Engine) -> (Refusal, Vec<String>) {
         let taken = taken.unwrap_or_else(|| panic!("{found:?}"));
         let (words, mut told) = mpsc::channel(8);
         let backend = DockerBackend::new(taken, settings, words).await.unwrap();
-        let refusal = backend.run(&session(), "true", |_, _| async {}).await.unwrap_err();
+        let refusal =
+            backend.run(&session(), proto::sandbox::shell("true").unwrap(), |_, _| async {}).await.unwrap_err();
         drop(backend);
         let mut details = Vec::new();
         while let Some(word) = told.recv().await {
@@ -186,7 +187,7 @@ fn what_an_engine_made_without_saying_so_is_removed_before_the_next() {
         let backend = DockerBackend::new(docker::look(&settings).await.1.unwrap(), settings, words).await.unwrap();
         let lists = || engine.asked().iter().filter(|request| *request == "GET /containers/json").count();
         for looks in [2, 3] {
-            backend.run(&session(), "true", |_, _| async {}).await.unwrap_err();
+            backend.run(&session(), proto::sandbox::shell("true").unwrap(), |_, _| async {}).await.unwrap_err();
             assert_eq!(lists(), looks);
         }
     });

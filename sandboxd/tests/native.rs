@@ -40,8 +40,13 @@ impl Bench {
         let dir = std::fs::File::open(self.workspace.path()).unwrap();
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let started = Instant::now();
-        let spec =
-            JailSpec { tier: self.tier, workspace: dir.as_fd(), command, stdout: write.as_fd(), stderr: write.as_fd() };
+        let spec = JailSpec {
+            tier: self.tier,
+            workspace: dir.as_fd(),
+            words: &["/bin/sh", "-c", command],
+            stdout: write.as_fd(),
+            stderr: write.as_fd(),
+        };
         let mut jail = self.jailer.spawn(&spec).unwrap();
         drop(write);
         let mut out = Vec::new();
@@ -246,7 +251,7 @@ fn nul_in_the_command_is_refused(bench: &Bench) {
     let spec = JailSpec {
         tier: bench.tier,
         workspace: dir.as_fd(),
-        command: "a\0b",
+        words: &["/bin/sh", "-c", "a\0b"],
         stdout: dir.as_fd(),
         stderr: dir.as_fd(),
     };

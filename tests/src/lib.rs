@@ -164,7 +164,9 @@ impl System {
             Sandbox::Native => serde_json::json!({ "backend": "native" }),
             Sandbox::Docker(socket) => serde_json::json!({ "backend": "docker", "docker": { "socket": socket } }),
         };
-        let config = serde_json::json!({ "agents": { "defaults": { "sandbox": config } } });
+        // Most tests are not about who is asked.
+        let exec = serde_json::json!({ "ask": "off" });
+        let config = serde_json::json!({ "agents": { "defaults": { "sandbox": config } }, "tools": { "exec": exec } });
         std::fs::write(state.join("moltbot.json"), config.to_string()).unwrap();
         let group = match sandbox {
             Sandbox::Docker(socket) => {
@@ -179,6 +181,14 @@ impl System {
             }
         }
         system
+    }
+
+    /// Sets `tools.exec`; the next start has it.
+    pub fn set_exec(&self, exec: Value) {
+        let path = self.state.join("moltbot.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["tools"]["exec"] = exec;
+        std::fs::write(&path, config.to_string()).unwrap();
     }
 
     /// `moltbot up`, which must succeed.

@@ -4,7 +4,7 @@
 use crate::{Outcome, cargo, run};
 
 /// Roles that have such tests.
-const ROLES: [&str; 2] = ["auditd", "vault"];
+const ROLES: [&str; 3] = ["auditd", "command", "vault"];
 
 /// Runs those of the named role; of every role where none is named.
 pub fn torture(args: &[String]) -> Outcome {

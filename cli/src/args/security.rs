@@ -1,6 +1,8 @@
 //! `moltbot security ...` and `moltbot doctor`
 
 use clap::Subcommand;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// `moltbot security ...`
 #[derive(Debug, Subcommand)]
@@ -8,6 +10,8 @@ pub enum SecurityCommand {
     /// What is weak about this installation, as a score with reasons
     #[command(after_help = EXAMPLES)]
     Audit(AuditOptions),
+    /// Take over a state directory of plaintext Moltbot, Clawdbot or OpenClaw, which is only read
+    Migrate(MigrateOptions),
 }
 
 /// How to audit.
@@ -30,6 +34,20 @@ pub struct AuditOptions {
     pub min_score: Option<u8>,
 }
 
+/// What to migrate.
+#[derive(clap::Args, Clone, Debug)]
+pub struct MigrateOptions {
+    /// The old state directory [default: the first of ~/.openclaw, ~/.clawdbot, ~/.moldbot, ~/.moltbot that has one]
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Print the plan, and change nothing at all
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Don't ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// How to look.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct DoctorOptions {
@@ -45,3 +63,31 @@ const EXAMPLES: &str = "Examples:
   moltbot security audit --deep
   moltbot security audit --fix --dry-run
   moltbot security audit --min-score 85 --json | jq .score";
+
+/// `moltbot explain ...`
+#[derive(Debug, Subcommand)]
+pub enum ExplainCommand {
+    /// What whoever takes a role over has then, and what not
+    BlastRadius {
+        /// Which role
+        role: String,
+    },
+}
+
+/// `moltbot incident ...`
+#[derive(Debug, Subcommand)]
+pub enum IncidentCommand {
+    /// Write everything that a responder needs into one archive, whose digest the log vouches for
+    Report(ReportOptions),
+}
+
+/// What goes into a report.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ReportOptions {
+    /// The archive to write; its proof goes beside it, as FILE.proof
+    #[arg(long, value_name = "FILE", default_value = "moltbot-incident.tar")]
+    pub out: PathBuf,
+    /// Records from this time on: 2026-11-23, 2026-11-23T14:00:00Z, or 90m, 12h, 7d ago
+    #[arg(long, value_name = "TIME", value_parser = crate::logs::parse_time, default_value = "7d")]
+    pub since: Duration,
+}

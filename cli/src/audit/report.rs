@@ -37,7 +37,7 @@ fn count(findings: &[Finding], severity: Severity) -> usize {
     findings.iter().filter(|found| found.severity == severity).count()
 }
 
-fn as_json(facts: &Facts, findings: &[Finding], fixed: Option<&Vec<Action>>, dry_run: bool) -> Value {
+pub(super) fn as_json(facts: &Facts, findings: &[Finding], fixed: Option<&Vec<Action>>, dry_run: bool) -> Value {
     let rows: Vec<Value> = findings
         .iter()
         .map(|found| {

@@ -2,7 +2,7 @@
 
 use super::agents::ToolLists;
 use super::scalar::Id;
-use super::section;
+use super::{choice, section};
 use std::collections::BTreeMap;
 
 section! {
@@ -21,6 +21,33 @@ section! {
         pub canvas: Switch,
         /// What sandboxed conversations may use.
         pub sandbox: SandboxTools,
+        /// Commands: who is asked about which.
+        pub exec: Exec,
+    }
+}
+
+section! {
+    /// `tools.exec`
+    #[derive(Default)]
+    pub struct Exec {
+        /// When the operator is asked.
+        pub ask: Ask,
+        /// Rules beside the built-in ones; `moltbot sandbox rules test` tries them. sandboxd tries each on its examples before
+        /// it serves.
+        pub rules: Vec<serde_json::Value>,
+    }
+}
+
+choice! {
+    /// `tools.exec.ask`
+    pub enum Ask {
+        /// Never: what no rule denies runs.
+        #[default]
+        Off,
+        /// Where no rule allows the command.
+        OnMiss,
+        /// Before every command.
+        Always,
     }
 }
 

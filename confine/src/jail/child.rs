@@ -1,13 +1,12 @@
 //! The child's side, between clone and exec: it allocates nothing, takes no lock, and leaves by `_exit` or `execve` only.
 //!
-//! The first child is the supervisor: init of its pid namespace in N1, a subreaper in N2. It starts the shell, reaps, and
-//! reports how the shell ended on a pipe that nobody else holds. The shell's process raises its walls last, because each
+//! The first child is the supervisor: init of its pid namespace in N1, a subreaper in N2. It starts the program, reaps, and
+//! reports how that ended on a pipe that nobody else holds. The program's process raises its walls last, because each
 //! wall would keep it from building the next. `/proc/1` is out of the command's reach: the supervisor is not dumpable.
 
 use super::root::write_file;
 use super::{End, Jailer, Prepared, Tier, walls};
 use crate::privileges;
-use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::ptr;
 
@@ -63,7 +62,7 @@ const STEPS: [&str; 17] = [
     "limits",
     "landlock",
     "seccomp",
-    "exec of /bin/sh",
+    "exec",
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -237,7 +236,7 @@ fn become_shell(prepared: &Prepared<'_>) -> Result<Never, Failure> {
     for program in only_n2.into_iter().chain(&jailer.filters) {
         seccompiler::apply_filter(program).map_err(|_| Failure { step: Step::Seccomp, errno: errno() })?;
     }
-    exec(prepared.tier, &prepared.command)
+    exec(prepared)
 }
 
 /// No capability in any set, none to be had again, and no privilege from set-uid files.
@@ -252,9 +251,9 @@ fn drop_rights(tier: Tier) -> Result<(), Failure> {
     privileges::set_capabilities(0).map_err(priv_step(Step::Capabilities))
 }
 
-fn exec(tier: Tier, command: &CStr) -> Result<Never, Failure> {
-    let arguments = [c"sh".as_ptr(), c"-c".as_ptr(), command.as_ptr(), ptr::null()];
-    let (home, temporary) = match tier {
+fn exec(prepared: &Prepared<'_>) -> Result<Never, Failure> {
+    let Some(program) = prepared.words.first() else { return Err(Failure { step: Step::Exec, errno: libc::EINVAL }) };
+    let (home, temporary) = match prepared.tier {
         Tier::N1 => (c"HOME=/workspace", c"TMPDIR=/tmp"),
         // The workspace's path may lead through directories that this uid cannot pass.
         Tier::N2 => (c"HOME=.", c"TMPDIR=."),
@@ -267,7 +266,16 @@ fn exec(tier: Tier, command: &CStr) -> Result<Never, Failure> {
         ptr::null(),
     ];
     // SAFETY: both lists end in null and hold C strings that live until exec.
-    unsafe { libc::execve(c"/bin/sh".as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    unsafe { libc::execve(program.as_ptr(), prepared.arguments.as_ptr(), environment.as_ptr()) };
+    if matches!(errno(), libc::ENOENT | libc::EACCES) {
+        // As a shell would say it: the sandbox is made, and what was to run in it is not there.
+        let message = b": there is no such program in the sandbox\n";
+        for bytes in [program.as_bytes(), message] {
+            // SAFETY: reads `bytes`, which lives here; descriptor 2 is the command's.
+            let _ = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+        }
+        exit(127);
+    }
     Err(Failure { step: Step::Exec, errno: errno() })
 }
 

@@ -70,8 +70,8 @@ fn launcher() -> impl FnMut() -> f64 {
         let _alive = &sealed;
         p50_ms(|| {
             let workspace = WorkspaceName(BoundedStr::truncated(&"0123456789abcdef".repeat(2)));
-            let command = BoundedStr::truncated("true");
-            let request = LaunchRequest::Run { workspace, command, timeout_s: 20 };
+            let words = proto::sandbox::shell("true").unwrap_or_default();
+            let request = LaunchRequest::Run { workspace, words, timeout_s: 20 };
             let (reply, _) =
                 client.call(&request, &[null.as_fd(), null.as_fd()], Duration::from_secs(20)).expect("the launcher");
             assert_eq!(reply, LaunchReply::Ended(proto::audit::RunEnd::Exited(0)));

@@ -1,0 +1,274 @@
+//! `moltbot security migrate`: a state directory of plaintext Moltbot, Clawdbot or OpenClaw becomes ours. What is found is
+//! printed as a plan; a dry run changes nothing at all. The directory that is migrated from is only ever read: going back is
+//! starting the old program again.
+//!
+//! Secrets and allowlists go to the vault through broker, so something must run; the configuration is written last, so that
+//! a migration which was interrupted is made again from the start, and finds what it has done.
+
+use crate::CliError;
+use crate::args::{Args, MigrateOptions};
+use crate::door::{Door, unexpected};
+use crate::paint::{Paint, harmless};
+use crate::secrets;
+use config::migrate::{Found, Migrated, migrate};
+use proto::bounded::BoundedStr;
+use proto::secret::Secret;
+use proto::senders::{ChannelId, SenderId, SenderVerb};
+use proto::vault::VaultVerb;
+use rustix::termios::isatty;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Directories in which the old programs keep their state, beneath the home directory.
+const HOMES: [&str; 4] = [".openclaw", ".clawdbot", ".moldbot", ".moltbot"];
+/// Their configurations.
+const FILES: [&str; 3] = ["openclaw.json", "clawdbot.json", "moltbot.json"];
+/// Largest file of theirs that is read.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Everything that would be done.
+struct Plan {
+    from: PathBuf,
+    file: PathBuf,
+    migrated: Migrated,
+    /// What stays behind, and why.
+    left: Vec<String>,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// [`CliError`].
+pub fn run(dir: &Path, options: &MigrateOptions, args: &Args) -> Result<(), CliError> {
+    let plan = Plan::of(dir, options.from.as_deref())?;
+    if options.dry_run {
+        return plan.print(args, true);
+    }
+    // Nothing is half done because nobody runs.
+    let mut door = Door::open(dir).map_err(|error| match error {
+        CliError::NotRunning(_) => {
+            CliError::failed("secrets and allowlists go into the vault: `moltbot up` first, or --dry-run")
+        }
+        other => other,
+    })?;
+    if !args.json {
+        plan.print(args, false)?;
+    }
+    if !options.yes {
+        if !isatty(std::io::stdin()) {
+            return Err(CliError::failed("say --yes where it is meant"));
+        }
+        if !crate::config::yes("do it?", false)? {
+            return Err(CliError::failed("nothing was changed"));
+        }
+    }
+    for found in &plan.migrated.secrets {
+        put(&mut door, found)?;
+    }
+    for (channel, id) in &plan.migrated.allowed {
+        allow(&mut door, channel, id)?;
+    }
+    let ours = dir.join("moltbot.json");
+    let old = std::fs::read_to_string(&ours).unwrap_or_else(|_| "{}\n".to_owned());
+    if old != plan.migrated.text {
+        crate::config::replace(&ours, &old, &plan.migrated.text)?;
+    }
+    if args.json {
+        return plan.print(args, false);
+    }
+    println!("\nmigrated; what stood in {} before is in {}.bak", ours.display(), ours.display());
+    println!("next: moltbot config apply; moltbot security audit --deep");
+    println!(
+        "back: put the .bak in its place, and start the old program on {}, which was not changed",
+        plan.from.display()
+    );
+    if !plan.migrated.secrets.is_empty() {
+        println!(
+            "{} still holds {} secrets in clear; make new ones where they come from, and remove it",
+            plan.from.display(),
+            plan.migrated.secrets.len()
+        );
+    }
+    Ok(())
+}
+
+impl Plan {
+    fn of(dir: &Path, from: Option<&Path>) -> Result<Self, CliError> {
+        let found = match from {
+            Some(from) => configuration(from).map(|file| (from.to_owned(), file)),
+            None => std::env::var_os("HOME").map(PathBuf::from).and_then(|home| {
+                let candidates = HOMES.iter().map(|name| home.join(name)).chain([dir.to_owned()]);
+                candidates.into_iter().find_map(|from| configuration(&from).map(|file| (from, file)))
+            }),
+        };
+        let (from, file) = found
+            .ok_or_else(|| CliError::Failed(format!("there is no {} to migrate; say --from DIR", FILES.join(", "))))?;
+        let text = read(&file)?;
+        let mut migrated = migrate(&text, &file).map_err(CliError::failed)?;
+        stores(&from, &mut migrated)?;
+        profiles(&from, &mut migrated)?;
+        migrated.allowed.sort();
+        migrated.allowed.dedup();
+        let left = left(&from);
+        Ok(Self { from, file, migrated, left })
+    }
+
+    fn print(&self, args: &Args, dry_run: bool) -> Result<(), CliError> {
+        let secrets: Vec<Value> = self
+            .migrated
+            .secrets
+            .iter()
+            .map(|found| json!({ "from": found.path, "to": secret_name(&found.path) }))
+            .collect();
+        if args.json {
+            let changes: Vec<Value> =
+                self.migrated.changes.iter().map(|it| json!({ "path": it.path, "what": it.what })).collect();
+            let allowed: Vec<Value> =
+                self.migrated.allowed.iter().map(|(channel, id)| json!({ "channel": channel, "sender": id })).collect();
+            let text: Value = serde_json::from_str(&self.migrated.text).unwrap_or_default();
+            println!(
+                "{}",
+                json!({ "ok": true, "dryRun": dry_run, "from": self.from, "config": text, "changes": changes,
+                "secrets": secrets, "allowed": allowed, "left": self.left })
+            );
+            return Ok(());
+        }
+        let paint = Paint::new(args);
+        println!("from {}", self.file.display());
+        for change in &self.migrated.changes {
+            println!("  [Config]   {}: {}", harmless(&change.path), harmless(&change.what));
+        }
+        for found in &self.migrated.secrets {
+            println!("  [Secrets]  {} -> {}", harmless(&found.path), paint.good(&secret_name(&found.path)));
+        }
+        for (channel, id) in &self.migrated.allowed {
+            println!("  [Senders]  {} may go on speaking on {}", harmless(id), harmless(channel));
+        }
+        for what in &self.left {
+            println!("  [Left]     {}", paint.warn(&harmless(what)));
+        }
+        if dry_run {
+            println!("nothing was changed");
+        }
+        Ok(())
+    }
+}
+
+fn configuration(dir: &Path) -> Option<PathBuf> {
+    FILES.iter().map(|name| dir.join(name)).find(|file| file.is_file())
+}
+
+fn read(file: &Path) -> Result<String, CliError> {
+    let failed = |what: &dyn std::fmt::Display| CliError::Failed(format!("{}: {what}", file.display()));
+    let size = std::fs::metadata(file).map_err(|error| failed(&error))?.len();
+    if size > MAX_FILE {
+        return Err(failed(&"it is larger than 4 MiB"));
+    }
+    std::fs::read_to_string(file).map_err(|error| failed(&error))
+}
+
+/// Files of a directory whose names end so.
+fn named(dir: &Path, end: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(end)).collect();
+    files.sort();
+    files
+}
+
+/// `credentials/<channel>-allowFrom.json`: whom pairing let in.
+fn stores(from: &Path, migrated: &mut Migrated) -> Result<(), CliError> {
+    const END: &str = "-allowFrom.json";
+    for file in named(&from.join("credentials"), END) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let channel = name.strip_suffix(END).unwrap_or(&name).to_owned();
+        let store: Value = serde_json::from_str(&read(&file)?)
+            .map_err(|error| CliError::Failed(format!("{}: {error}", file.display())))?;
+        for id in store.get("allowFrom").and_then(Value::as_array).into_iter().flatten() {
+            if let Some(id) = id.as_str().filter(|id| *id != "*") {
+                migrated.allowed.push((channel.clone(), id.to_owned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `agents/<id>/agent/auth-profiles.json`: keys and tokens of model providers.
+fn profiles(from: &Path, migrated: &mut Migrated) -> Result<(), CliError> {
+    for agent in named(&from.join("agents"), "") {
+        let file = agent.join("agent/auth-profiles.json");
+        if !file.is_file() {
+            continue;
+        }
+        let store: Value = serde_json::from_str(&read(&file)?)
+            .map_err(|error| CliError::Failed(format!("{}: {error}", file.display())))?;
+        for (id, profile) in store.get("profiles").and_then(Value::as_object).into_iter().flatten() {
+            for key in ["key", "apiKey", "token", "access", "accessToken", "refresh", "refreshToken"] {
+                if let Some(value) = profile.get(key).and_then(Value::as_str).filter(|value| !value.is_empty()) {
+                    migrated.secrets.push(Found { path: format!("profiles.{id}.{key}"), value: value.to_owned() });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is there and does not come along.
+fn left(from: &Path) -> Vec<String> {
+    let sessions = named(&from.join("agents"), "")
+        .iter()
+        .map(|agent| named(&agent.join("sessions"), ".jsonl").len())
+        .sum::<usize>();
+    let mut left = Vec::new();
+    if sessions > 0 {
+        left.push(format!("{sessions} conversations stay where they are: they were never sealed, and ours begin anew"));
+    }
+    if from.join("devices/paired.json").is_file() {
+        left.push("paired devices ask again: each proves its key to the vault, and you approve it".to_owned());
+    }
+    if from.join("exec-approvals.json").is_file() {
+        left.push("exec-approvals.json: what may run unasked is decided by rules here".to_owned());
+    }
+    left
+}
+
+/// The name in the vault: `channels.telegram.bottoken`.
+fn secret_name(path: &str) -> String {
+    let name: String = path
+        .chars()
+        .map(|c| match c.to_ascii_lowercase() {
+            c @ ('a'..='z' | '0'..='9' | '.' | '_' | '-') => c,
+            _ => '-',
+        })
+        .collect();
+    name.chars().take(64).collect()
+}
+
+fn put(door: &mut Door, found: &Found) -> Result<(), CliError> {
+    let name = BoundedStr::truncated(&secret_name(&found.path));
+    let value = Secret::new(found.value.clone().into_bytes())
+        .map_err(|error| CliError::Failed(format!("{}: {error}", found.path)))?;
+    match secrets::ask(door, VaultVerb::PutSecret { name, value, rotate: false }) {
+        // It was put in by an earlier run, or by hand: that one stays.
+        Err(CliError::Failed(text)) if text.contains("vault.exists") => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn allow(door: &mut Door, channel: &str, id: &str) -> Result<(), CliError> {
+    let long = |error: &dyn std::fmt::Display| CliError::Failed(format!("{channel} {id}: {error}"));
+    // Prefixes that upstream takes and the channel does not have.
+    let id = id
+        .strip_prefix("telegram:")
+        .or_else(|| id.strip_prefix("tg:"))
+        .or_else(|| id.strip_prefix("user:"))
+        .unwrap_or(id);
+    let request = SenderVerb::Allow {
+        channel: ChannelId(BoundedStr::new(channel).map_err(|error| long(&error))?),
+        sender: SenderId(BoundedStr::new(id).map_err(|error| long(&error))?),
+        name: BoundedStr::truncated("migrated"),
+    };
+    match secrets::ask(door, VaultVerb::Senders(request))? {
+        proto::vault::VaultAnswer::Senders(_) => Ok(()),
+        _ => Err(unexpected()),
+    }
+}

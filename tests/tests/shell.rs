@@ -1,0 +1,110 @@
+//! `moltbot shell`: the same commands as on the command line, from a script and on a terminal.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use system_tests::{As, PATIENCE, Sandbox, System, programs};
+
+fn script(system: &System, text: &str) -> (bool, String, String) {
+    let mut command = system.command(&programs().join("moltbot"));
+    command.arg("--state-dir").arg(system.state()).arg("shell");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn script_runs_line_by_line_and_ends_at_the_first_that_fails() {
+    let system = System::start(As::User, &Sandbox::Native);
+    let (ok, out, err) =
+        script(&system, "# mine\n\nstatus --json\nmoltbot config get gateway.bind\nexit\nno such thing\n");
+    assert!(ok, "{err}");
+    let mut lines = out.lines();
+    let status: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert_eq!((status["ready"].as_bool(), lines.next()), (Some(true), Some("loopback")));
+
+    let (ok, out, err) = script(&system, "config get gateway.bind\nconfig get no.such.key\nstatus\n");
+    assert!(!ok && out == "loopback\n" && err.contains("no.such.key"), "{out}{err}");
+    let (ok, _, err) = script(&system, "stat 'us\n");
+    assert!(!ok && err.contains("quote"), "{err}");
+    let (ok, _, err) = script(&system, "statsu\n");
+    assert!(!ok && err.contains("status"), "clap names what was meant: {err}");
+    let (ok, out, _) = script(&system, "help config set\n");
+    assert!(ok && out.contains("--dry-run"), "{out}");
+}
+
+/// A terminal with the shell on it.
+struct Terminal {
+    child: std::process::Child,
+    master: std::fs::File,
+    seen: String,
+}
+
+impl Terminal {
+    fn open(system: &System) -> Self {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = std::fs::OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let mut command = system.command(&programs().join("moltbot"));
+        command.arg("--state-dir").arg(system.state()).arg("shell").env("TERM", "xterm");
+        let io = || Stdio::from(slave.try_clone().unwrap());
+        let child = command.stdin(io()).stdout(io()).stderr(io()).spawn().unwrap();
+        rustix::io::ioctl_fionbio(&master, true).unwrap();
+        Self { child, master: master.into(), seen: String::new() }
+    }
+
+    fn until(&mut self, wanted: &str) {
+        let begun = Instant::now();
+        let mut bytes = [0u8; 4_096];
+        while !self.seen.contains(wanted) {
+            assert!(begun.elapsed() < PATIENCE, "no {wanted:?} in {:?}", self.seen);
+            match self.master.read(&mut bytes) {
+                Ok(count) => self.seen += &String::from_utf8_lossy(&bytes[..count]),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        self.seen = self.seen.split_once(wanted).unwrap().1.to_owned();
+    }
+
+    fn say(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn terminal_completes_keeps_history_and_tells_of_what_happens() {
+    let system = System::start(As::User, &Sandbox::Native);
+    let mut terminal = Terminal::open(&system);
+    terminal.until("Tab completes");
+    terminal.until("moltbot> ");
+    terminal.say("config get gateway.bi\t\x15");
+    terminal.say("lockdown stat\t\r");
+    terminal.until("lockdown status");
+    terminal.until("moltbot> ");
+    // A role dies while nobody types.
+    system_tests::signal(system.pid("egress"), rustix::process::Signal::KILL);
+    terminal.until("egress");
+    terminal.say("config set gateway.auth.token hunter2hunter2\r");
+    terminal.until("moltbot gateway token --reveal");
+    terminal.say("exit\r");
+    let status = system_tests::wait_for("the shell's end", || terminal.child.try_wait().unwrap());
+    assert!(status.success());
+    let kept = system.state().join("shell_history");
+    let history = std::fs::read_to_string(&kept).unwrap();
+    assert!(history.contains("lockdown status") && !history.contains("hunter2"), "{history}");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&kept).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+}
