@@ -239,7 +239,6 @@ impl System {
     }
 
     /// Runs `moltbot`, which must succeed, and returns what it printed.
-    #[must_use]
     pub fn says(&self, args: &[&str]) -> String {
         let output = self.moltbot(args);
         let error = String::from_utf8_lossy(&output.stderr);

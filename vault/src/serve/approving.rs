@@ -64,7 +64,8 @@ fn hex(bytes: &[u8]) -> String {
 impl Vault {
     pub(super) fn turn_sandboxd(&mut self, control: &Control) -> Result<(), StartError> {
         let Some(channel) = self.sandboxd.take() else { return Ok(()) };
-        self.sandboxd = self.turn::<SandboxdVault>(EdgeId::SandboxdVault, channel, control, Self::on_approval)?;
+        let answer = |vault: &mut Self, id, request| Ok(vec![(id, vault.on_approval(request)?)]);
+        self.sandboxd = self.turn::<SandboxdVault>(EdgeId::SandboxdVault, channel, control, answer)?;
         if self.sandboxd.is_none() {
             self.approving.table.withdraw_all();
         }
