@@ -5,18 +5,20 @@ mod logins;
 mod people;
 mod sandbox;
 mod security;
+mod sessions;
 mod vault;
 
 use crate::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
 pub use config::{ConfigCommand, How};
 pub use logins::PasswordCommand;
-pub use people::{AllowlistCommand, PairingCommand};
+pub use people::{AllowlistCommand, ImportOptions, PairingCommand};
 use proto::audit::Stream;
 pub use sandbox::{PlaceName, RulesCommand, SandboxCommand};
 pub use security::{
     AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
 };
+pub use sessions::SessionsCommand;
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};
@@ -121,6 +123,12 @@ pub enum Command {
         #[command(subcommand)]
         command: AllowlistCommand,
     },
+    /// Conversations at rest: list, read, begin anew, destroy
+    Sessions {
+        /// What to do
+        #[command(subcommand)]
+        command: SessionsCommand,
+    },
     /// Secrets: put one in, say what may be done with it, see what was
     Secrets {
         /// What to do
@@ -179,6 +187,12 @@ pub enum Command {
     },
     /// Every command at one prompt, with completion, history and what happens meanwhile
     Shell,
+    /// Write manual pages
+    Man {
+        /// A directory to write to
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
     /// Print shell completions
     Completion {
         /// Which shell
@@ -262,6 +276,8 @@ pub enum SecretsCommand {
         /// Its name
         name: String,
     },
+    /// Move credentials that lie in clear in a state directory into the vault, and write over them where they lie
+    Import(ImportOptions),
     /// End every lease that lives
     Revoke,
     /// Who used what, and when, from the log

@@ -8,14 +8,17 @@ mod backup;
 mod chat;
 mod config;
 mod confine_report;
+mod confirm;
 mod doctor;
 mod door;
 mod drill;
 mod explain;
+mod import;
 mod incident;
 mod lockdown;
 mod logins;
 mod logs;
+mod man;
 mod migrate;
 mod paint;
 mod people;
@@ -23,6 +26,7 @@ mod prune;
 mod restart;
 mod sandbox;
 mod secrets;
+mod sessions;
 mod shell;
 mod status;
 mod up;
@@ -111,11 +115,13 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),
         Command::Pairing { command } => people::pairing(&dir, command, args),
         Command::Allowlist { command } => people::allowlist(&dir, command, args),
+        Command::Sessions { command } => sessions::run(&dir, command, args),
         Command::Secrets { command } => secrets::run(&dir, command, args),
         Command::Sandbox { command } => sandbox::run(&dir, command, args),
         Command::Vault { command } => vault::run(&dir, command, args),
         Command::Logs { show, command: None } => logs::show(&dir, show, args),
         Command::Logs { command: Some(command), .. } => verify::run(&dir, command, args),
+        Command::Man { to } => man::write(to),
         Command::Shell => shell::run(&dir, args),
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());

@@ -3,13 +3,13 @@
 
 use crate::CliError;
 use crate::args::{AllowlistCommand, Args, PairingCommand};
+use crate::confirm;
 use crate::door::{Door, unexpected};
 use crate::paint::harmless;
 use crate::secrets::{ask, say, time};
 use proto::bounded::BoundedStr;
 use proto::senders::{AllowedRow, ChannelId, ChannelRow, PairingCode, PendingRow, SenderAnswer, SenderId, SenderVerb};
 use proto::vault::{VaultAnswer, VaultVerb};
-use rustix::termios::isatty;
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::Path;
@@ -59,7 +59,7 @@ pub fn pairing(dir: &Path, command: &PairingCommand, args: &Args) -> Result<(), 
         PairingCommand::Approve { channel: name, code, yes } => {
             let channel = channel(name)?;
             if !yes {
-                confirm(&mut door, &channel, *code)?;
+                ask_first(&mut door, &channel, *code)?;
             }
             let SenderAnswer::Listed(row) = verb(&mut door, SenderVerb::Approve { channel, code: *code })? else {
                 return Err(unexpected());
@@ -104,20 +104,14 @@ pub fn allowlist(dir: &Path, command: &AllowlistCommand, args: &Args) -> Result<
 }
 
 /// Shows who would be let in, and what that means; goes on only after a yes.
-fn confirm(door: &mut Door, channel: &ChannelId, code: PairingCode) -> Result<(), CliError> {
+fn ask_first(door: &mut Door, channel: &ChannelId, code: PairingCode) -> Result<(), CliError> {
     let row = pending(door)?.into_iter().find(|row| row.channel == *channel && row.code == code);
     // One that is not there is the vault's to refuse: it counts.
     let Some(row) = row else { return Ok(()) };
-    if !isatty(std::io::stdin()) {
-        return Err(CliError::failed("approving needs a yes: run it on a terminal, or with --yes"));
-    }
     eprintln!("channel: {}\nsender:  {}\nname:    {} (as it says)", channel.0, row.sender.0, line(&row.name));
-    eprint!(
-        "This sender will be able to talk to your agent, and to have it do whatever you allow it to. Approve? [y/N] "
-    );
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(CliError::failed("not approved")) }
+    let question =
+        "This sender will be able to talk to your agent, and to have it do whatever you allow it to. Approve?";
+    confirm::confirm("approving", question)
 }
 
 fn pending(door: &mut Door) -> Result<Vec<PendingRow>, CliError> {

@@ -34,6 +34,7 @@ pub fn run(dir: &Path, command: &SecretsCommand, args: &Args) -> Result<(), CliE
     match command {
         SecretsCommand::Usage { name, since } => return usage(dir, name.as_deref(), *since, args),
         SecretsCommand::Touched { since } => return touched(dir, *since, args),
+        SecretsCommand::Import(options) => return crate::import::run(dir, options, args),
         _ => {}
     }
     let mut door = Door::open(dir)?;
@@ -76,7 +77,7 @@ pub fn run(dir: &Path, command: &SecretsCommand, args: &Args) -> Result<(), CliE
             let ended = done(&mut door, VaultVerb::RevokeLeases)?;
             say(args, &json!({ "ok": true, "ended": ended }), &format!("{ended} leases ended"))
         }
-        SecretsCommand::Usage { .. } | SecretsCommand::Touched { .. } => Ok(()),
+        SecretsCommand::Usage { .. } | SecretsCommand::Touched { .. } | SecretsCommand::Import(_) => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod edit;
 pub mod migrate;
 pub mod rules;
 mod schema;
+pub mod secrets;
 mod source;
 
 pub use schema::*;

@@ -5,6 +5,7 @@
 use crate::sessions::now_ms;
 use crate::state::{Gateway, Stop, log};
 use crate::text::{Answer, Decoder};
+use crate::transcripts;
 use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
 use proto::channel::{CallError, Outgoing};
@@ -73,13 +74,10 @@ async fn answer(turn: &mut Turn<'_>, plan: &Plan) -> End {
             );
             turn.say(&text);
         }
-        "/new" => {
-            let outcome = turn.gateway.sessions().reset(&plan.session);
-            match outcome {
-                Ok(session) => turn.say(&format!("New session {}.", session.id)),
-                Err(error) => return End::Error(error.to_string()),
-            }
-        }
+        "/new" => match transcripts::renew(turn.gateway, &plan.session).await {
+            Ok(session) => turn.say(&format!("New session {}.", session.id)),
+            Err(error) => return End::Error(error.to_string()),
+        },
         "/exec" if rest.trim().is_empty() => turn.say("Usage: /exec COMMAND"),
         "/exec" => return exec(turn, plan, rest.trim()).await,
         other if other.starts_with('/') => turn.say(&format!("Unknown command {other}. Type /help.")),

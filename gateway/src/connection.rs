@@ -187,7 +187,7 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
     match answer {
         Ok(VaultReply::Accepted) => Ok(hello),
         Ok(VaultReply::Rejected { reason, retry_after_s }) => Err(connect::rejected(reason, retry_after_s)),
-        Ok(VaultReply::Denied | VaultReply::Speak(_)) => Err(Refused {
+        Ok(VaultReply::Denied | VaultReply::Speak(_) | VaultReply::Transcript(_)) => Err(Refused {
             failure: Failure::unavailable("vault: an answer to another question".to_owned()),
             close: 1013,
         }),

@@ -21,6 +21,7 @@ pub mod sessions;
 pub mod shapes;
 pub mod state;
 pub mod text;
+pub mod transcripts;
 
 #[cfg(test)]
 mod tests;

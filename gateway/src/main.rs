@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use confine::startup::{Start, StartError};
-use gateway::sessions::Store;
+use gateway::sessions::{Store, plain};
 use gateway::state::{Gateway, Identity};
 use gateway::{policy, serve};
 use proto::control::{Resource, RoleConfig};
@@ -25,8 +25,9 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     let listener = TcpListener::from(start.take(Resource::Listener)?);
     let directory = start.take(Resource::SessionDir)?;
     let held = directory.try_clone().map_err(StartError::internal)?;
+    let plain = plain::sweep(directory.as_fd()).map_err(|errno| StartError::internal(format!("sessions: {errno}")))?;
     let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::SessionDir, directory.as_fd())])?;
 
     let store = Store::open(held).map_err(|error| StartError::integrity(format!("sessions: {error}")))?;
-    serve::serve(&sealed, control, listener, Gateway::new(identity, store))
+    serve::serve(&sealed, control, listener, Gateway::new(identity, store), plain)
 }

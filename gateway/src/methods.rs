@@ -5,9 +5,10 @@
 use crate::agent::{self, Plan};
 use crate::connect::allows;
 use crate::frames::{Code, Failure, Params, Request};
-use crate::sessions::{SessionError, normalise, uuid};
+use crate::sessions::{MAIN_KEY, SessionError, normalise, uuid};
 use crate::shapes;
 use crate::state::{Begin, Gateway};
+use crate::transcripts;
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -15,13 +16,14 @@ const READ: &str = "operator.read";
 const WRITE: &str = "operator.write";
 const ADMIN: &str = "operator.admin";
 
-const METHODS: [(&str, &str); 11] = [
+const METHODS: [(&str, &str); 12] = [
     ("health", READ),
     ("status", READ),
     ("agents.list", READ),
     ("models.list", READ),
     ("sessions.list", READ),
     ("sessions.reset", ADMIN),
+    ("sessions.delete", ADMIN),
     ("config.get", READ),
     ("chat.send", WRITE),
     ("chat.history", READ),
@@ -72,12 +74,13 @@ pub async fn call(gateway: &Gateway, protocol: u8, scopes: &[&str], request: Req
         }),
         "models.list" => json!({"models": []}),
         "sessions.list" => sessions_list(gateway, &params)?,
-        "sessions.reset" => sessions_reset(gateway, &params)?,
+        "sessions.reset" => sessions_reset(gateway, &params).await?,
+        "sessions.delete" => sessions_delete(gateway, &params).await?,
         "config.get" => shapes::config_get(gateway),
-        "chat.history" => chat_history(gateway, &params)?,
+        "chat.history" => chat_history(gateway, &params).await?,
         "chat.abort" => chat_abort(gateway, &params)?,
         "channels.inbound" => return crate::senders::inbound(gateway, &params).await,
-        "chat.send" => return chat_send(gateway, protocol, params),
+        "chat.send" => return chat_send(gateway, protocol, params).await,
         other => return Err(Failure::unavailable(format!("{other} is listed and not served"))),
     }))
 }
@@ -103,21 +106,39 @@ fn sessions_list(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failur
     Ok(shapes::sessions_list(gateway, search, usize::try_from(limit).unwrap_or(usize::MAX)))
 }
 
-fn sessions_reset(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
+async fn sessions_reset(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
     let key = key(params, "key")?;
     gateway.runs().stop(&key, None);
-    let session = gateway.sessions().reset(&key).map_err(|error| store_failure(&error))?;
+    let session = transcripts::renew(gateway, &key).await?;
     Ok(json!({"ok": true, "key": key, "entry": {"sessionId": session.id, "updatedAt": session.updated_at}}))
 }
 
-fn chat_history(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
+/// The transcript is closed, not destroyed: that is the operator's.
+async fn sessions_delete(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
+    let key = key(params, "key")?;
+    params.kind("deleteTranscript", "boolean")?;
+    if key == MAIN_KEY {
+        return Err(Failure::invalid(format!("Cannot delete the main session ({MAIN_KEY}).")));
+    }
+    gateway.runs().stop(&key, None);
+    let closed = transcripts::forget(gateway, &key).await?;
+    Ok(json!({"ok": true, "key": key, "deleted": closed.is_some(), "archived": Vec::from_iter(closed)}))
+}
+
+async fn chat_history(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
     let key = key(params, "sessionKey")?;
     let limit = params.number("limit", 1, 1000)?.unwrap_or(HISTORY);
+    if gateway.sessions().get(&key).is_some() {
+        transcripts::open(gateway, &key).await?;
+    }
     let sessions = gateway.sessions();
-    let messages =
-        sessions.history(&key, usize::try_from(limit).unwrap_or(1)).map_err(|error| store_failure(&error))?;
+    let history = sessions.history(&key, usize::try_from(limit).unwrap_or(1)).map_err(|error| store_failure(&error))?;
     let id = sessions.get(&key).map(|session| session.id.as_str());
-    Ok(json!({"sessionKey": key, "sessionId": id, "messages": messages, "thinkingLevel": "off"}))
+    let mut answer = json!({"sessionKey": key, "sessionId": id, "messages": history.messages, "thinkingLevel": "off"});
+    if let (true, Some(answer)) = (history.damaged > 0, answer.as_object_mut()) {
+        answer.insert("moltbot".to_owned(), json!({"damagedLines": history.damaged}));
+    }
+    Ok(answer)
 }
 
 fn chat_abort(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
@@ -131,7 +152,7 @@ fn aborted(gateway: &Gateway, key: &str, run: Option<&str>) -> Value {
     json!({"ok": true, "aborted": !stopped.is_empty(), "runIds": stopped})
 }
 
-fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> Result<Done, Failure> {
+async fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> Result<Done, Failure> {
     let session = key(&params, "sessionKey")?;
     let message = params.required("message", 0, crate::connect::MAX_PAYLOAD)?.to_owned();
     params.text("thinking", 0, 64)?;
@@ -148,14 +169,19 @@ fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> Result<
     {
         return Err(params.wrong("attachments", "be empty: this gateway takes none"));
     }
-    begin(gateway, session, message, run_id)
+    begin(gateway, session, message, run_id).await
 }
 
 /// Begins a turn of a conversation, unless it is a word that needs none.
 ///
 /// # Errors
 /// A [`Failure`] for the client.
-pub(crate) fn begin(gateway: &Gateway, session: String, message: String, run_id: String) -> Result<Done, Failure> {
+pub(crate) async fn begin(
+    gateway: &Gateway,
+    session: String,
+    message: String,
+    run_id: String,
+) -> Result<Done, Failure> {
     if message.trim().is_empty() {
         return Err(Failure::invalid("message or attachment required"));
     }
@@ -170,14 +196,17 @@ pub(crate) fn begin(gateway: &Gateway, session: String, message: String, run_id:
         Begin::Full => return Err(Failure::unavailable("too many runs at once; try again when one has ended")),
     };
     // What ends a transcript does not go into it, so that a full one can be left.
-    let recorded = match message.trim() {
-        "/new" => Ok(Value::Null),
-        _ => gateway.sessions().record(&session, "user", &message),
-    };
-    if let Err(error) = recorded {
+    if message.trim() != "/new"
+        && let Err(failure) = write_down(gateway, &session, &message).await
+    {
         gateway.runs().end(&run_id, Instant::now());
-        return Err(store_failure(&error));
+        return Err(failure);
     }
     let answer = json!({"runId": run_id, "status": "started"});
     Ok(Done::Turn(answer, Plan { run_id, session, message, stop }))
+}
+
+async fn write_down(gateway: &Gateway, session: &str, message: &str) -> Result<(), Failure> {
+    transcripts::open(gateway, session).await?;
+    gateway.sessions().record(session, "user", message).map(drop).map_err(|error| store_failure(&error))
 }

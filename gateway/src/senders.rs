@@ -42,7 +42,7 @@ pub async fn inbound(gateway: &Gateway, params: &Params<'_>) -> Result<Done, Fai
         Verdict::Allowed => {
             let session = normalise(&format!("{channel}:{sender}"))
                 .map_err(|error| params.wrong("senderId", &error.to_string().replacen("must ", "", 1)))?;
-            begin(gateway, session, message.to_owned(), run_id)
+            begin(gateway, session, message.to_owned(), run_id).await
         }
         Verdict::Pair { code, seconds, fresh } => Ok(Done::Answer(json!({
             "status": "pairing", "code": code.to_string(), "expiresInMs": u64::from(seconds).saturating_mul(1000),

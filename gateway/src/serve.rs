@@ -6,6 +6,7 @@ use crate::connection::Peer;
 use crate::http;
 use crate::sessions::now_ms;
 use crate::state::{Gateway, MAX_CONNECTIONS, log};
+use crate::transcripts;
 use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
@@ -36,7 +37,7 @@ const RESTART_MS: u64 = 1500;
 /// Pause after a failed accept, which is a lack of descriptors and passes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until broker says stop.
+/// Serves until broker says stop, or until the transcripts `plain` are sealed: the next start removes what was in clear.
 ///
 /// # Errors
 /// [`StartError`] where the runtime or the control channel fails.
@@ -45,6 +46,7 @@ pub fn serve(
     control: Control,
     listener: TcpListener,
     gateway: Arc<Gateway>,
+    plain: Vec<String>,
 ) -> Result<Exit, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -54,7 +56,8 @@ pub fn serve(
     let outcome = runtime.block_on(async {
         let control = AsyncControl::new(control.into_channel())
             .map_err(|error| StartError::internal(format!("control channel: {error}")))?;
-        let role = Role { gateway, control, listener: Some(listener), accepting: None, edges: BTreeSet::new() };
+        let (accepting, sealing, edges) = (None, None, BTreeSet::new());
+        let role = Role { gateway, control, listener: Some(listener), accepting, plain, sealing, edges };
         role.run().await
     });
     // Tasks of clients that are still there must not hold the exit up.
@@ -67,6 +70,10 @@ struct Role {
     control: AsyncControl,
     listener: Option<TcpListener>,
     accepting: Option<JoinHandle<()>>,
+    /// Transcripts in clear that are not being sealed yet.
+    plain: Vec<String>,
+    /// Ends with how many were sealed.
+    sealing: Option<JoinHandle<usize>>,
     edges: BTreeSet<EdgeId>,
 }
 
@@ -85,6 +92,15 @@ impl Role {
                     Err(ChannelError::Closed) => return Ok(Exit::BrokerGone),
                     Err(error) => return Err(StartError::internal(format!("control channel: {error}"))),
                 },
+                sealed = async { self.sealing.as_mut()?.await.ok() }, if self.sealing.is_some() => {
+                    self.sealing = None;
+                    if sealed.is_some_and(|sealed| sealed > 0) {
+                        log("transcripts that were in clear are sealed; the next start removes them");
+                        return Ok(Exit::Ok);
+                    }
+                    self.take_in()?;
+                    continue;
+                }
                 detail = gateway.vault.violation() => (EdgeId::GatewayVault, detail),
                 detail = gateway.sandbox.violation() => (EdgeId::GatewaySandboxd, detail),
                 detail = gateway.egress.violation() => (EdgeId::GatewayEgress, detail),
@@ -136,14 +152,24 @@ impl Role {
         };
         attached.map_err(|error| StartError::internal(format!("edge {edge:?}: {error}")))?;
         self.edges.insert(edge);
-        if self.edges.len() == EDGES
-            && let Some(listener) = self.listener.take()
-        {
-            let listener = tokio::net::TcpListener::from_std(listener)
-                .map_err(|error| StartError::internal(format!("listener: {error}")))?;
-            self.accepting = Some(tokio::spawn(accept(Arc::clone(&self.gateway), listener)));
+        if self.edges.len() == EDGES && self.listener.is_some() && self.sealing.is_none() {
+            if self.plain.is_empty() {
+                self.take_in()?;
+            } else {
+                let (gateway, plain) = (Arc::clone(&self.gateway), std::mem::take(&mut self.plain));
+                self.sealing = Some(tokio::spawn(async move { transcripts::seal_all(&gateway, &plain).await }));
+            }
             self.tell(&FromRole::Ready).await?;
         }
+        Ok(())
+    }
+
+    /// Lets clients in from here on.
+    fn take_in(&mut self) -> Result<(), StartError> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        let listener = tokio::net::TcpListener::from_std(listener)
+            .map_err(|error| StartError::internal(format!("listener: {error}")))?;
+        self.accepting = Some(tokio::spawn(accept(Arc::clone(&self.gateway), listener)));
         Ok(())
     }
 
@@ -151,6 +177,10 @@ impl Role {
         let AdminRequest::AttachOperator = request else {
             return Err(Refusal::new("admin.not_mine", "the gateway does not do this"));
         };
+        if self.sealing.is_some() {
+            let why = "transcripts of an earlier version are being sealed; try again in a moment";
+            return Err(Refusal::new("sessions.sealing", why));
+        }
         let (Some(fd), true) = (fds.pop(), fds.is_empty()) else {
             return Err(Refusal::new("admin.descriptor", "an operator comes with one descriptor"));
         };

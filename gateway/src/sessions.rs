@@ -1,15 +1,21 @@
 //! Conversations on disk, beneath the one directory the gateway holds: an index that says which transcript belongs to
-//! which key, and one transcript a session, both JSON lines that are only ever appended to.
+//! which key, and one transcript a session, both only ever appended to. Lines of a transcript are sealed under its own key,
+//! which the vault keeps and gives while the transcript is open; the index is plain.
 //!
-//! The files are hostile too: an earlier self that had fallen may have written them, and a crash may have cut the last
-//! line. A line that does not parse is skipped and said; names of files are ids made here, never a client's text.
-//! Nothing here is secret from the gateway, and nothing is protected against it but removal and truncation.
+//! The files are hostile too: an earlier self that had fallen may have written them, a thief may have been at them, and a
+//! crash may have cut the last line. A line that does not open is left out and counted; names of files are ids made here,
+//! never a client's text. What is open is in this process's memory, with its key.
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
-use rustix::io::{Errno, pread, write};
+mod files;
+pub mod plain;
+
+use crate::sessions::files::Directory;
+use rustix::io::Errno;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+use transcript::{Key, NONCE};
+use zeroize::Zeroizing;
 
 const INDEX: &str = "index.jsonl";
 /// Sessions there may be.
@@ -37,6 +43,9 @@ pub enum SessionError {
     /// The file is as large as it may be.
     #[error("{0} is full; begin a new session with /new")]
     Full(String),
+    /// Its key is not here.
+    #[error("the transcript of {0} is not open")]
+    Sealed(String),
     /// The file system said no.
     #[error("cannot {what} {file}")]
     File {
@@ -100,11 +109,28 @@ pub struct Session {
     pub updated_at: u64,
 }
 
+/// A transcript whose key is here.
+struct Opened {
+    key: Key,
+    id: transcript::Id,
+    next: u64,
+}
+
 /// All conversations.
-#[derive(Debug)]
 pub struct Store {
-    directory: OwnedFd,
+    directory: Directory,
     sessions: BTreeMap<String, Session>,
+    /// By the conversation's key.
+    opened: HashMap<String, Opened>,
+}
+
+/// The end of a conversation.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Messages, the oldest first.
+    pub messages: Vec<Value>,
+    /// Lines of it that are not what was written, or are missing between others.
+    pub damaged: u64,
 }
 
 impl Store {
@@ -113,19 +139,26 @@ impl Store {
     /// # Errors
     /// [`SessionError::File`].
     pub fn open(directory: OwnedFd) -> Result<Self, SessionError> {
-        let mut store = Self { directory, sessions: BTreeMap::new() };
-        let (lines, skipped) = store.lines(INDEX, MAX_INDEX)?;
+        let directory = Directory(directory);
+        let mut store = Self { directory, sessions: BTreeMap::new(), opened: HashMap::new() };
+        let (lines, skipped) = store.index()?;
         for line in lines {
             let text = |name| line.get(name).and_then(Value::as_str);
-            let (Some(key), Some(id)) = (text("key"), text("sessionId")) else { continue };
+            let Some(key) = text("key") else { continue };
+            let Some(id) = text("sessionId") else {
+                store.sessions.remove(key);
+                continue;
+            };
             if normalise(key).is_ok_and(|same| same == key) && is_id(id) && store.sessions.len() < MAX_SESSIONS {
                 store.sessions.insert(key.to_owned(), Session { id: id.to_owned(), updated_at: 0 });
             }
         }
-        report(INDEX, skipped);
+        if skipped > 0 {
+            crate::state::log(&format!("sessions: {skipped} lines of {INDEX} are damaged and were skipped"));
+        }
         let ids: Vec<_> = store.sessions.iter().map(|(key, session)| (key.clone(), file_name(&session.id))).collect();
         for (key, file) in ids {
-            let updated = store.modified(&file);
+            let updated = store.directory.modified(&file);
             if let Some(session) = store.sessions.get_mut(&key) {
                 session.updated_at = updated;
             }
@@ -156,124 +189,139 @@ impl Store {
         self.sessions.get(key)
     }
 
-    /// Gives `key` a new, empty session. The old transcript stays under its id.
+    /// True where what is said in the conversation can be written down and read.
+    #[must_use]
+    pub fn is_open(&self, key: &str) -> bool {
+        self.opened.contains_key(key)
+    }
+
+    /// Is there room for a new session of `key`?
     ///
     /// # Errors
-    /// [`SessionError::TooMany`], [`SessionError::Full`], [`SessionError::File`].
-    pub fn reset(&mut self, key: &str) -> Result<Session, SessionError> {
+    /// [`SessionError::TooMany`].
+    pub fn room(&self, key: &str) -> Result<(), SessionError> {
         if !self.sessions.contains_key(key) && self.sessions.len() >= MAX_SESSIONS {
             return Err(SessionError::TooMany);
         }
-        let session = Session { id: uuid(), updated_at: now_ms() };
-        self.append(INDEX, &json!({"key": key, "sessionId": session.id, "createdAt": session.updated_at}))?;
-        self.sessions.insert(key.to_owned(), session.clone());
-        Ok(session)
+        Ok(())
     }
 
-    /// Adds a message to the session of `key`, which begins if it has not.
+    /// Gives `key` a new, empty session of this id, whose transcript has this key. The old transcript stays under its id,
+    /// and nobody here can read it any more.
     ///
     /// # Errors
     /// [`SessionError::TooMany`], [`SessionError::Full`], [`SessionError::File`].
-    pub fn record(&mut self, key: &str, role: &str, text: &str) -> Result<Value, SessionError> {
-        let id = match self.sessions.get(key) {
-            Some(session) => session.id.clone(),
-            None => self.reset(key)?.id,
-        };
-        let at = now_ms();
-        let message = json!({"role": role, "content": [{"type": "text", "text": text}], "timestamp": at});
-        self.append(&file_name(&id), &message)?;
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.updated_at = at;
-        }
-        Ok(message)
+    pub fn begin(&mut self, key: &str, id: &str, transcript: Key) -> Result<Session, SessionError> {
+        self.room(key)?;
+        let session = Session { id: id.to_owned(), updated_at: now_ms() };
+        let line = json!({"key": key, "sessionId": session.id, "createdAt": session.updated_at});
+        self.directory.append(INDEX, &line.to_string(), MAX_INDEX)?;
+        self.sessions.insert(key.to_owned(), session.clone());
+        self.opened.insert(key.to_owned(), Opened { key: transcript, id: bytes(id), next: 0 });
+        Ok(session)
     }
 
-    /// The last messages of `key`, oldest first: at most `limit`, and none from before the file's last MiB.
+    /// Takes the key of a transcript that is there.
     ///
     /// # Errors
     /// [`SessionError::File`].
-    pub fn history(&self, key: &str, limit: usize) -> Result<Vec<Value>, SessionError> {
-        let Some(session) = self.sessions.get(key) else { return Ok(Vec::new()) };
-        let file = file_name(&session.id);
-        let (mut messages, skipped) = self.lines(&file, MAX_TAIL)?;
-        report(&file, skipped);
-        messages.retain(Value::is_object);
-        Ok(messages.split_off(messages.len().saturating_sub(limit)))
+    pub fn unlock(&mut self, key: &str, transcript: Key) -> Result<(), SessionError> {
+        let Some(session) = self.sessions.get(key) else { return Err(SessionError::Sealed(key.to_owned())) };
+        let (file, id) = (file_name(&session.id), bytes(&session.id));
+        let mut found = self.read(&file, &transcript, &id, MAX_TAIL)?;
+        if found.lines.is_empty() {
+            // One line may be longer than the end that was read.
+            found = self.read(&file, &transcript, &id, u64::MAX)?;
+        }
+        self.opened.insert(key.to_owned(), Opened { key: transcript, id, next: found.next() });
+        Ok(())
     }
 
-    fn modified(&self, file: &str) -> u64 {
-        let stat = openat(&self.directory, file, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|fd| fstat(&fd));
-        stat.ok().and_then(|stat| u64::try_from(stat.st_mtime).ok()).unwrap_or_default().saturating_mul(1000)
+    /// Forgets the session of `key`. True where there was one.
+    ///
+    /// # Errors
+    /// [`SessionError::Full`], [`SessionError::File`].
+    pub fn forget(&mut self, key: &str) -> Result<bool, SessionError> {
+        if self.sessions.contains_key(key) {
+            self.directory.append(INDEX, &json!({"key": key, "sessionId": null}).to_string(), MAX_INDEX)?;
+        }
+        self.opened.remove(key);
+        Ok(self.sessions.remove(key).is_some())
     }
 
-    /// The values on the lines of the last `cap` bytes of `file`, and how many lines were none.
-    fn lines(&self, file: &str, cap: u64) -> Result<(Vec<Value>, usize), SessionError> {
-        let failed = |errno| SessionError::File { what: "read", file: file.to_owned(), errno };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = match openat(&self.directory, file, flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok((Vec::new(), 0)),
-            Err(errno) => return Err(failed(errno)),
+    /// Adds a message to the session of `key`, which must be open.
+    ///
+    /// # Errors
+    /// [`SessionError::Sealed`], [`SessionError::Full`], [`SessionError::File`].
+    pub fn record(&mut self, key: &str, role: &str, text: &str) -> Result<Value, SessionError> {
+        let (Some(session), Some(opened)) = (self.sessions.get_mut(key), self.opened.get_mut(key)) else {
+            return Err(SessionError::Sealed(key.to_owned()));
         };
-        let size = u64::try_from(fstat(&fd).map_err(failed)?.st_size).unwrap_or_default();
-        let mut at = size.saturating_sub(cap);
-        let cut_head = at > 0;
-        let mut bytes = Vec::new();
-        let mut block = vec![0u8; 65_536];
-        while at < size {
-            let read = pread(&fd, &mut block, at).map_err(failed)?;
-            if read == 0 {
-                break;
-            }
-            bytes.extend_from_slice(block.get(..read).unwrap_or_default());
-            at = at.saturating_add(u64::try_from(read).unwrap_or_default());
-        }
-        let mut skipped = 0;
-        let values = bytes
-            .split(|byte| *byte == b'\n')
-            .skip(usize::from(cut_head))
-            .filter(|line| !line.is_empty())
-            .filter_map(|line| serde_json::from_slice(line).inspect_err(|_| skipped += 1).ok())
-            .collect();
-        Ok((values, skipped))
+        let at = now_ms();
+        let message = json!({"role": role, "content": [{"type": "text", "text": text}], "timestamp": at});
+        let plain = Zeroizing::new(message.to_string().into_bytes());
+        let file = file_name(&session.id);
+        let line = transcript::seal(&opened.key, &opened.id, opened.next, nonce(), &plain)
+            .ok_or_else(|| SessionError::File { what: "seal a line of", file: file.clone(), errno: Errno::INVAL })?;
+        self.directory.append(&file, &line, MAX_TRANSCRIPT)?;
+        opened.next = opened.next.saturating_add(1);
+        session.updated_at = at;
+        Ok(message)
     }
 
-    /// Appends one line by one write. Where a crash cut the line before, that one is closed first.
-    fn append(&self, file: &str, line: &Value) -> Result<(), SessionError> {
-        let failed = |errno| SessionError::File { what: "append to", file: file.to_owned(), errno };
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(&self.directory, file, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-        let size = u64::try_from(fstat(&fd).map_err(failed)?.st_size).unwrap_or_default();
-        let mut last = [b'\n'];
-        if size > 0 {
-            pread(&fd, &mut last, size.saturating_sub(1)).map_err(failed)?;
+    /// The last messages of `key`: at most `limit`, and none from before the file's last MiB.
+    ///
+    /// # Errors
+    /// [`SessionError::Sealed`], [`SessionError::File`].
+    pub fn history(&self, key: &str, limit: usize) -> Result<History, SessionError> {
+        let Some(session) = self.sessions.get(key) else { return Ok(History::default()) };
+        let opened = self.opened.get(key).ok_or_else(|| SessionError::Sealed(key.to_owned()))?;
+        let file = file_name(&session.id);
+        let found = self.read(&file, &opened.key, &opened.id, MAX_TAIL)?;
+        if found.damaged > 0 {
+            crate::state::log(&format!("sessions: {} lines of {file} are damaged or missing", found.damaged));
         }
-        let torn = if last == [b'\n'] { "" } else { "\n" };
-        let text = format!("{torn}{line}\n");
-        let cap = if file == INDEX { MAX_INDEX } else { MAX_TRANSCRIPT };
-        if size.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX)) > cap {
-            return Err(SessionError::Full(file.to_owned()));
-        }
-        match write(&fd, text.as_bytes()).map_err(failed)? {
-            written if written == text.len() => Ok(()),
-            _ => Err(failed(Errno::NOSPC)),
-        }
+        let mut messages: Vec<Value> =
+            found.lines.iter().filter_map(|(_, text)| serde_json::from_slice(text).ok()).collect();
+        messages.retain(Value::is_object);
+        let messages = messages.split_off(messages.len().saturating_sub(limit));
+        Ok(History { messages, damaged: found.damaged })
+    }
+
+    fn read(&self, file: &str, key: &Key, id: &transcript::Id, cap: u64) -> Result<transcript::Found, SessionError> {
+        let (bytes, whole) = self.directory.tail(file, cap)?;
+        Ok(transcript::read(key, id, &bytes, whole))
+    }
+
+    /// The values on the lines of the index, and how many lines were none.
+    fn index(&self) -> Result<(Vec<Value>, usize), SessionError> {
+        let (bytes, _) = self.directory.tail(INDEX, MAX_INDEX)?;
+        let mut skipped = 0;
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let values = lines.filter_map(|line| serde_json::from_slice(line).inspect_err(|_| skipped += 1).ok()).collect();
+        Ok((values, skipped))
     }
 }
 
+/// Random bytes that no line had before.
+fn nonce() -> [u8; NONCE] {
+    let mut nonce = [0; NONCE];
+    // The kernel's generator cannot fail once it is seeded, which it is before any user process runs.
+    let _ = rustix::rand::getrandom(&mut nonce[..], rustix::rand::GetRandomFlags::empty());
+    nonce
+}
+
+/// The bytes of an id; zeros where it is none, which no caller has.
+fn bytes(id: &str) -> transcript::Id {
+    proto::transcripts::TranscriptId::parse(id).map_or([0; 16], |id| id.0)
+}
+
 fn file_name(id: &str) -> String {
-    format!("{id}.jsonl")
+    format!("{id}.sealed")
 }
 
 fn is_id(id: &str) -> bool {
     id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
-}
-
-fn report(file: &str, skipped: usize) {
-    if skipped > 0 {
-        crate::state::log(&format!("sessions: {skipped} lines of {file} are damaged and were skipped"));
-    }
 }
 
 #[cfg(test)]
@@ -286,58 +334,111 @@ mod tests {
         Store::open(std::fs::File::open(dir).unwrap().into()).unwrap()
     }
 
+    fn key(byte: u8) -> Key {
+        Key::new(&[byte; 32]).unwrap()
+    }
+
+    /// A session of the main key, as it begins.
+    fn begun(dir: &std::path::Path) -> Store {
+        let mut store = store(dir);
+        store.begin(MAIN_KEY, &uuid(), key(1)).unwrap();
+        store
+    }
+
+    fn file(store: &Store, dir: &std::path::Path) -> std::path::PathBuf {
+        dir.join(file_name(&store.get(MAIN_KEY).unwrap().id))
+    }
+
     #[test]
-    fn store_reopened_has_what_was_recorded() {
+    fn store_reopened_has_what_was_recorded_under_its_key_and_no_text_on_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = store(dir.path());
-        first.record(MAIN_KEY, "user", "hello").unwrap();
+        let mut first = begun(dir.path());
+        first.record(MAIN_KEY, "user", "hello there").unwrap();
         first.record(MAIN_KEY, "assistant", "hi\nthere").unwrap();
         let id = first.get(MAIN_KEY).unwrap().id.clone();
-        let again = store(dir.path());
+        let mut again = store(dir.path());
         assert_eq!(again.get(MAIN_KEY).unwrap().id, id);
+        assert!(matches!(again.history(MAIN_KEY, 10), Err(SessionError::Sealed(_))));
+        assert!(matches!(again.record(MAIN_KEY, "user", "x"), Err(SessionError::Sealed(_))));
+        again.unlock(MAIN_KEY, key(1)).unwrap();
         let history = again.history(MAIN_KEY, 10).unwrap();
-        assert_eq!(history[1]["content"][0]["text"], "hi\nthere");
-        assert_eq!(again.history(MAIN_KEY, 1).unwrap().len(), 1);
-        let mode = std::fs::metadata(dir.path().join(file_name(&id))).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!((history.messages[1]["content"][0]["text"].as_str(), history.damaged), (Some("hi\nthere"), 0));
+        assert_eq!(again.history(MAIN_KEY, 1).unwrap().messages.len(), 1);
+        again.record(MAIN_KEY, "user", "on").unwrap();
+        assert_eq!(again.history(MAIN_KEY, 10).unwrap().messages.len(), 3);
+        let path = file(&again, dir.path());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("hello") && !text.contains("role"));
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        again.unlock(MAIN_KEY, key(2)).unwrap();
+        assert!(again.history(MAIN_KEY, 10).unwrap().messages.is_empty(), "another key opens nothing");
     }
 
     #[test]
-    fn store_torn_last_line_is_skipped_and_the_next_one_kept() {
+    fn store_torn_last_line_is_left_out_and_the_next_one_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = store(dir.path());
+        let mut first = begun(dir.path());
         first.record(MAIN_KEY, "user", "one").unwrap();
-        let file = dir.path().join(file_name(&first.get(MAIN_KEY).unwrap().id));
-        std::fs::OpenOptions::new().append(true).open(file).unwrap().write_all(b"{\"role\":\"us").unwrap();
+        let path = file(&first, dir.path());
+        std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"1 c29tZXRo").unwrap();
         let mut again = store(dir.path());
-        assert_eq!(again.history(MAIN_KEY, 10).unwrap().len(), 1);
+        again.unlock(MAIN_KEY, key(1)).unwrap();
+        assert_eq!(again.history(MAIN_KEY, 10).unwrap().messages.len(), 1);
         again.record(MAIN_KEY, "user", "two").unwrap();
         let history = again.history(MAIN_KEY, 10).unwrap();
-        assert_eq!(history.len(), 2);
-        assert_eq!(history[1]["content"][0]["text"], "two");
+        assert_eq!((history.messages.len(), history.damaged), (2, 1));
+        assert_eq!(history.messages[1]["content"][0]["text"], "two");
     }
 
     #[test]
-    fn store_reset_gives_a_new_transcript_and_keeps_the_old() {
+    fn store_line_longer_than_the_end_that_is_read_keeps_its_number() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = store(dir.path());
+        let mut first = begun(dir.path());
+        first.record(MAIN_KEY, "user", "one").unwrap();
+        first.record(MAIN_KEY, "user", &"x".repeat(2 << 20)).unwrap();
+        let mut again = store(dir.path());
+        again.unlock(MAIN_KEY, key(1)).unwrap();
+        again.record(MAIN_KEY, "user", "three").unwrap();
+        let (bytes, whole) = again.directory.tail(&file_name(&again.get(MAIN_KEY).unwrap().id), u64::MAX).unwrap();
+        let found = transcript::read(&key(1), &bytes_of(&again), &bytes, whole);
+        assert_eq!((found.next(), found.damaged), (3, 0));
+    }
+
+    fn bytes_of(store: &Store) -> transcript::Id {
+        bytes(&store.get(MAIN_KEY).unwrap().id)
+    }
+
+    #[test]
+    fn store_new_session_keeps_the_old_file_and_no_key_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = begun(dir.path());
         store.record(MAIN_KEY, "user", "one").unwrap();
-        let old = store.get(MAIN_KEY).unwrap().id.clone();
-        let new = store.reset(MAIN_KEY).unwrap();
-        assert_ne!(new.id, old);
-        assert!(store.history(MAIN_KEY, 10).unwrap().is_empty());
-        assert!(dir.path().join(file_name(&old)).exists());
+        let old = file(&store, dir.path());
+        store.begin(MAIN_KEY, &uuid(), key(2)).unwrap();
+        assert_ne!(file(&store, dir.path()), old);
+        assert!(store.history(MAIN_KEY, 10).unwrap().messages.is_empty());
+        assert!(old.exists());
+    }
+
+    #[test]
+    fn store_forgotten_session_is_not_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = begun(dir.path());
+        assert!(first.forget(MAIN_KEY).unwrap());
+        assert!(first.get(MAIN_KEY).is_none() && !first.is_open(MAIN_KEY));
+        assert!(store(dir.path()).get(MAIN_KEY).is_none());
+        assert!(!store(dir.path()).forget(MAIN_KEY).unwrap());
     }
 
     #[test]
     fn store_full_transcript_takes_no_more_and_a_new_one_does() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = store(dir.path());
+        let mut store = begun(dir.path());
         store.record(MAIN_KEY, "user", "one").unwrap();
-        let file = dir.path().join(file_name(&store.get(MAIN_KEY).unwrap().id));
-        std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(MAX_TRANSCRIPT).unwrap();
+        let path = file(&store, dir.path());
+        std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(MAX_TRANSCRIPT).unwrap();
         assert!(matches!(store.record(MAIN_KEY, "user", "two"), Err(SessionError::Full(_))));
-        store.reset(MAIN_KEY).unwrap();
+        store.begin(MAIN_KEY, &uuid(), key(2)).unwrap();
         store.record(MAIN_KEY, "user", "two").unwrap();
     }
 

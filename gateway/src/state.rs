@@ -193,6 +193,8 @@ pub struct Gateway {
     pub hub: Hub,
     /// Conversations.
     pub sessions: Mutex<Store>,
+    /// Held while a transcript is opened, so that none is opened twice.
+    pub opening: tokio::sync::Mutex<()>,
     /// Runs.
     pub runs: Mutex<Runs>,
     /// Who knows the token.
@@ -221,6 +223,7 @@ impl Gateway {
             drain: Gate::default(),
             hub: Hub::default(),
             sessions: Mutex::new(store),
+            opening: tokio::sync::Mutex::new(()),
             runs: Mutex::default(),
             vault: Port::new(role::Gateway),
             sandbox: Port::new(role::Gateway),

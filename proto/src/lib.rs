@@ -26,6 +26,7 @@ pub mod sandbox;
 pub mod secret;
 pub mod senders;
 pub mod topology;
+pub mod transcripts;
 pub mod vault;
 pub mod wire;
 pub mod witness;

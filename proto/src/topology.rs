@@ -138,7 +138,7 @@ topology! {
     EgressAuditd: Egress asks Auditd "append" over ToAuditd;
     EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
     EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;
-    GatewayVault: Gateway asks Vault "verify client, verify code, may speak" over GatewayVault;
+    GatewayVault: Gateway asks Vault "verify client, verify code, may speak, open transcript" over GatewayVault;
     GatewaySandboxd: Gateway asks Sandboxd "exec, describe, close" over GatewaySandboxd;
     GatewayEgress: Gateway asks Egress "http" over GatewayEgress;
 }

@@ -1,10 +1,12 @@
-//! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes.
+//! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes; the one
+//! thing that it is given to keep is the key of a conversation that is open.
 
 use crate::audit::AuthReason;
 use crate::auth::{Login, LoginVerb};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use crate::secret::Secret;
 use crate::senders::{ChannelId, SenderAnswer, SenderId, SenderVerb, Verdict};
+use crate::transcripts::{TranscriptKey, TranscriptRequest, TranscriptRow, TranscriptVerb};
 use serde::{Deserialize, Serialize};
 
 /// gateway -> vault.
@@ -30,10 +32,12 @@ pub enum VaultRequest {
         /// What the sender calls itself; for the operator to read.
         name: BoundedStr<64>,
     },
+    /// The key of a conversation, to be made, opened or given up.
+    Transcript(TranscriptRequest),
 }
 
 /// Answer to a [`VaultRequest`].
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum VaultReply {
     /// The client is let in; the code is right.
     Accepted,
@@ -48,6 +52,8 @@ pub enum VaultReply {
     Denied,
     /// What becomes of the sender's message.
     Speak(Verdict),
+    /// The key of the conversation.
+    Transcript(TranscriptKey),
 }
 
 /// Names a lease: 128 random bits.
@@ -206,6 +212,8 @@ pub enum VaultVerb {
     AcceptRollback,
     /// A verb about senders.
     Senders(SenderVerb),
+    /// A verb about transcripts.
+    Transcripts(TranscriptVerb),
 }
 
 impl VaultVerb {
@@ -232,6 +240,7 @@ impl VaultVerb {
             Self::RecordBackup { .. } => "vault.backup",
             Self::AcceptRollback => "vault.accept-rollback",
             Self::Senders(verb) => verb.name(),
+            Self::Transcripts(verb) => verb.name(),
         }
     }
 }
@@ -270,4 +279,8 @@ pub enum VaultAnswer {
     Policy(BoundedStr<4096>),
     /// What is so about senders.
     Senders(SenderAnswer),
+    /// The page of transcripts; another follows where it is full.
+    Transcripts(BoundedVec<TranscriptRow, 64>),
+    /// The key of one.
+    Transcript(TranscriptKey),
 }

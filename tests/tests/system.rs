@@ -198,6 +198,8 @@ in_both_layouts! {
     fn silent_auditd_means_no_command_and_no_login(system: System) {
         let token = system.token();
         let mut client = Client::logged_in(system.port(), &token);
+        // A conversation that is not open yet would not be opened.
+        let _ = client.chat("/help", "r0");
         let auditd = system.pid("auditd");
         signal(auditd, rustix::process::Signal::STOP);
         let refused = client.chat("/exec touch /workspace/ran", "r1");

@@ -7,6 +7,8 @@
 //! anywhere else, or put under a laxer policy, neither opens. Records are hostile until their store's trailer was checked,
 //! and this code does not rely on that check. `docs/FORMATS.md` has the bytes.
 
+pub mod wrapped;
+
 use crate::cipher::Key;
 use crate::codec::{Reader, Writer};
 use crate::entropy;

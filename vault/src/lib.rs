@@ -29,5 +29,6 @@ pub mod snapshot;
 pub mod state;
 pub mod store;
 pub mod token;
+pub mod transcripts;
 pub mod verbs;
 pub mod witness;

@@ -260,6 +260,7 @@ impl Vault {
                 auth::verify_client(&mut self.state, &mut self.auditor, &login, unix_now())
             }
             VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
+            VaultRequest::Transcript(request) => self.desk().on_transcript(&request, unix_now()),
             VaultRequest::MaySpeak { channel, sender, name } => {
                 self.desk().may_speak(&channel, &sender, &name, unix_now())
             }

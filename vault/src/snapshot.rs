@@ -17,6 +17,7 @@ use crate::merkle::{self, Hash};
 use crate::senders::Senders;
 use crate::senders::lists::Lists;
 use crate::senders::pending::Pending;
+use crate::transcripts::Transcripts;
 use crate::witness::memory::Memory;
 use hmac::{Hmac, Mac as _};
 use rustix::io::Errno;
@@ -82,6 +83,8 @@ pub struct Contents {
     pub renew: bool,
     /// Who may speak on which channel.
     pub senders: Senders,
+    /// Keys of conversations.
+    pub transcripts: Transcripts,
     /// What the log was when it was last looked at.
     pub memory: Memory,
 }
@@ -212,6 +215,7 @@ const RENEW: u8 = 3;
 const PASSWORD: u8 = 4;
 const PENDING: u8 = 6;
 const LISTS: u8 = 7;
+const TRANSCRIPTS: u8 = 8;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -230,6 +234,7 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         }),
         (PENDING, &|into: &mut Writer| contents.senders.pending.encode(into)),
         (LISTS, &|into: &mut Writer| contents.senders.lists.encode(into)),
+        (TRANSCRIPTS, &|into: &mut Writer| contents.transcripts.encode(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
@@ -265,6 +270,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         password: None,
         renew: false,
         senders: Senders::default(),
+        transcripts: Transcripts::default(),
         memory: Memory::default(),
     };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
@@ -298,6 +304,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             BUDGETS => contents.budgets = Budgets::decode(&mut section)?,
             PENDING => contents.senders.pending = Pending::decode(&mut section)?,
             LISTS => contents.senders.lists = Lists::decode(&mut section)?,
+            TRANSCRIPTS => contents.transcripts = Transcripts::decode(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}
             PASSWORD => contents.password = Some(Password::decode(&mut section)?),

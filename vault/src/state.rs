@@ -2,6 +2,7 @@
 
 use crate::auth::password::Password;
 use crate::budget::Budgets;
+use crate::cipher::Key;
 use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
@@ -11,6 +12,7 @@ use crate::senders::desk::Told;
 use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
 use crate::token;
+use crate::transcripts::{self, Transcripts};
 use crate::witness::memory::Memory;
 use confine::startup::StartError;
 use front::Front;
@@ -200,6 +202,7 @@ impl State {
             password: None,
             renew: false,
             senders: Senders::default(),
+            transcripts: Transcripts::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -288,11 +291,14 @@ impl State {
             let record = Record::seal(&mut ring, name, old.version(), old.created(), &old.policy(), &value)?;
             records.insert(name.clone(), record);
         }
+        let transcripts = self.contents.transcripts.reseal(&self.contents.ring, &mut ring)?;
         let term = ring.term();
         let old_ring = std::mem::replace(&mut self.contents.ring, ring);
+        let old_transcripts = std::mem::replace(&mut self.contents.transcripts, transcripts);
         let old_records = std::mem::replace(&mut self.contents.records, records);
         let Err(error) = self.persist() else { return Ok(term) };
         (self.contents.ring, self.contents.records) = (old_ring, old_records);
+        self.contents.transcripts = old_transcripts;
         Err(error.into())
     }
 
@@ -367,6 +373,34 @@ impl State {
     pub fn set_password(&mut self, password: Option<Password>) -> Result<(), StoreError> {
         let before = std::mem::replace(&mut self.contents.password, password);
         self.persist().inspect_err(|_| self.contents.password = before)
+    }
+
+    /// Draws the key of a new transcript, and makes it durable.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; then there is none.
+    pub fn make_transcript(&mut self, id: transcripts::Id, session: &str, now: u64) -> Result<Key, ChangeError> {
+        if self.contents.ring.is_worn() {
+            self.rotate_keys(now)?;
+        }
+        let key = Key::draw().map_err(EnvelopeError::Random)?;
+        let before = self.contents.transcripts.clone();
+        self.contents.transcripts.add(&mut self.contents.ring, id, session, now, &key)?;
+        self.persist().inspect_err(|_| self.contents.transcripts = before)?;
+        Ok(key)
+    }
+
+    /// Changes the transcripts, durably where something changed.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; then nothing has.
+    pub fn change_transcripts(&mut self, change: impl FnOnce(&mut Transcripts) -> bool) -> Result<bool, ChangeError> {
+        let before = self.contents.transcripts.clone();
+        let changed = change(&mut self.contents.transcripts);
+        if changed {
+            self.persist().inspect_err(|_| self.contents.transcripts = before)?;
+        }
+        Ok(changed)
     }
 
     /// Whose refusal is in the log already.

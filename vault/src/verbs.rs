@@ -61,6 +61,7 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::RecordBackup { .. }
         | VaultVerb::Login(_)
         | VaultVerb::Senders(_)
+        | VaultVerb::Transcripts(_)
         | VaultVerb::ForgetLockouts => "",
     }
 }
@@ -73,6 +74,9 @@ impl<L: Log> Desk<'_, L> {
     pub fn on_verb(&mut self, uid: u32, verb: VaultVerb) -> Result<VaultAnswer, AskError> {
         if let VaultVerb::Senders(verb) = &verb {
             return self.on_sender_verb(uid, verb, unix_now()).map(VaultAnswer::Senders);
+        }
+        if let VaultVerb::Transcripts(verb) = &verb {
+            return self.on_transcript_verb(uid, verb);
         }
         let (name, said, who) = (name_of(&verb).to_owned(), verb.name(), format!("operator:{uid}"));
         if matches!(verb, VaultVerb::RevokeLeases) {
@@ -153,6 +157,7 @@ impl<L: Log> Desk<'_, L> {
             | VaultVerb::SetPassphrase { .. }
             | VaultVerb::RemovePassphrase
             | VaultVerb::Senders(_)
+            | VaultVerb::Transcripts(_)
             | VaultVerb::ForgetLockouts => Ok(String::new()),
             _ if record.is_none() => Err(changed(ChangeError::NoSuchSecret)),
             VaultVerb::RemoveSecret { .. } | VaultVerb::SetPolicy { .. } if name == GATEWAY_TOKEN => {
@@ -223,7 +228,10 @@ impl<L: Log> Desk<'_, L> {
                 Ok(VaultAnswer::Done(1))
             }
             // Refused before it comes here, and carried out by the loop where there is something to accept.
-            VaultVerb::AcceptRollback | VaultVerb::Unlock { .. } | VaultVerb::Senders(_) => Ok(VaultAnswer::Done(0)),
+            VaultVerb::AcceptRollback
+            | VaultVerb::Unlock { .. }
+            | VaultVerb::Senders(_)
+            | VaultVerb::Transcripts(_) => Ok(VaultAnswer::Done(0)),
             VaultVerb::RecordBackup { .. } => Ok(VaultAnswer::Done(self.state.generation())),
             VaultVerb::SetPassphrase { passphrase } => {
                 self.state.set_passphrase(Some(&passphrase)).map_err(changed)?;

@@ -10,11 +10,12 @@ use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::{Channel, ChannelError, frame};
 use proto::control::FromRole;
 use proto::edge::{Edge, GatewayVault};
-use proto::ids::RequestId;
+use proto::ids::{RequestId, SessionKey};
 use proto::secret::Secret;
 use proto::senders::{ChannelId, SenderAnswer, SenderId, SenderVerb};
 use proto::topology::{EdgeId, Side};
-use proto::vault::{Destination, LeaseId, LeaseRequest, VaultAnswer, VaultRequest, VaultVerb};
+use proto::transcripts::{TranscriptId, TranscriptRequest, TranscriptVerb};
+use proto::vault::{Destination, LeaseId, LeaseRequest, VaultAnswer, VaultReply, VaultRequest, VaultVerb};
 use proto::wire::{HEADER, Kind};
 use std::time::Instant;
 
@@ -51,7 +52,7 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
     let request = |request: &VaultRequest| frame(Kind::Request, RequestId(id), 100, request, GatewayVault::MAX_REQUEST);
     let mut mac = [0; 32];
     mac.fill(dice.roll().to_le_bytes()[0]);
-    let mut bytes = match dice.below(9) {
+    let mut bytes = match dice.below(10) {
         0 => {
             let token = (dice.below(2) == 0).then(|| Secret::new(dice.bytes(64)).unwrap());
             request(&VaultRequest::VerifyClient(Box::new(Login::with_token(address, token))))
@@ -67,6 +68,15 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
             let to = Destination { host: BoundedStr::truncated("api.telegram.org"), port: 443 };
             let redeem = LeaseRequest::Redeem { lease: LeaseId([mac[0]; 16]), to, digest: mac };
             frame(Kind::Request, RequestId(id), 100, &redeem, GatewayVault::MAX_REQUEST)
+        }
+        9 => {
+            let id = TranscriptId([[1, 9][dice.below(2)]; 16]);
+            let session = SessionKey(BoundedStr::truncated(["a", "b"][dice.below(2)]));
+            request(&VaultRequest::Transcript(match dice.below(3) {
+                0 => TranscriptRequest::Make { session, id: TranscriptId([1; 16]) },
+                1 => TranscriptRequest::Open { session, id },
+                _ => TranscriptRequest::Close { id },
+            }))
         }
         8 => {
             let channel = ChannelId(BoundedStr::truncated(["telegram", "signal", "*"][dice.below(3)]));
@@ -109,6 +119,25 @@ fn put(broker: &Broker, name: &str, value: &[u8], policy: &str) {
     broker.verb(VaultVerb::SetPolicy { name, text: BoundedStr::truncated(policy) }).map(drop).unwrap();
 }
 
+/// The key of a transcript that was closed, as the operator has it; the one that closed it is opened.
+fn closed_key(broker: &Broker) -> Vec<u8> {
+    let mut gateway = broker.client(EdgeId::GatewayVault);
+    for id in [1, 2] {
+        let (session, id) = (SessionKey(BoundedStr::truncated("a")), TranscriptId([id; 16]));
+        let made = gateway.call(&VaultRequest::Transcript(TranscriptRequest::Make { session, id }), &[], PATIENCE);
+        assert!(matches!(made, Ok((VaultReply::Transcript(_), _))));
+    }
+    let reveal = |id| match broker.verb(VaultVerb::Transcripts(TranscriptVerb::Reveal { id: TranscriptId([id; 16]) })) {
+        Ok(VaultAnswer::Transcript(key)) => key,
+        _ => panic!("not revealed"),
+    };
+    // The positive twin: what is open gateway does get.
+    let (session, id) = (SessionKey(BoundedStr::truncated("a")), TranscriptId([2; 16]));
+    let opened = gateway.call(&VaultRequest::Transcript(TranscriptRequest::Open { session, id }), &[], PATIENCE);
+    assert!(matches!(opened, Ok((VaultReply::Transcript(key), _)) if key == reveal(2)));
+    reveal(1).expose().to_vec()
+}
+
 fn fuzz(messages: u32) {
     let state = tempfile::tempdir().unwrap();
     let (broker, records) = Broker::ready(state.path(), true);
@@ -124,6 +153,7 @@ fn fuzz(messages: u32) {
         put(&broker, name, &value, &policy);
         secrets.push(value);
     }
+    secrets.push(closed_key(&broker));
     let known = secrets.clone();
     let written = std::thread::spawn(move || {
         records.iter().fold(0u64, |count, record| {

@@ -2,6 +2,7 @@
 
 use clap::{Subcommand, ValueEnum};
 use proto::senders::{PairingCode, SenderMode};
+use std::path::PathBuf;
 
 /// `moltbot pairing ...`
 #[derive(Debug, Subcommand)]
@@ -63,6 +64,23 @@ pub enum AllowlistCommand {
         /// The sender's id
         sender: String,
     },
+}
+
+/// `moltbot secrets import ...`
+#[derive(clap::Args, Clone, Debug)]
+pub struct ImportOptions {
+    /// State directory of a Moltbot, Clawdbot or OpenClaw
+    #[arg(value_name = "DIR")]
+    pub from: PathBuf,
+    /// Only show what would be moved
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take a secret whose name is in the vault already as its next version
+    #[arg(long)]
+    pub replace: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// A channel's mode.

@@ -12,14 +12,16 @@ use proto::auth::Login;
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::Channel;
 use proto::edge::{GatewaySandboxd, GatewayVault, Refusal};
-use proto::ids::RunId;
+use proto::ids::{RunId, SessionKey};
 use proto::port::{Request, Server};
 use proto::sandbox::{Backend, OutputChunk, SandboxReply, SandboxRequest};
 use proto::senders::{PairingCode, SenderRefusal, Verdict};
+use proto::transcripts::{TranscriptId, TranscriptKey, TranscriptRequest};
 use proto::vault::{VaultReply, VaultRequest};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -79,6 +81,13 @@ async fn vault(server: Server<GatewayVault>) {
                 responder.reply(&VaultReply::Speak(verdict), &[]).await.unwrap();
                 continue;
             }
+            VaultRequest::Transcript(request) => {
+                match transcript(&request) {
+                    Ok(reply) => responder.reply(&reply, &[]).await.unwrap(),
+                    Err(rule) => responder.refuse(&Refusal::new(rule, "no")).await.unwrap(),
+                }
+                continue;
+            }
             VaultRequest::VerifyMac { .. } => panic!("another question"),
         };
         assert_eq!(address.as_str(), "127.0.0.1");
@@ -95,6 +104,29 @@ async fn vault(server: Server<GatewayVault>) {
             None => rejected(AuthReason::TokenMissing, 0),
         };
         responder.reply(&reply, &[]).await.unwrap();
+    }
+}
+
+/// Transcripts of every bed, which outlive it: conversation, and whether it is open.
+static TRANSCRIPTS: Mutex<BTreeMap<TranscriptId, (SessionKey, bool)>> = Mutex::new(BTreeMap::new());
+
+fn transcript(request: &TranscriptRequest) -> Result<VaultReply, &'static str> {
+    let mut all = TRANSCRIPTS.lock().unwrap();
+    let key = |id: &TranscriptId| VaultReply::Transcript(TranscriptKey::new([id.0, id.0].concat().try_into().unwrap()));
+    match request {
+        TranscriptRequest::Make { session, id } => {
+            all.insert(*id, (session.clone(), true));
+            Ok(key(id))
+        }
+        TranscriptRequest::Open { session, id } => match all.get(id) {
+            Some((of, true)) if of == session => Ok(key(id)),
+            Some(_) => Err("transcript.closed"),
+            None => Err("transcript.unknown"),
+        },
+        TranscriptRequest::Close { id } => {
+            all.entry(*id).and_modify(|entry| entry.1 = false);
+            Ok(VaultReply::Accepted)
+        }
     }
 }
 

@@ -17,8 +17,9 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     let mut budgets = Budgets::default();
     budgets.count("secret.00", 1);
     let senders = crate::senders::tests::some();
+    let transcripts = crate::transcripts::tests::some(&mut ring);
     let memory = crate::witness::memory::Memory::default();
-    Contents { ring, records, lockouts, budgets, password: None, renew: false, senders, memory }
+    Contents { ring, records, lockouts, budgets, password: None, renew: false, senders, transcripts, memory }
 }
 
 pub(crate) fn place(generation: u64, contents: &Contents) -> Place {
@@ -43,8 +44,8 @@ fn snapshot_round_trip_returns_everything_and_hides_it_on_disk() {
     let (found_place, found) = unseal(&master, &file).unwrap();
     assert_eq!(found_place, place);
     assert_eq!(
-        (&found.records, &found.lockouts, &found.budgets, &found.senders),
-        (&contents.records, &contents.lockouts, &contents.budgets, &contents.senders)
+        (&found.records, &found.lockouts, &found.budgets, &found.senders, &found.transcripts),
+        (&contents.records, &contents.lockouts, &contents.budgets, &contents.senders, &contents.transcripts)
     );
     assert_eq!(found.records["secret.01"].open(&found.ring).unwrap().expose(), b"a secret number 1");
     assert!(!file.windows(7).any(|window| window == b"a secre" || window == b"secret."));
