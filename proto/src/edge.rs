@@ -57,7 +57,11 @@ impl Chunk for OutputChunk {
 
 impl Chunk for EgressChunk {
     fn cost(&self) -> u32 {
-        cost(self.len())
+        match self {
+            // Bounded by its type, and it comes once.
+            Self::Head { .. } => 1,
+            Self::Body(bytes) => cost(bytes.len()),
+        }
     }
 }
 
@@ -113,7 +117,7 @@ edges! {
     /// gateway has commands run.
     GatewaySandboxd: SandboxRequest => SandboxReply, chunk OutputChunk, caps 16_384, 32_768, window 32, fds 0, 0;
     /// gateway has requests made.
-    GatewayEgress: EgressRequest => EgressReply, chunk EgressChunk, caps 65_536, 65_536, window 32, fds 0, 0;
+    GatewayEgress: EgressRequest => EgressReply, chunk EgressChunk, caps 200_000, 65_536, window 32, fds 0, 0;
     /// sandboxd has the operator asked.
     SandboxdVault: ApprovalRequest => ApprovalReply, chunk NoChunk, caps 32_768, 4096, window 64, fds 0, 0;
     /// egress leases a credential.

@@ -142,6 +142,7 @@ topology! {
     SandboxdAuditd: Sandboxd asks Auditd "append" over ToAuditd;
     SandboxdLauncher: Sandboxd asks Launcher "run, probe" over SandboxdLauncher;
     SandboxdVault: Sandboxd asks Vault "ask, collect" over SandboxdVault;
+    EgressAuditd: Egress asks Auditd "append" over ToAuditd;
     EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
     EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;
     GatewayVault: Gateway asks Vault "verify client, verify code, may speak, open transcript" over GatewayVault;
