@@ -6,7 +6,7 @@
 use crate::chain::{Fragment, Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
 use crate::redact::Redactor;
-use proto::audit::{AuthOutcome, CommandRecord, Record, RunEnd};
+use proto::audit::{AuthOutcome, CommandRecord, Record, RequestStep, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
 use proto::witness::StoreStep;
 
@@ -151,6 +151,7 @@ pub const fn kind(record: &Record) -> &'static str {
         Record::Command(CommandRecord::Outcome { .. }) => "outcome",
         Record::Command(CommandRecord::Refused { .. }) => "refused",
         Record::Secret { .. } => "secret",
+        Record::Request { .. } => "request",
         Record::Sender { .. } => "sender",
         Record::Store { step: StoreStep::Intended, .. } => "store-intent",
         Record::Store { step: StoreStep::Committed, .. } => "store-committed",
@@ -186,6 +187,14 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             if !detail.is_empty() {
                 line.text("detail", &redactor.clean(detail));
             }
+        }
+        Record::Request { id, session, credential, to, what, step } => {
+            line.text("request", id)
+                .text("sessionKey", &session.0)
+                .text("credential", &redactor.clean(credential))
+                .text("to", &redactor.clean(to))
+                .text("what", &redactor.clean(what));
+            request_payload(line, step);
         }
         Record::Sender { channel, sender, verb, requester, granted, detail } => {
             line.text("channel", channel)
@@ -228,6 +237,25 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             line.text("event", event);
         }
     }
+}
+
+fn request_payload(line: &mut Line, step: &RequestStep) {
+    match step {
+        RequestStep::Begun => line.text("step", "begun"),
+        RequestStep::Answered { address, status, sent, received, scrubbed, duration_ms } => line
+            .text("step", "answered")
+            .text("address", address)
+            .number("status", u64::from(*status))
+            .number("sent", *sent)
+            .number("received", *received)
+            .number("scrubbed", u64::from(*scrubbed))
+            .number("duration", *duration_ms),
+        RequestStep::Failed { rule, received, duration_ms } => line
+            .text("step", "failed")
+            .text("rule", rule)
+            .number("received", *received)
+            .number("duration", *duration_ms),
+    };
 }
 
 fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor) {

@@ -98,11 +98,16 @@ impl Setup {
                 exec: BoundedBytes::new(config.exec_json().into_bytes())?,
                 sizes: sizes(&config.agents.defaults.sandbox.docker),
             },
-            Role::Dialer => {
-                let allow = config.egress.allow.iter().map(BoundedStr::new).collect::<Result<Vec<_>, _>>()?;
-                RoleConfig::Dialer { allow: BoundedVec::new(allow)? }
-            }
-            Role::Egress => RoleConfig::Egress,
+            Role::Dialer => RoleConfig::Dialer {
+                allow: BoundedVec::texts(config.allowed())?,
+                local: BoundedVec::texts([config.local(true), config.local(false)].concat())?,
+                resolver: BoundedStr::new(config.egress.resolver.as_str())?,
+            },
+            Role::Egress => RoleConfig::Egress {
+                plain: BoundedVec::texts(config.local(false))?,
+                local: BoundedVec::texts(config.local(true))?,
+                ca: BoundedStr::new(config.egress.ca.as_str())?,
+            },
             Role::Gateway => RoleConfig::Gateway {
                 redacted_config: BoundedBytes::new(config.redacted_json().into_bytes())?,
                 config_path: BoundedStr::truncated(&self.state_dir.config_path().to_string_lossy()),

@@ -157,6 +157,18 @@ impl Config {
         self.agents.defaults.sandbox.backend
     }
 
+    /// `host:port` of what may be connected to on the internet.
+    #[must_use]
+    pub fn allowed(&self) -> Vec<String> {
+        self.egress.allow.clone()
+    }
+
+    /// `host:port` of services on this machine that may be connected to, those with TLS or those without.
+    #[must_use]
+    pub fn local(&self, tls: bool) -> Vec<String> {
+        self.egress.local(tls).collect()
+    }
+
     /// `tools.exec` as JSON, for sandboxd.
     #[must_use]
     pub fn exec_json(&self) -> String {

@@ -3,6 +3,7 @@
 //! change, and `moltbot security audit` counts them. Ids are upstream's audit ids of 2026.1.30 where it has one.
 
 mod channels;
+mod egress;
 mod sandbox;
 
 use crate::schema::{Bind, Config, Redact, TailscaleMode};
@@ -100,6 +101,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     channels::rules(config, &mut all);
     tools(config, &mut all);
     rest(config, &mut all);
+    egress::rules(config, &mut all);
     all.0.sort_by_key(|finding| finding.severity);
     all.0
 }
@@ -264,17 +266,6 @@ fn rest(config: &Config, all: &mut Findings) {
         "allowlists hold for commands as well",
         "set it to true",
     );
-    for (at, entry) in config.egress.allow.iter().enumerate() {
-        let port =
-            entry.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
-        all.refuse_if(
-            entry.contains('*') || port.is_none_or(|port| port == 0),
-            "egress.allow.not_host_port",
-            &format!("egress.allow[{at}]"),
-            &format!("{entry:?} is not host:port; wildcards are not taken"),
-            "name each host with its port, as \"api.example.org:443\"",
-        );
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod agents;
 mod channels;
+mod egress;
 mod gateway;
 mod scalar;
 mod tools;
@@ -14,6 +15,8 @@ pub use agents::{
     AgentDefaults, Agents, Backend, Docker, Prune, Sandbox, SandboxMode, SandboxScope, ToolLists, WorkspaceAccess,
 };
 pub use channels::{Channel, ChannelDefaults, Channels, DirectMessages, DmPolicy, GroupPolicy};
+pub use egress::Egress;
+pub(crate) use egress::{host_and_port, origin};
 pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, Reload, ReloadMode, Tailscale, TailscaleMode};
 pub use scalar::{Cpus, NativeCommands, Size};
 pub use tools::{Ask, Elevated, Exec, Switch, Tools};
@@ -68,15 +71,6 @@ section! {
         pub tools: Tools,
         /// Commands that people type in a conversation.
         pub commands: Commands,
-    }
-}
-
-section! {
-    /// `egress`
-    #[derive(Default)]
-    pub struct Egress {
-        /// Where requests may go: `host:port`, an entry each. Empty allows nothing.
-        pub allow: Vec<String>,
     }
 }
 

@@ -84,6 +84,9 @@ fn bad_files_are_refused_with_place_and_reason() {
         ("{ logging: { keepDays: 0 } }", "1:3", "1 at least"),
         ("{ egress: { allow: ['*:443'] } }", "1:21", "egress.allow[0]"),
         ("{ egress: { allow: ['a:1', 'host'] } }", "1:28", "egress.allow[1]"),
+        ("{ egress: { local: ['localhost:80'] } }", "1:21", "egress.local[0]"),
+        ("{ egress: { resolver: 'dns' } }", "1:13", "egress.resolver.not_address"),
+        ("{ egress: { ca: 'ca.pem' } }", "1:13", "egress.ca.not_absolute"),
         ("{ session: { dmScope: '${NO_SUCH}' } }", "1:14", "NO_SUCH"),
     ] {
         let error = parse(text).unwrap_err();

@@ -3,7 +3,7 @@
 use confine::policy::Policy;
 use confine::startup::{StartError, raise};
 use confine::walls::Opened;
-use egress::allowlist::Allowlist;
+use egress::dialer::Ways;
 use proto::audit::Stream;
 use proto::control::{Layout, Resource, RoleConfig};
 use proto::ids::Role;
@@ -76,9 +76,7 @@ fn streams(directory: &OwnedFd) -> Result<Vec<OwnedFd>, StartError> {
 
 fn ports(config: &RoleConfig) -> Vec<u16> {
     match config {
-        RoleConfig::Dialer { allow } => {
-            Allowlist::new(allow.iter().map(|entry| entry.to_string()).collect(), "").ports()
-        }
+        RoleConfig::Dialer { allow, local, resolver } => Ways::read(allow, local, resolver).ports(),
         _ => Vec::new(),
     }
 }

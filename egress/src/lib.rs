@@ -5,8 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod allowlist;
+pub mod answer;
 pub mod dialer;
+pub mod dns;
+pub mod exchange;
 pub mod policy;
 pub mod role;
+pub mod scrub;
 pub mod serve;
 pub mod template;
+pub mod tls;

@@ -1,6 +1,6 @@
 //! The walls of both processes.
 
-use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Ports, Rule, SOFT, TOKIO};
+use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Ports, Rule, SOFT, STREAMS, TOKIO};
 use confine::sys;
 use proto::ids::Role;
 
@@ -9,22 +9,34 @@ const STREAM: Arg = Arg::mask_eq(1, 0xf, sys::SOCK_STREAM as u64, "type = SOCK_S
 
 /// No protocol but the family's own.
 const DEFAULT: Arg = Arg::eq(2, 0, "protocol = 0");
-const NO_REQUEST: &str = "the suite connects nowhere: no request leaves yet";
 
+/// Bytes of a connected stream, in and out; nothing is shut down, only closed.
+const BYTES: &[Rule] = match STREAMS {
+    [receive, send, _] => &[*receive, *send],
+    _ => STREAMS,
+};
+
+const SPEAK: &[Rule] = &[
+    Rule::new(sys::SYS_getpeername, "where a connection leads that dialer handed over"),
+    Rule::new(sys::SYS_writev, "records of TLS"),
+    Rule::with(
+        sys::SYS_fcntl,
+        &[Arg::eq(1, sys::F_GETFL as u64, "cmd = F_GETFL")],
+        "whether a connection is non-blocking, in debug builds",
+    ),
+];
 const DIAL: &[Rule] = &[
     Rule::with(
         sys::SYS_socket,
         &[Arg::eq(0, sys::AF_INET as u64, "domain = AF_INET"), STREAM, DEFAULT],
         "TCP, outwards",
-    )
-    .kept(NO_REQUEST),
+    ),
     Rule::with(
         sys::SYS_socket,
         &[Arg::eq(0, sys::AF_INET6 as u64, "domain = AF_INET6"), STREAM, DEFAULT],
         "TCP, outwards",
-    )
-    .kept(NO_REQUEST),
-    Rule::new(sys::SYS_connect, "to what the allowlist decided; Landlock rules the ports").kept(NO_REQUEST),
+    ),
+    Rule::new(sys::SYS_connect, "to what the allowlist decided; Landlock rules the ports"),
     Rule::with(
         sys::SYS_getsockopt,
         &[
@@ -32,18 +44,25 @@ const DIAL: &[Rule] = &[
             Arg::eq(2, sys::SO_ERROR as u64, "optname = SO_ERROR"),
         ],
         "whether the connection came about",
-    )
-    .kept(NO_REQUEST),
+    ),
+    Rule::with(
+        sys::SYS_setsockopt,
+        &[
+            Arg::eq(1, sys::IPPROTO_TCP as u64, "level = IPPROTO_TCP"),
+            Arg::eq(2, sys::TCP_NODELAY as u64, "optname = TCP_NODELAY"),
+        ],
+        "requests are not held back",
+    ),
 ];
 
 const NO_FILE: Limit =
     Limit { resource: LimitKind::RLIMIT_FSIZE, value: 0, why: "no file of its own, so none that grows" };
 const ONE_PROCESS: Limit = Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" };
 
-/// egress: no socket, no file, no program.
+/// egress: speaks on the connections that it is handed; no socket, no file, no program.
 pub static EGRESS: Policy = Policy {
     role: Role::Egress,
-    rules: &[BASE, TOKIO],
+    rules: &[BASE, TOKIO, BYTES, SPEAK],
     soft: SOFT,
     limits: &[
         Limit { resource: LimitKind::RLIMIT_NOFILE, value: 256, why: "32 requests in flight, an edge or two each" },
@@ -56,10 +75,10 @@ pub static EGRESS: Policy = Policy {
     landlock_files: true,
 };
 
-/// dialer: outbound TCP to the ports of the list, and nothing else.
+/// dialer: outbound TCP to the ports of the lists and of the name server, whom alone it speaks to.
 pub static DIALER: Policy = Policy {
     role: Role::Dialer,
-    rules: &[BASE, TOKIO, DIAL],
+    rules: &[BASE, TOKIO, BYTES, DIAL],
     soft: SOFT,
     limits: &[
         Limit { resource: LimitKind::RLIMIT_NOFILE, value: 256, why: "32 connections under way" },
@@ -68,7 +87,7 @@ pub static DIALER: Policy = Policy {
     ],
     grants: &[],
     ports: Ports::Named {
-        why: "the ports of egress.allow; the filter cannot see addresses, the allowlist decides them",
+        why: "the ports of egress.allow and egress.local, and the name server's; the filter cannot see addresses, the allowlist decides them",
     },
     default_allow: false,
     landlock_files: true,

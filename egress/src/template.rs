@@ -3,16 +3,20 @@
 
 use proto::edge::Refusal;
 use proto::egress::EgressRequest;
+use proto::secret::Secret;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 /// Headers that belong to egress, to the connection, or to a credential (RFC 9110 sections 7.6.1 and 11).
-const RESERVED: [&str; 14] = [
+const RESERVED: [&str; 19] = [
+    "accept-encoding",
     "authorization",
     "connection",
     "content-length",
     "cookie",
     "expect",
     "host",
+    "http2-settings",
     "keep-alive",
     "proxy-authorization",
     "proxy-connection",
@@ -21,6 +25,21 @@ const RESERVED: [&str; 14] = [
     "transfer-encoding",
     "upgrade",
     "x-api-key",
+    "x-auth-token",
+    "x-goog-api-key",
+    "x-forwarded-for",
+];
+/// Headers that a credential cannot go into: they say where a request ends.
+const NO_SLOT: [&str; 9] = [
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// Checks a template and returns the digest that a lease is bound to.
@@ -28,7 +47,8 @@ const RESERVED: [&str; 14] = [
 /// # Errors
 /// [`Refusal`] that names the rule.
 pub fn check(request: &EgressRequest) -> Result<[u8; 32], Refusal> {
-    let EgressRequest::Http { credential, host, port, method, path, headers, body } = request;
+    let EgressRequest::Http { session: _, credential, host, port, method, path, headers, patience_s: _, body } =
+        request;
     let refuse = |rule: &str, what: &str| Err(Refusal::new(rule, what));
     if !matches!(method.as_str(), "GET" | "POST") {
         return refuse("egress.method", "only GET and POST leave");
@@ -58,7 +78,8 @@ pub fn check(request: &EgressRequest) -> Result<[u8; 32], Refusal> {
         hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(bytes);
     };
-    for text in [credential.as_str(), host.as_str(), method.as_str(), path.as_str()] {
+    let credential = credential.as_ref().map_or("", |name| name.as_str());
+    for text in [credential, host.as_str(), method.as_str(), path.as_str()] {
         field(text.as_bytes());
     }
     field(&port.to_be_bytes());
@@ -70,6 +91,72 @@ pub fn check(request: &EgressRequest) -> Result<[u8; 32], Refusal> {
     Ok(hash.finalize().into())
 }
 
+/// A credential and the header that the vault's policy has it go into.
+pub struct Slot {
+    /// The header, lower case.
+    pub header: String,
+    /// Text before the credential.
+    pub prefix: String,
+    /// The credential.
+    pub secret: Secret,
+}
+
+/// Is this a header that a credential may go into, beside those of the request?
+///
+/// # Errors
+/// [`Refusal`].
+pub fn check_slot(request: &EgressRequest, header: &str) -> Result<(), Refusal> {
+    let EgressRequest::Http { headers, .. } = request;
+    if header.is_empty() || NO_SLOT.contains(&header) {
+        let why = format!("the credential's policy has {header:?} as its header, which no credential can go into");
+        return Err(Refusal::new("egress.slot", &why));
+    }
+    if headers.iter().any(|other| other.name.as_str() == header) {
+        let why = format!("the request has the header {header:?} already, which is the credential's");
+        return Err(Refusal::new("egress.slot", &why));
+    }
+    Ok(())
+}
+
+/// The head of a request that was checked, with the credential in its header and nowhere else.
+///
+/// # Errors
+/// [`Refusal`] where the credential cannot stand in a header, or is too short to be seen in an answer.
+pub fn head(request: &EgressRequest, slot: Option<&Slot>) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let EgressRequest::Http { host, port, method, path, headers, body, .. } = request;
+    let authority = if *port == 443 { host.to_string() } else { format!("{}:{port}", &**host) };
+    let length = body.len().to_string();
+    let own = [("host", authority.as_str()), ("accept-encoding", "identity"), ("connection", "close")];
+    let length = (method.as_str() != "GET" || !body.is_empty()).then_some(("content-length", length.as_str()));
+    let fields = headers.iter().map(|field| (field.name.as_str(), field.value.as_str()));
+    // Large enough from the start: growing would leave a copy of the credential behind.
+    let mut head = Zeroizing::new(Vec::with_capacity(64 * 1024));
+    for text in [method.as_str(), " ", path.as_str(), " HTTP/1.1\r\n"] {
+        head.extend_from_slice(text.as_bytes());
+    }
+    for (name, value) in own.into_iter().chain(length).chain(fields) {
+        for text in [name, ": ", value, "\r\n"] {
+            head.extend_from_slice(text.as_bytes());
+        }
+    }
+    if let Some(Slot { header, prefix, secret }) = slot {
+        let secret = secret.expose();
+        if secret.len() < crate::scrub::SHORTEST {
+            let why = "the credential has fewer than 8 bytes, so it could not be told apart in an answer";
+            return Err(Refusal::new("egress.credential", why));
+        }
+        if !secret.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+            let why = "the credential holds a byte that cannot stand in a header";
+            return Err(Refusal::new("egress.credential", why));
+        }
+        for bytes in [header.as_bytes(), b": ", prefix.as_bytes(), secret, b"\r\n"] {
+            head.extend_from_slice(bytes);
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    Ok(head)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,12 +166,14 @@ mod tests {
     fn request(method: &str, path: &str, header: (&str, &str)) -> EgressRequest {
         let header = HeaderField { name: BoundedStr::truncated(header.0), value: BoundedStr::truncated(header.1) };
         EgressRequest::Http {
-            credential: BoundedStr::truncated("model"),
+            session: proto::ids::SessionKey(BoundedStr::truncated("agent:main:main")),
+            credential: Some(BoundedStr::truncated("model")),
             host: BoundedStr::truncated("api.example.org"),
             port: 443,
             method: BoundedStr::truncated(method),
             path: BoundedStr::truncated(path),
             headers: BoundedVec::new(vec![header]).unwrap(),
+            patience_s: 60,
             body: BoundedBytes::new(b"{}".to_vec()).unwrap(),
         }
     }
@@ -112,6 +201,38 @@ mod tests {
             ("GET", "/", ("transfer-encoding", "chunked")),
         ] {
             assert!(check(&request(method, path, header)).is_err(), "{method} {path:?} {header:?}");
+        }
+    }
+
+    fn slot(secret: &[u8]) -> Slot {
+        let secret = Secret::new(secret.to_vec()).unwrap();
+        Slot { header: "authorization".to_owned(), prefix: "Bearer ".to_owned(), secret }
+    }
+
+    #[test]
+    fn head_has_the_credential_in_its_header_and_once() {
+        let request = request("POST", "/v1?q=1", ("accept", "a"));
+        let head = head(&request, Some(&slot(b"0123456789"))).unwrap();
+        let expected = "POST /v1?q=1 HTTP/1.1\r\nhost: api.example.org\r\naccept-encoding: identity\r\n\
+            connection: close\r\ncontent-length: 2\r\naccept: a\r\nauthorization: Bearer 0123456789\r\n\r\n";
+        assert_eq!(std::str::from_utf8(&head).unwrap(), expected);
+    }
+
+    #[test]
+    fn credential_that_breaks_the_head_or_is_short_is_refused() {
+        let request = request("GET", "/", ("accept", "a"));
+        assert!(head(&request, Some(&slot(b"01234567"))).is_ok());
+        for bad in [&b"0123456"[..], b"01234567\r\nx: y", b"01234567\0", b"01234567\x80"] {
+            assert!(head(&request, Some(&slot(bad))).is_err());
+        }
+    }
+
+    #[test]
+    fn slot_that_ends_a_request_or_stands_twice_is_refused() {
+        let request = request("GET", "/", ("x-key", "a"));
+        assert!(check_slot(&request, "authorization").is_ok());
+        for bad in ["host", "content-length", "transfer-encoding", "x-key", ""] {
+            assert!(check_slot(&request, bad).is_err(), "{bad}");
         }
     }
 }

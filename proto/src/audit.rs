@@ -149,6 +149,37 @@ pub enum RunEnd {
     Lost,
 }
 
+/// How far a request to the world has come.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum RequestStep {
+    /// Durable before anything is connected.
+    Begun,
+    /// It was answered.
+    Answered {
+        /// Address that was spoken to.
+        address: BoundedStr<64>,
+        /// HTTP status.
+        status: u16,
+        /// Bytes of the request's body.
+        sent: u64,
+        /// Bytes of the answer's body.
+        received: u64,
+        /// Times that the credential was taken out of the answer.
+        scrubbed: u32,
+        /// Milliseconds it took.
+        duration_ms: u64,
+    },
+    /// It was not carried out, or not to its end.
+    Failed {
+        /// The rule that refused, or what broke.
+        rule: BoundedStr<64>,
+        /// Bytes of the answer's body that had come.
+        received: u64,
+        /// Milliseconds it took.
+        duration_ms: u64,
+    },
+}
+
 /// How far the reaction to an incident goes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Severity {
@@ -195,6 +226,21 @@ pub enum Record {
         granted: bool,
         /// Where to, and what was refused and why; empty where there is nothing to say.
         detail: BoundedStr<320>,
+    },
+    /// egress: a request to the world, never its body.
+    Request {
+        /// Names the request, `q-` and 16 hexadecimal digits.
+        id: BoundedStr<20>,
+        /// Conversation that asked, as gateway says.
+        session: SessionKey,
+        /// Name of the credential; empty where it has none.
+        credential: BoundedStr<64>,
+        /// Where to, `host:port`.
+        to: BoundedStr<260>,
+        /// Method and path, without the query.
+        what: BoundedStr<320>,
+        /// How far it has come.
+        step: RequestStep,
     },
     /// vault: who may speak on a channel was asked, or changed.
     Sender {
@@ -276,7 +322,7 @@ impl Record {
         match self {
             Self::Auth { .. } | Self::Sender { .. } => Stream::Auth,
             Self::Command(_) => Stream::Command,
-            Self::Secret { .. } | Self::Store { .. } | Self::Cosigner { .. } => Stream::Secret,
+            Self::Secret { .. } | Self::Request { .. } | Self::Store { .. } | Self::Cosigner { .. } => Stream::Secret,
             Self::Role { .. } | Self::Operator { .. } | Self::Incident { .. } | Self::Lifecycle { .. } => {
                 Stream::System
             }
@@ -289,6 +335,7 @@ impl Record {
         match self {
             Self::Auth { .. } | Self::Secret { .. } | Self::Sender { .. } => matches!(role, Role::Vault),
             Self::Command(_) => matches!(role, Role::Sandboxd),
+            Self::Request { .. } => matches!(role, Role::Egress),
             // These are no requests to append: they come of what is said on an edge of its own.
             Self::Store { .. } | Self::Cosigner { .. } => false,
             Self::Role { .. } | Self::Operator { .. } | Self::Incident { .. } | Self::Lifecycle { .. } => {

@@ -169,6 +169,16 @@ impl<T, const N: usize> BoundedVec<T, N> {
     }
 }
 
+impl<const M: usize, const N: usize> BoundedVec<BoundedStr<M>, N> {
+    /// Takes `texts` if each of them fits, and all.
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn texts(texts: impl IntoIterator<Item = String>) -> Result<Self, TooLong> {
+        Self::new(texts.into_iter().map(BoundedStr::new).collect::<Result<_, _>>()?)
+    }
+}
+
 impl<T, const N: usize> Deref for BoundedVec<T, N> {
     type Target = [T];
     fn deref(&self) -> &[T] {

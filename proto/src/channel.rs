@@ -20,7 +20,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 thread_local! {
     /// Where packets land before their size is known: a buffer of an edge's cap, zeroed for each, costs more than the call.
@@ -355,12 +355,15 @@ pub enum Outgoing<E: Edge> {
 /// # Errors
 /// A violation in every case.
 pub fn decode_outgoing<E: Edge>(packet: Packet) -> Result<(RequestId, Outgoing<E>), ChannelError> {
-    let (header, body) = wire::split(&packet.bytes, E::MAX_REPLY)?;
-    if header.kind != Kind::Reply && !packet.fds.is_empty() {
+    // An answer may be a credential: its type wipes itself, and the bytes that it came in are wiped here.
+    let Packet { bytes, fds } = packet;
+    let bytes = Zeroizing::new(bytes);
+    let (header, body) = wire::split(&bytes, E::MAX_REPLY)?;
+    if header.kind != Kind::Reply && !fds.is_empty() {
         return Err(ChannelError::Violation("descriptors on a frame that is no reply"));
     }
     let answer = match header.kind {
-        Kind::Reply => Outgoing::Reply(wire::decode(body)?, packet.fds),
+        Kind::Reply => Outgoing::Reply(wire::decode(body)?, fds),
         Kind::Refused => Outgoing::Refused(wire::decode(body)?),
         Kind::Chunk => Outgoing::Chunk(wire::decode(body)?),
         Kind::Request | Kind::Credit | Kind::Cancel | Kind::Note => {

@@ -87,9 +87,20 @@ pub enum RoleConfig {
     Dialer {
         /// `host:port`, one entry each; empty allows nothing.
         allow: BoundedVec<BoundedStr<260>, 64>,
+        /// `host:port` of services on this machine: allowed, and only on a loopback address.
+        local: BoundedVec<BoundedStr<260>, 16>,
+        /// Address and port of a name server; empty where the machine's own is asked.
+        resolver: BoundedStr<64>,
     },
     /// egress
-    Egress,
+    Egress {
+        /// `host:port` of services on this machine that speak without TLS.
+        plain: BoundedVec<BoundedStr<260>, 16>,
+        /// `host:port` of services on this machine that speak TLS.
+        local: BoundedVec<BoundedStr<260>, 16>,
+        /// Absolute path of certificates that are trusted beside the web's; empty where there are none.
+        ca: BoundedStr<1024>,
+    },
     /// gateway
     Gateway {
         /// The effective configuration as JSON with every secret taken out, for `config.get`.

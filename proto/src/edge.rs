@@ -56,7 +56,11 @@ impl Chunk for OutputChunk {
 
 impl Chunk for EgressChunk {
     fn cost(&self) -> u32 {
-        cost(self.len())
+        match self {
+            // Bounded by its type, and it comes once.
+            Self::Head { .. } => 1,
+            Self::Body(bytes) => cost(bytes.len()),
+        }
     }
 }
 
@@ -112,7 +116,7 @@ edges! {
     /// gateway has commands run.
     GatewaySandboxd: SandboxRequest => SandboxReply, chunk OutputChunk, caps 16_384, 32_768, window 32, fds 0, 0;
     /// gateway has requests made.
-    GatewayEgress: EgressRequest => EgressReply, chunk EgressChunk, caps 65_536, 65_536, window 32, fds 0, 0;
+    GatewayEgress: EgressRequest => EgressReply, chunk EgressChunk, caps 200_000, 65_536, window 32, fds 0, 0;
     /// egress leases a credential.
     EgressVault: LeaseRequest => LeaseReply, chunk NoChunk, caps 4096, 4096, window 32, fds 0, 0;
     /// egress has a connection made.

@@ -135,6 +135,7 @@ topology! {
     VaultAuditd: Vault asks Auditd "append" over ToAuditd;
     SandboxdAuditd: Sandboxd asks Auditd "append" over ToAuditd;
     SandboxdLauncher: Sandboxd asks Launcher "run, probe" over SandboxdLauncher;
+    EgressAuditd: Egress asks Auditd "append" over ToAuditd;
     EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
     EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;
     GatewayVault: Gateway asks Vault "verify client, verify code, may speak, open transcript" over GatewayVault;

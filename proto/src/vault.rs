@@ -126,6 +126,8 @@ pub enum LeaseReply {
         header: BoundedStr<64>,
         /// Text before it in that header, as `Bearer `.
         prefix: BoundedStr<32>,
+        /// Bytes that an answer may have at most; none where the policy does not say.
+        bytes: Option<u64>,
     },
     /// The credential, to be wiped when the request is sent.
     Redeemed(Secret),

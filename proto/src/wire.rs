@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// Largest frame on any edge, in bytes. Below the smallest SEQPACKET limit Linux has with a default `SO_SNDBUF`
 /// (212,960 bytes, measured).
-pub const MAX_FRAME: usize = 65_536;
+pub const MAX_FRAME: usize = 200_000;
 /// Bytes before the body.
 pub const HEADER: usize = 7;
 

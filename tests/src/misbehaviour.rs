@@ -1,7 +1,7 @@
 //! What may be asked on each edge, and the ways to ask or answer it wrongly.
 
 use crate::play_broker::Peer;
-use proto::audit::{AuditRequest, AuthMethod, AuthOutcome, CommandRecord, Record};
+use proto::audit::{AuditRequest, AuthMethod, AuthOutcome, CommandRecord, Record, RequestStep};
 use proto::auth::Login;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{ChannelError, frame};
@@ -45,12 +45,14 @@ pub fn honest(edge: EdgeId, id: u32) -> Vec<u8> {
         EdgeId::GatewayEgress => encode(
             id,
             &EgressRequest::Http {
-                credential: BoundedStr::truncated("model"),
+                session: SessionKey(BoundedStr::truncated("agent:main:main")),
+                credential: Some(BoundedStr::truncated("model")),
                 host: BoundedStr::truncated("api.example.com"),
                 port: 443,
                 method: BoundedStr::truncated("GET"),
                 path: BoundedStr::truncated("/"),
                 headers: BoundedVec::default(),
+                patience_s: 60,
                 body: BoundedBytes::default(),
             },
         ),
@@ -67,6 +69,17 @@ pub fn honest(edge: EdgeId, id: u32) -> Vec<u8> {
             let (command, rule) = (BoundedStr::truncated("true"), BoundedStr::truncated("sandbox.busy"));
             append(id, Record::Command(CommandRecord::Refused { session, command, rule }))
         }
+        EdgeId::EgressAuditd => append(
+            id,
+            Record::Request {
+                id: BoundedStr::truncated("q-0"),
+                session: SessionKey(BoundedStr::truncated("agent:main:main")),
+                credential: BoundedStr::truncated("model"),
+                to: BoundedStr::truncated("api.example.com:443"),
+                what: BoundedStr::truncated("GET /"),
+                step: RequestStep::Begun,
+            },
+        ),
         EdgeId::BrokerAuditd => {
             let (event, layout) = (BoundedStr::truncated("started"), BoundedStr::truncated("single-uid"));
             append(id, Record::Lifecycle { event, layout })
@@ -138,7 +151,9 @@ fn cap(edge: EdgeId) -> usize {
         EdgeId::EgressDialer => edge::EgressDialer::MAX_REQUEST,
         EdgeId::SandboxdLauncher => edge::SandboxdLauncher::MAX_REQUEST,
         EdgeId::VaultWitness => edge::VaultWitness::MAX_REQUEST,
-        EdgeId::VaultAuditd | EdgeId::SandboxdAuditd | EdgeId::BrokerAuditd => edge::ToAuditd::MAX_REQUEST,
+        EdgeId::VaultAuditd | EdgeId::SandboxdAuditd | EdgeId::EgressAuditd | EdgeId::BrokerAuditd => {
+            edge::ToAuditd::MAX_REQUEST
+        }
     }
 }
 

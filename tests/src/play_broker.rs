@@ -36,7 +36,7 @@ pub struct Sealed {
     control: Channel,
     process: Spawned,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Sealed {
@@ -46,6 +46,15 @@ impl Sealed {
     /// Where it does not come as far as its walls.
     #[must_use]
     pub fn start(role: Role) -> Self {
+        Self::start_with(role, config(role))
+    }
+
+    /// Starts it with a configuration of the test's own.
+    ///
+    /// # Panics
+    /// Where it does not come as far as its walls.
+    #[must_use]
+    pub fn start_with(role: Role, config: RoleConfig) -> Self {
         reserve();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -60,7 +69,7 @@ impl Sealed {
         let log = OwnedFd::from(log);
         let process = spawn(program.as_fd(), &format!("moltbot-{role}"), theirs.as_fd(), log, identity(role)).unwrap();
         drop(theirs);
-        let sealed = Self { role, control, process, port, _dir: dir };
+        let sealed = Self { role, control, process, port, dir };
         match sealed.hear() {
             FromRole::Hello { role: said, schema: proto::SCHEMA_HASH } if said == role => {}
             other => panic!("{role} began with {other:?}"),
@@ -69,7 +78,7 @@ impl Sealed {
         let fds: Vec<BorrowedFd<'_>> = resources.iter().map(|(_, fd)| fd.as_fd()).collect();
         let resources = BoundedVec::new(kinds).unwrap();
         let layout = if is_root() { Layout::SplitUid } else { Layout::SingleUid };
-        sealed.say(&ToRole::Configure { layout, config: config(role), resources }, &fds);
+        sealed.say(&ToRole::Configure { layout, config, resources }, &fds);
         match sealed.hear() {
             FromRole::Confined(walls) if walls.seccomp_rules > 0 => {}
             other => panic!("{role} is not confined: {other:?}"),
@@ -126,6 +135,30 @@ impl Sealed {
         let (ours, theirs) = Channel::pair().unwrap();
         self.say(&ToRole::Grant { edge, side, peer: Epoch(1) }, &[theirs.as_fd()]);
         Peer(ours)
+    }
+
+    /// Grants an edge between two roles that are both in the test's hands.
+    ///
+    /// # Panics
+    /// Where they have no such edge.
+    pub fn wire(edge: EdgeId, client: &Self, server: &Self) {
+        let wire = edge.wire().unwrap();
+        assert_eq!((wire.client, wire.server), (client.role, server.role));
+        let (asks, answers) = Channel::pair().unwrap();
+        server.say(&ToRole::Grant { edge, side: Side::Server, peer: Epoch(1) }, &[answers.as_fd()]);
+        client.say(&ToRole::Grant { edge, side: Side::Client, peer: Epoch(1) }, &[asks.as_fd()]);
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    /// The directory that its own directories are in.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     /// Grants what the role itself asks on, with a stand-in at the other end of each, and waits until it serves.
@@ -346,8 +379,14 @@ fn config(role: Role) -> RoleConfig {
             exec: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             sizes: Sizes::default(),
         },
-        Role::Dialer => RoleConfig::Dialer { allow: BoundedVec::default() },
-        Role::Egress => RoleConfig::Egress,
+        Role::Dialer => RoleConfig::Dialer {
+            allow: BoundedVec::default(),
+            local: BoundedVec::default(),
+            resolver: BoundedStr::default(),
+        },
+        Role::Egress => {
+            RoleConfig::Egress { plain: BoundedVec::default(), local: BoundedVec::default(), ca: BoundedStr::default() }
+        }
         Role::Gateway => RoleConfig::Gateway {
             redacted_config: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             config_path: BoundedStr::truncated("moltbot.json"),

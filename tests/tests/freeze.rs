@@ -95,6 +95,7 @@ fn request_under_way_in_egress_is_ended() {
     // A vault that takes the question and says nothing.
     let vault = egress.grant(EdgeId::EgressVault);
     egress.stand_in(EdgeId::EgressDialer);
+    egress.stand_in(EdgeId::EgressAuditd);
     assert!(matches!(egress.hear(), FromRole::Ready));
     let peer = egress.grant(EdgeId::GatewayEgress);
     peer.0.send(&honest(EdgeId::GatewayEgress, 1), &[]).unwrap();

@@ -104,6 +104,7 @@ impl<L: Log> Desk<'_, L> {
             ttl_ms,
             header: BoundedStr::truncated(&grant.header),
             prefix: BoundedStr::truncated(&grant.prefix),
+            bytes: grant.bytes,
         })
     }
 

@@ -82,6 +82,8 @@ pub struct Grant {
     pub rate: Option<Rate>,
     /// Uses in all.
     pub budget: Option<u64>,
+    /// Bytes of one answer at most.
+    pub bytes: Option<u64>,
     /// Seconds that a lease lives.
     pub ttl: u64,
     /// True where each use needs the operator's word.
@@ -128,8 +130,10 @@ struct Fields<'t> {
     one: Vec<(&'static str, usize, &'t str)>,
 }
 
-const SINGLE: [&str; 12] =
-    ["verb", "role", "purpose", "port", "header", "prefix", "rate", "budget", "ttl", "approval", "reveal", "honey"];
+const SINGLE: [&str; 13] = [
+    "verb", "role", "purpose", "port", "header", "prefix", "rate", "budget", "bytes", "ttl", "approval", "reveal",
+    "honey",
+];
 const MANY: [&str; 3] = ["host", "method", "path"];
 
 impl<'t> Fields<'t> {
@@ -289,6 +293,7 @@ impl Grant {
             prefix: fields.get("prefix", "is 1 to 32 printable characters", quoted)?.unwrap_or_default(),
             rate: fields.get("rate", "is USES/SECONDS, at most 10000/86400", rate)?,
             budget: fields.get("budget", "is a number from 1", number)?,
+            bytes: fields.get("bytes", "is a number from 1", number)?,
             ttl: fields
                 .get("ttl", "is 1 to 60 seconds", |value| number(value).filter(|ttl| *ttl <= MAX_TTL))?
                 .unwrap_or(MAX_TTL),
@@ -302,8 +307,8 @@ impl Grant {
     fn fits(&self, fields: &Fields<'_>) -> Result<(), PolicyError> {
         let (needs, idle): (&[&str], &[&str]) = match self.verb {
             Verb::Inject => (&["host", "method", "path", "header"], &[]),
-            Verb::Sign => (&["host", "method", "path"], &["header", "prefix"]),
-            Verb::Verify => (&[], &["host", "port", "method", "path", "header", "prefix", "ttl"]),
+            Verb::Sign => (&["host", "method", "path"], &["header", "prefix", "bytes"]),
+            Verb::Verify => (&[], &["host", "port", "method", "path", "header", "prefix", "bytes", "ttl"]),
         };
         let known = |field: &str| SINGLE.iter().chain(&MANY).find(|known| **known == field).copied().unwrap_or("");
         if let Some(lacks) = needs.iter().map(|field| known(field)).find(|field| fields.all(field).next().is_none()) {
@@ -341,6 +346,9 @@ impl fmt::Display for Policy {
             }
             if let Some(budget) = grant.budget {
                 writeln!(f, "budget {budget}")?;
+            }
+            if let Some(bytes) = grant.bytes {
+                writeln!(f, "bytes {bytes}")?;
             }
             if grant.approval {
                 f.write_str("approval yes\n")?;

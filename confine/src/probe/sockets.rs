@@ -85,8 +85,11 @@ pub(super) static PROBES: &[Probe] = &[
         .except(&[LAUNCHER, except(Role::Gateway, "clients, on the listener that broker bound")]),
     Probe::new("accept_held_inheritable", |world| accept(world, 0)).except(SOCKETS),
     Probe::new("setsockopt_held", |world| setsockopt(world.socket)).except(SOCKETS),
-    Probe::new("setsockopt_nodelay", |world| nodelay(world.socket))
-        .except(&[LAUNCHER, except(Role::Gateway, "frames are not held back")]),
+    Probe::new("setsockopt_nodelay", |world| nodelay(world.socket)).except(&[
+        LAUNCHER,
+        except(Role::Gateway, "frames are not held back"),
+        except(Role::Dialer, "requests are not held back"),
+    ]),
     Probe::new("sendto_address_bare", |world| sendto_bare(world.targets.port)).except(SOCKETS),
     Probe::new("fast_open_bare", |_| fast_open_on(-1, 9)).except(SOCKETS),
     Probe::new("fast_open_bare_sendmsg", |_| fast_open_by_sendmsg()).except(SOCKETS),

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use confine::startup::{Start, StartError};
-use egress::{allowlist::Allowlist, dialer, policy, role};
+use egress::{dialer, policy, role};
 use proto::control::RoleConfig;
 use proto::exit::Exit;
 use proto::gate::Gate;
@@ -16,16 +16,14 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Dialer { allow } = start.config() else { return Err(start.wrong_config()) };
-    // A machine without a hosts file has no names in it.
-    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-    let allowlist = Arc::new(Allowlist::new(allow.iter().map(|entry| entry.to_string()).collect(), &hosts));
-    let ports = allowlist.ports();
+    let RoleConfig::Dialer { allow, local, resolver } = start.config() else { return Err(start.wrong_config()) };
+    let ways = Arc::new(dialer::Ways::read(allow, local, resolver));
+    let ports = ways.ports();
     let (sealed, control) = start.seal_with_ports(&policy::DIALER, &[], &ports)?;
     let gate = Arc::new(Gate::default());
     role::run(&sealed, control, &gate, true, |edge, side, end, violations| {
         if (edge, side) == (EdgeId::EgressDialer, Side::Server) {
-            tokio::spawn(dialer::serve(end, Arc::clone(&allowlist), Arc::clone(&gate), violations.clone()));
+            tokio::spawn(dialer::serve(end, Arc::clone(&ways), Arc::clone(&gate), violations.clone()));
         }
         true
     })

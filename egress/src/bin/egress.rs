@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use confine::startup::{Start, StartError};
-use egress::{policy, role, serve};
+use egress::{policy, role, serve, tls};
+use proto::bounded::BoundedStr;
 use proto::control::RoleConfig;
 use proto::exit::Exit;
 use proto::ids::Role;
@@ -15,9 +16,14 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Egress = start.config() else { return Err(start.wrong_config()) };
+    let RoleConfig::Egress { plain, local, ca } = start.config() else { return Err(start.wrong_config()) };
+    let listed = |entries: &[BoundedStr<260>]| entries.iter().map(|entry| entry.to_string()).collect();
+    let routes = serve::Routes { plain: listed(plain), local: listed(local) };
+    let wrong = |error: String| StartError::permanent(format!("egress.ca, {}: {error}", ca.as_str()));
+    let operators = (!ca.is_empty()).then(|| std::fs::read(ca.as_str())).transpose();
+    let operators = operators.map_err(|error| wrong(error.to_string()))?;
+    let peers = serve::Peers::new(routes, tls::config(operators.as_deref()).map_err(wrong)?);
     let (sealed, control) = start.seal(&policy::EGRESS, &[])?;
-    let peers = serve::Peers::default();
     let mut watched = false;
     role::run(&sealed, control, &peers.gate, false, |edge, side, end, violations| {
         match (edge, side) {
@@ -26,11 +32,12 @@ fn start(start: Start) -> Result<Exit, StartError> {
             }
             (EdgeId::EgressVault, Side::Client) => drop(peers.vault.attach(end)),
             (EdgeId::EgressDialer, Side::Client) => drop(peers.dialer.attach(end)),
+            (EdgeId::EgressAuditd, Side::Client) => drop(peers.audit.attach(end)),
             _ => {}
         }
         if !std::mem::replace(&mut watched, true) {
             tokio::spawn(serve::watch(peers.clone(), violations.clone()));
         }
-        peers.vault.is_attached() && peers.dialer.is_attached()
+        peers.are_attached()
     })
 }

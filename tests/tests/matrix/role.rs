@@ -83,10 +83,16 @@ impl Workshop {
                 exec: BoundedBytes::new(b"{}".to_vec()).unwrap(),
                 sizes: Sizes::default(),
             },
-            Role::Dialer => {
-                RoleConfig::Dialer { allow: BoundedVec::new(vec![BoundedStr::truncated("example.org:443")]).unwrap() }
-            }
-            Role::Egress => RoleConfig::Egress,
+            Role::Dialer => RoleConfig::Dialer {
+                allow: BoundedVec::new(vec![BoundedStr::truncated("example.org:443")]).unwrap(),
+                local: BoundedVec::default(),
+                resolver: BoundedStr::truncated("192.0.2.53:53"),
+            },
+            Role::Egress => RoleConfig::Egress {
+                plain: BoundedVec::default(),
+                local: BoundedVec::default(),
+                ca: BoundedStr::default(),
+            },
             Role::Gateway => RoleConfig::Gateway {
                 redacted_config: BoundedBytes::new(b"{}".to_vec()).unwrap(),
                 config_path: BoundedStr::truncated(&text("state/moltbot.json")),

@@ -47,7 +47,9 @@ fn lease(name: &str) -> LeaseRequest {
 
 fn id(reply: LeaseReply) -> LeaseId {
     match reply {
-        LeaseReply::Leased { lease, header, prefix, ttl_ms: 20_000 } if header.as_str() == "authorization" => {
+        LeaseReply::Leased { lease, header, prefix, ttl_ms: 20_000, bytes: None }
+            if header.as_str() == "authorization" =>
+        {
             assert_eq!(prefix.as_str(), "Bearer ");
             lease
         }

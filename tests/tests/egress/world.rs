@@ -1,0 +1,235 @@
+//! vault, auditd, dialer and egress behind their real walls, wired to each other; the test has gateway's end.
+
+use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
+use proto::channel::{Channel, Outgoing, decode_outgoing, frame};
+use proto::control::{AdminRequest, FromRole, RoleConfig, ToRole};
+use proto::edge::{Edge as _, GatewayEgress, Refusal};
+use proto::egress::{EgressChunk, EgressReply, EgressRequest, HeaderField};
+use proto::ids::{RequestId, Role, SessionKey};
+use proto::secret::Secret;
+use proto::topology::EdgeId;
+use proto::vault::VaultVerb;
+use proto::wire::Kind;
+use serde_json::Value;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use system_tests::play_broker::Sealed;
+
+/// Generous: machines are shared.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CREDIT: u32 = 8 << 20;
+
+/// What the operator configured.
+#[derive(Default)]
+pub struct Setup {
+    pub allow: Vec<String>,
+    pub local: Vec<String>,
+    pub plain: Vec<String>,
+    pub resolver: Option<SocketAddr>,
+    pub ca: PathBuf,
+}
+
+fn entries<const N: usize>(entries: &[String]) -> BoundedVec<BoundedStr<260>, N> {
+    BoundedVec::new(entries.iter().map(|entry| BoundedStr::truncated(entry)).collect()).unwrap()
+}
+
+/// The four of them.
+pub struct World {
+    pub egress: Sealed,
+    auditd: Sealed,
+    vault: Sealed,
+    _dialer: Sealed,
+    gateway: Channel,
+    next: Cell<u32>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Came {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub end: Result<EgressReply, Refusal>,
+}
+
+impl Came {
+    /// The rule that refused.
+    pub fn rule(&self) -> &str {
+        self.end.as_ref().unwrap_err().rule.as_str()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// A request with the credential `model`.
+pub fn post(host: &str, port: u16, body: &[u8]) -> EgressRequest {
+    request(Some("model"), "POST", host, port, "/v1/messages?x=1", &[("accept", "*/*")], 60, body)
+}
+
+/// A request without a credential.
+pub fn get(host: &str, port: u16) -> EgressRequest {
+    request(None, "GET", host, port, "/v1/models", &[], 60, b"")
+}
+
+#[allow(clippy::too_many_arguments, reason = "every part of a request, each once")]
+pub fn request(
+    credential: Option<&str>,
+    method: &str,
+    host: &str,
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    patience_s: u16,
+    body: &[u8],
+) -> EgressRequest {
+    let field = |(name, value): &(&str, &str)| HeaderField {
+        name: BoundedStr::truncated(name),
+        value: BoundedStr::truncated(value),
+    };
+    EgressRequest::Http {
+        session: SessionKey(BoundedStr::truncated("agent:main:test")),
+        credential: credential.map(BoundedStr::truncated),
+        host: BoundedStr::truncated(host),
+        port,
+        method: BoundedStr::truncated(method),
+        path: BoundedStr::truncated(path),
+        headers: BoundedVec::new(headers.iter().map(field).collect()).unwrap(),
+        patience_s,
+        body: BoundedBytes::new(body.to_vec()).unwrap(),
+    }
+}
+
+impl World {
+    pub fn new(setup: &Setup) -> Self {
+        let (auditd, vault) = (Sealed::start(Role::Auditd), Sealed::start(Role::Vault));
+        let dialer = Sealed::start_with(
+            Role::Dialer,
+            RoleConfig::Dialer {
+                allow: entries(&setup.allow),
+                local: entries(&[setup.local.clone(), setup.plain.clone()].concat()),
+                resolver: BoundedStr::truncated(&setup.resolver.map(|it| it.to_string()).unwrap_or_default()),
+            },
+        );
+        let egress = Sealed::start_with(
+            Role::Egress,
+            RoleConfig::Egress {
+                plain: entries(&setup.plain),
+                local: entries(&setup.local),
+                ca: BoundedStr::truncated(&setup.ca.to_string_lossy()),
+            },
+        );
+        ready(&auditd);
+        Sealed::wire(EdgeId::VaultWitness, &vault, &auditd);
+        Sealed::wire(EdgeId::VaultAuditd, &vault, &auditd);
+        ready(&vault);
+        ready(&dialer);
+        Sealed::wire(EdgeId::EgressAuditd, &egress, &auditd);
+        Sealed::wire(EdgeId::EgressVault, &egress, &vault);
+        Sealed::wire(EdgeId::EgressDialer, &egress, &dialer);
+        ready(&egress);
+        let gateway = egress.grant(EdgeId::GatewayEgress).0;
+        Self { egress, auditd, vault, _dialer: dialer, gateway, next: Cell::new(1) }
+    }
+
+    /// Puts a secret into the vault, with its policy.
+    pub fn secret(&self, name: &str, value: &[u8], policy: &str) {
+        let (name, value) = (BoundedStr::truncated(name), Secret::new(value.to_vec()).unwrap());
+        self.verb(VaultVerb::PutSecret { name: name.clone(), value, rotate: false });
+        self.verb(VaultVerb::SetPolicy { name, text: BoundedStr::new(policy).unwrap() });
+    }
+
+    fn verb(&self, verb: VaultVerb) {
+        self.vault.say(&ToRole::Admin(9, AdminRequest::Vault { uid: 0, verb: Box::new(verb) }), &[]);
+        match self.vault.hear() {
+            FromRole::Admin(9, Ok(_)) => {}
+            FromRole::Admin(_, Err(refusal)) => panic!("{refusal}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Sends a request; its answers are [`World::hear`]'s.
+    pub fn send(&self, request: &EgressRequest) -> RequestId {
+        let id = RequestId(self.next.get());
+        self.next.set(id.0 + 1);
+        self.say(Kind::Request, id, request);
+        self.say(Kind::Credit, id, &CREDIT);
+        id
+    }
+
+    pub fn cancel(&self, id: RequestId) {
+        self.say(Kind::Cancel, id, &());
+    }
+
+    fn say(&self, kind: Kind, id: RequestId, body: &impl serde::Serialize) {
+        let packet = frame(kind, id, 0, body, GatewayEgress::MAX_REQUEST).unwrap();
+        self.gateway.send_by(&packet, &[], Instant::now() + PATIENCE).unwrap();
+    }
+
+    /// The next answer, whichever request it is to.
+    pub fn hear(&self) -> (RequestId, Outgoing<GatewayEgress>) {
+        let packet = self.gateway.recv_by(GatewayEgress::MAX_REPLY, 0, Instant::now() + PATIENCE).unwrap();
+        decode_outgoing::<GatewayEgress>(packet).unwrap()
+    }
+
+    /// Carries a request out to its end.
+    pub fn ask(&self, request: &EgressRequest) -> Came {
+        let id = self.send(request);
+        self.come(id)
+    }
+
+    /// The rest of the answer to a request.
+    pub fn come(&self, id: RequestId) -> Came {
+        let (mut status, mut headers, mut body) = (0, Vec::new(), Vec::new());
+        loop {
+            let (of, answer) = self.hear();
+            assert_eq!(of, id);
+            let end = match answer {
+                Outgoing::Chunk(EgressChunk::Head { status: said, headers: fields }) => {
+                    assert!(status == 0 && body.is_empty(), "the head comes once, first");
+                    status = said;
+                    headers = fields.iter().map(|it| (it.name.to_string(), it.value.to_string())).collect();
+                    continue;
+                }
+                Outgoing::Chunk(EgressChunk::Body(bytes)) => {
+                    body.extend_from_slice(&bytes);
+                    self.say(Kind::Credit, id, &u32::try_from(bytes.len()).unwrap());
+                    continue;
+                }
+                Outgoing::Reply(reply, _) => Ok(reply),
+                Outgoing::Refused(refusal) => Err(refusal),
+            };
+            return Came { status, headers, body, end };
+        }
+    }
+
+    /// Every record of the stream that holds the use of secrets and the requests.
+    pub fn records(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.auditd.dir().join("logs/secret-audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// What the vault did with the secret `model`, as `lease`, `redeem`, `release`.
+    pub fn uses(&self) -> Vec<String> {
+        let records = self.records();
+        let of_egress = records.iter().filter(|record| record["type"] == "secret" && record["requester"] == "egress");
+        of_egress.map(|record| record["verb"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The records of requests, the last one first.
+    pub fn requests(&self) -> Vec<Value> {
+        let mut records: Vec<Value> = self.records().into_iter().filter(|record| record["type"] == "request").collect();
+        records.reverse();
+        records
+    }
+}
+
+fn ready(role: &Sealed) {
+    match role.hear() {
+        FromRole::Ready => {}
+        other => panic!("{} is not ready: {other:?}", role.role()),
+    }
+}
