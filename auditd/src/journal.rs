@@ -5,6 +5,7 @@ use crate::commitments::Commitments;
 use crate::file::AppendError;
 use crate::keys::Ring;
 use crate::record::Source;
+use crate::redact::Patterns;
 use crate::state::Limits;
 use crate::stream::{LogStream, Pen};
 use crate::writer::Writer;
@@ -61,6 +62,11 @@ impl Journal {
         // The names are as durable as what stands under them.
         rustix::fs::fsync(&journal.directory).map_err(internal(""))?;
         Ok(journal)
+    }
+
+    /// Takes out what the operator's patterns match as well.
+    pub fn use_patterns(&mut self, patterns: Patterns) {
+        self.ring.redactor_mut().use_patterns(patterns);
     }
 
     /// The directory that everything stands in.

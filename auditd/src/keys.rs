@@ -139,6 +139,11 @@ impl Ring {
         &self.redactor
     }
 
+    /// The same, to be told what else to take out.
+    pub const fn redactor_mut(&mut self) -> &mut Redactor {
+        &mut self.redactor
+    }
+
     /// The key in force.
     #[must_use]
     pub const fn epoch(&self) -> u64 {

@@ -3,12 +3,17 @@
 //! Texts in a record were chosen by strangers; they are escaped as JSON and cannot end a line, a string or a record.
 //! Built by hand rather than derived: the order of the fields is part of the format, and `prev` must be the last.
 
-use crate::chain::{Head, hex};
+use crate::chain::{Fragment, Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
 use crate::redact::Redactor;
 use proto::audit::{AuthOutcome, CommandRecord, Record, RequestStep, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
 use proto::witness::StoreStep;
+
+/// Bytes of a text that is kept whole: what a command may have, though each of them takes six in JSON.
+const LONGEST: usize = 8_192;
+/// Bytes that are kept of a longer one.
+const HEAD: usize = 1_024;
 
 /// A JSON object under construction.
 #[derive(Debug)]
@@ -95,11 +100,17 @@ impl Line {
         let _ = serde_json::to_writer(&mut self.text, value);
     }
 
-    /// Adds a text.
+    /// Adds a text. One that is longer than a record may be is kept as its head, its length and its hash: no record is
+    /// longer than 64 KiB.
     pub fn text(&mut self, name: &str, value: &str) -> &mut Self {
         self.key(name);
-        self.string(value);
-        self
+        if value.len() <= LONGEST {
+            self.string(value);
+            return self;
+        }
+        self.string(value.get(..value.floor_char_boundary(HEAD)).unwrap_or_default());
+        let whole = Fragment::of(value.as_bytes());
+        self.number(&format!("{name}Length"), whole.len).text(&format!("{name}Sha256"), &whole.sha256)
     }
 
     /// Adds a number.
@@ -171,7 +182,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
         Record::Secret { name, verb, requester, granted, detail } => {
             line.text("name", &redactor.clean(name))
                 .text("verb", verb)
-                .text("requester", requester)
+                .text("requester", &redactor.clean_name(requester))
                 .flag("success", *granted);
             if !detail.is_empty() {
                 line.text("detail", &redactor.clean(detail));
@@ -210,7 +221,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
         Record::Operator { uid, pid, verb, detail } => {
             line.number("uid", u64::from(*uid)).number("pid", u64::from(*pid)).text("verb", verb);
             if !detail.is_empty() {
-                line.text("detail", detail);
+                line.text("detail", &redactor.clean(detail));
             }
         }
         Record::Incident { incident, severity, step, outcome, took_ms, detail } => {
@@ -251,7 +262,7 @@ fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor
     match command {
         CommandRecord::Intent { run, session, command, backend, allowed_by } => {
             line.text("runId", &run.0)
-                .text("sessionKey", &session.0)
+                .text("sessionKey", &redactor.clean_name(&session.0))
                 .text("command", &redactor.clean(command))
                 .flag("sandbox", true)
                 .flag("elevated", false)
@@ -260,7 +271,7 @@ fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor
                 .text("allowedBy", &redactor.clean(allowed_by));
         }
         CommandRecord::Outcome { run, session, end, duration_ms } => {
-            line.text("runId", &run.0).text("sessionKey", &session.0).flag("sandbox", true);
+            line.text("runId", &run.0).text("sessionKey", &redactor.clean_name(&session.0)).flag("sandbox", true);
             match end {
                 RunEnd::Exited(status) => line.number("exitCode", u64::from(*status)),
                 RunEnd::Signalled(signal) => line.number("signal", u64::from(*signal)),
@@ -271,7 +282,7 @@ fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor
             line.number("duration", *duration_ms);
         }
         CommandRecord::Refused { session, command, rule } => {
-            line.text("sessionKey", &session.0)
+            line.text("sessionKey", &redactor.clean_name(&session.0))
                 .text("command", &redactor.clean(command))
                 .flag("approved", false)
                 .text("rule", rule);
@@ -345,6 +356,26 @@ pub(crate) mod tests {
         assert!(
             text.contains("\"command\":\"CLIENT_SECRET=[redacted:assigned-secret:") && text.contains(" run --fast\"")
         );
+    }
+
+    #[test]
+    fn text_that_is_too_long_is_kept_as_its_head_length_and_hash() {
+        // What is taken out of a text may make it longer than it came.
+        let mut redactor = Redactor::new(&[7; 32]);
+        redactor.use_patterns(crate::redact::Patterns::new(["x"]).unwrap());
+        let asked = "x".repeat(8_192);
+        let line = Writer::for_tests().line(Head::EMPTY, VAULT, &intent(&asked), Writer::TEST_NOW, &redactor);
+        assert!(line.len() < 4_096, "{}", line.len());
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        let whole = redactor.clean(&asked).into_owned();
+        assert!(whole.starts_with(value["command"].as_str().unwrap()));
+        assert_eq!(value["commandLength"], whole.len());
+        assert_eq!(value["commandSha256"], Fragment::of(whole.as_bytes()).sha256);
+        // As long as a command may be, and nothing in it: whole.
+        let plain = "a ".repeat(4_096);
+        let line = Writer::for_tests().line(Head::EMPTY, VAULT, &intent(&plain), Writer::TEST_NOW, &redactor);
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((value["command"].as_str(), value.get("commandLength")), (Some(plain.as_str()), None));
     }
 
     proptest! {

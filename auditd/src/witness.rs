@@ -10,11 +10,14 @@ use proto::bounded::BoundedVec;
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::edge::{Edge, Refusal, VaultWitness};
 use proto::ids::{Epoch, RequestId, Role};
-use proto::witness::{Cosignature, Known, WitnessReply, WitnessRequest};
+use proto::witness::{Cosignature, Fingerprint, Known, WitnessReply, WitnessRequest};
 use std::time::{Duration, Instant};
 
 /// Time between two answers to a vault that waits.
 const CADENCE: Duration = Duration::from_secs(1);
+
+/// Secrets whose fingerprints are taken at most: more than a store of 1 MiB can hold.
+const MAX_SECRETS: usize = 16_384;
 
 /// A question that waits for the log to grow.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Witness {
     peer: Option<(Channel, Epoch)>,
     waiting: Option<Waiting>,
     answered: Option<Instant>,
+    /// Fingerprints of secrets that have come and are not all.
+    coming: Vec<Fingerprint>,
 }
 
 impl Witness {
@@ -97,6 +102,16 @@ impl Witness {
             WitnessRequest::Store(step, state) => {
                 let written = journal.store(source, step, state).map(|()| WitnessReply::Written);
                 Ok(Some(written.map_err(|error| crate::serve::unwritable(&error))))
+            }
+            WitnessRequest::Know { key, secrets, more } => {
+                if self.coming.len() > MAX_SECRETS {
+                    return Err(ChannelError::Violation("more secrets than a store can hold"));
+                }
+                self.coming.extend(secrets.into_vec());
+                if !more {
+                    journal.know(key, std::mem::take(&mut self.coming));
+                }
+                Ok(Some(Ok(WitnessReply::Noted)))
             }
             WitnessRequest::Look { cosigner, known, cosigned, wait } => {
                 let forged = ChannelError::Violation("a cosignature that is none");

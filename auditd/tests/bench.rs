@@ -133,9 +133,20 @@ fn start_beside_a_log_of_any_length_and_its_check() {
 #[test]
 #[ignore = "a measurement"]
 fn redaction_of_ordinary_text() {
-    let text = include_str!("../../Cargo.lock");
+    let lock = include_str!("../../Cargo.lock").to_owned();
+    // Lines of real logs, where somebody has them.
+    let logs = std::env::var("REDACT_PLAIN").ok().map(|path| std::fs::read(path).unwrap());
+    let logs = logs.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let redactor = auditd::redact::Redactor::new(&[7; 32]);
-    let start = Instant::now();
-    let kept: usize = (0..20).map(|_| text.lines().map(|line| redactor.clean(line).len()).sum::<usize>()).sum();
-    println!("redaction: {:.0} MB/s", kept as f64 / 1e6 / start.elapsed().as_secs_f64());
+    for (what, text) in [("Cargo.lock", Some(lock)), ("logs", logs)] {
+        let Some(text) = text else { continue };
+        let speed = || {
+            let start = Instant::now();
+            let kept: usize = text.lines().map(|line| redactor.clean(line).len()).sum();
+            kept as f64 / 1e6 / start.elapsed().as_secs_f64()
+        };
+        let mut speeds: Vec<_> = (0..9).map(|_| speed()).collect();
+        speeds.sort_by(f64::total_cmp);
+        println!("redaction of {what}: {:.0} MB/s, at best {:.0}", speeds[4], speeds[8]);
+    }
 }

@@ -113,7 +113,7 @@ fn attempt(name: &str, logs: &Path) -> ExitStatus {
         .unwrap();
     let FromRole::Hello { .. } = hear(&control) else { panic!("hello") };
     let directory: OwnedFd = std::fs::File::open(logs).unwrap().into();
-    let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid") };
+    let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default() };
     let resources = BoundedVec::new(vec![Resource::LogDir]).unwrap();
     say(&control, &ToRole::Configure { layout: Layout::SplitUid, config, resources }, &[directory.as_fd()]);
     let FromRole::Confined(_) = hear(&control) else { panic!("confined") };

@@ -79,7 +79,11 @@ impl Setup {
     fn words(&self, role: Role, config: &Config) -> Result<RoleConfig, TooLong> {
         let path = self.state_dir.path();
         Ok(match role {
-            Role::Auditd => RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()) },
+            Role::Auditd => {
+                let patterns = self.config.logging.redact_patterns.iter().map(BoundedStr::new);
+                let redact = BoundedVec::new(patterns.collect::<Result<Vec<_>, _>>()?)?;
+                RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact }
+            }
             Role::Vault => RoleConfig::Vault,
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::new(config.docker_socket())?,

@@ -377,6 +377,15 @@ pub enum LogsCommand {
     Checkpoint {
         /// A file or a directory [default: logs/ of the state directory]
         path: Option<PathBuf>,
+        /// As a QR code each, for a telephone's camera
+        #[arg(long)]
+        qr: bool,
+    },
+    /// Have the log witnessed by somebody who is not on this machine (c2sp.org/tlog-witness)
+    Witness {
+        /// What to do
+        #[command(subcommand)]
+        command: WitnessCommand,
     },
     /// Print a proof that a record is in the log, for somebody who has only the key
     Prove {
@@ -413,6 +422,34 @@ pub enum LogsCommand {
         /// A file or a directory [default: logs/ of the state directory]
         #[arg(long, value_name = "PATH")]
         path: Option<PathBuf>,
+    },
+}
+
+/// `moltbot logs witness ...`
+#[derive(Debug, Subcommand)]
+pub enum WitnessCommand {
+    /// Name a witness, and print the keys that it must know
+    Add {
+        /// What to call it here
+        name: String,
+        /// Where it is: `/add-checkpoint` goes behind it
+        #[arg(long, value_name = "URL")]
+        url: String,
+        /// Its key line, as its operator gave it to you
+        #[arg(long, value_name = "KEY")]
+        key: String,
+    },
+    /// Who witnesses this log, and up to where
+    List,
+    /// Check the log against what a witness saw last, and have it cosign what there is now; exits 1 where the log is another
+    Check {
+        /// Which [default: each]
+        name: Option<String>,
+    },
+    /// Forget a witness and what it cosigned
+    Remove {
+        /// Which
+        name: String,
     },
 }
 

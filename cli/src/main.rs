@@ -24,6 +24,7 @@ mod migrate;
 mod paint;
 mod people;
 mod prune;
+mod qr;
 mod restart;
 mod sandbox;
 mod secrets;
@@ -33,6 +34,7 @@ mod status;
 mod up;
 mod vault;
 mod verify;
+mod witness;
 mod ws;
 
 use args::{Args, Command, DrillCommand, ExplainCommand, GatewayCommand, IncidentCommand, SecurityCommand};

@@ -27,13 +27,33 @@ pub struct Options {
     /// Say what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
+    /// Stay, and look again every hour; where there is no service manager with timers
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
 }
+
+/// How often one that stays looks.
+const EVERY: Duration = Duration::from_secs(3_600);
 
 /// Removes what may go. Without a policy nothing does, and that is no error: the timer runs everywhere.
 ///
 /// # Errors
 /// [`CliError`]; where the log does not verify nothing goes, and where Moltbot does not run nothing can be recorded.
 pub fn run(dir: &Path, options: Options, args: &Args) -> Result<(), CliError> {
+    if !options.watch {
+        return once(dir, options, args);
+    }
+    loop {
+        // A Moltbot that is down, or a log that does not verify, is for the next time: nothing has gone.
+        if let Err(error) = once(dir, options, args) {
+            eprintln!("moltbot: {error}");
+        }
+        std::thread::sleep(EVERY);
+    }
+}
+
+fn once(dir: &Path, options: Options, args: &Args) -> Result<(), CliError> {
+    // Read each time: the policy may have changed.
     let keep = keep(dir, options)?;
     let logs = dir.join("logs");
     let streams = options.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream.into()]);

@@ -45,7 +45,8 @@ pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliErro
             }
             Ok(())
         }
-        LogsCommand::Checkpoint { path } => checkpoints(&logs(path)),
+        LogsCommand::Checkpoint { path, qr } => checkpoints(&logs(path), *qr),
+        LogsCommand::Witness { command } => crate::witness::run(dir, command, args),
         LogsCommand::Prune(options) => crate::prune::run(dir, *options, args),
         LogsCommand::Prove { seq, stream, path, record } => {
             let line = record.as_ref().map(|file| line(file)).transpose()?;
@@ -130,12 +131,16 @@ fn verify(path: &Path, only: Option<Stream>, expected: &Expected, args: &Args) -
     }
 }
 
-fn checkpoints(path: &Path) -> Result<(), CliError> {
+fn checkpoints(path: &Path, qr: bool) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     for stream in Stream::ALL {
         let files = offline::find(path, stream).map_err(unreadable)?;
         if let Some(note) = offline::newest_checkpoint(&files).map_err(unreadable)? {
-            writeln!(out, "{note}")?;
+            if qr {
+                writeln!(out, "{}\n{}", stream.name(), crate::qr::draw(&note.to_string())?)?;
+            } else {
+                writeln!(out, "{note}")?;
+            }
         }
     }
     Ok(())

@@ -226,6 +226,22 @@ fn rest(config: &Config, all: &mut Findings) {
         "keepFiles and keepDays are 1 at least",
         "leave them out to keep everything",
     );
+    all.refuse_if(
+        logging.redact_patterns.len() > 32,
+        "logging.many_patterns",
+        "logging.redactPatterns",
+        "at most 32 patterns are taken",
+        "join some with |",
+    );
+    for (at, pattern) in logging.redact_patterns.iter().enumerate() {
+        all.refuse_if(
+            pattern.len() > 512,
+            "logging.long_pattern",
+            &format!("logging.redactPatterns[{at}]"),
+            "longer than 512 bytes",
+            "make two of it",
+        );
+    }
     if logging.redact_sensitive == Redact::Off {
         all.push(
             Severity::Warn,

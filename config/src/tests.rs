@@ -169,3 +169,13 @@ fn every_key_of_the_schema_is_described() {
         look(part, name);
     }
 }
+
+#[test]
+fn patterns_beyond_the_bounds_are_refused_and_those_within_them_are_taken() {
+    let with = |count: usize, length: usize| {
+        parse(&serde_json::json!({ "logging": { "redactPatterns": vec!["x".repeat(length); count] } }).to_string())
+    };
+    assert!(with(32, 512).is_ok());
+    assert!(with(33, 1).unwrap_err().contains("at most 32"));
+    assert!(with(1, 513).unwrap_err().contains("redactPatterns[0]"));
+}

@@ -61,6 +61,8 @@ pub enum RoleConfig {
     Auditd {
         /// `single-uid` or `split-uid`; written into every record.
         layout: BoundedStr<32>,
+        /// `logging.redactPatterns`: regular expressions of what is taken out of texts beside what the rules find.
+        redact: BoundedVec<BoundedStr<512>, 32>,
     },
     /// vault
     Vault,

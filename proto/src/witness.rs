@@ -66,6 +66,39 @@ pub struct TreeHead {
     pub proof: BoundedVec<[u8; 32], MAX_PROOF>,
 }
 
+/// Bytes of a secret that [`tag`] is over: what is shorter is not known to auditd.
+pub const WINDOW: usize = 16;
+/// Bits of a tag, all set. So few that a tag alone tells next to nothing of a secret.
+pub const MASK: u32 = (1 << 18) - 1;
+/// Fingerprints in one message at most.
+pub const MAX_FINGERPRINTS: usize = 128;
+
+/// A tag of 16 bytes under a key: the upper bits of two products (Dietzfelbinger's multiply-shift), in a few cycles. It only
+/// says where to look.
+#[must_use]
+pub fn tag(key: &[u8; 32], window: &[u8; WINDOW]) -> u32 {
+    let words = |bytes: &[u8]| match bytes.as_chunks::<8>().0 {
+        [one, two, ..] => (u64::from_le_bytes(*one), u64::from_le_bytes(*two)),
+        _ => (0, 0),
+    };
+    let ((low, high), (one, two)) = (words(window), words(key));
+    let mixed = low.wrapping_mul(one | 1).wrapping_add(high.wrapping_mul(two | 1));
+    u32::try_from(mixed >> 46).unwrap_or_default() & MASK
+}
+
+/// What the vault tells of one of its secrets, so that auditd can know it again and not learn it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Fingerprint {
+    /// [`tag`] of 16 of its bytes.
+    pub tag: u32,
+    /// Where they stand in it.
+    pub at: u16,
+    /// Its length.
+    pub length: u16,
+    /// HMAC-SHA-256 of all of it, the first half.
+    pub mac: [u8; 16],
+}
+
 /// vault -> auditd.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum WitnessRequest {
@@ -82,6 +115,15 @@ pub enum WitnessRequest {
     },
     /// Write down how far a change of the store has come. Answered when it is durable.
     Store(StoreStep, Commitment),
+    /// Know these secrets of mine where they stand in a record. Answered when they are known.
+    Know {
+        /// Under which tags and fingerprints are made; another each time the vault starts.
+        key: [u8; 32],
+        /// They, or the next of them.
+        secrets: BoundedVec<Fingerprint, MAX_FINGERPRINTS>,
+        /// True where more follow. The last ones bring all in, and what was known before goes.
+        more: bool,
+    },
 }
 
 /// Answer to a [`WitnessRequest`].
@@ -98,4 +140,6 @@ pub enum WitnessReply {
     },
     /// It is written.
     Written,
+    /// They are known.
+    Noted,
 }

@@ -298,6 +298,7 @@ impl Standin {
                         (committed, intended) = (Some(state), None);
                         WitnessReply::Written
                     }
+                    WitnessRequest::Know { .. } => WitnessReply::Noted,
                 };
                 if peer.send(Kind::Reply, id.0, &reply, &[]).is_err() {
                     return;
@@ -365,7 +366,9 @@ fn resources(role: Role, dir: &TempDir, listener: TcpListener) -> Vec<(Resource,
 
 fn config(role: Role) -> RoleConfig {
     match role {
-        Role::Auditd => RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid") },
+        Role::Auditd => {
+            RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default() }
+        }
         Role::Vault => RoleConfig::Vault,
         Role::Sandboxd => RoleConfig::Sandboxd {
             docker_socket: BoundedStr::truncated("/nonexistent/docker.sock"),

@@ -14,6 +14,7 @@ pub mod cipher;
 pub mod codec;
 pub mod entropy;
 pub mod envelope;
+pub mod fingerprint;
 pub mod keys;
 pub mod lease;
 pub mod lend;

@@ -271,7 +271,10 @@ impl State {
             Some(record) => records.insert(name.to_owned(), record),
             None => records.remove(name),
         };
-        let Err(error) = self.persist() else { return Ok(()) };
+        let Err(error) = self.persist() else {
+            self.make_secrets_known();
+            return Ok(());
+        };
         match before {
             Some(before) => self.contents.records.insert(name.to_owned(), before),
             None => self.contents.records.remove(name),

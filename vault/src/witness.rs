@@ -14,7 +14,9 @@ use proto::edge::{Refusal, VaultWitness};
 use proto::ids::RequestId;
 use proto::outbox::Outbox;
 use proto::topology::role;
-use proto::witness::{Commitment, Cosignature, StoreStep, TreeHead, WitnessReply, WitnessRequest};
+use proto::witness::{
+    Commitment, Cosignature, Fingerprint, MAX_FINGERPRINTS, StoreStep, TreeHead, WitnessReply, WitnessRequest,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -78,15 +80,41 @@ impl Witness {
     /// # Errors
     /// [`AuditError`].
     pub fn record(&mut self, step: StoreStep, state: Commitment) -> Result<(), AuditError> {
-        let id = self.post(&WitnessRequest::Store(step, state))?;
+        self.tell(&WitnessRequest::Store(step, state), &WitnessReply::Written)
+    }
+
+    /// Says something that has one answer, and waits for that.
+    fn tell(&mut self, request: &WitnessRequest, expected: &WitnessReply) -> Result<(), AuditError> {
+        let id = self.post(request)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.collect_one()? {
-                Some((answered, Ok(WitnessReply::Written))) if answered == id => return Ok(()),
+                Some((answered, Ok(reply))) if answered == id && reply == *expected => return Ok(()),
+                Some((answered, Ok(_))) if answered == id => {
+                    let violation = ChannelError::Violation("an answer to another question");
+                    return Err(self.failed(CallError::Violation(violation)));
+                }
                 Some((answered, Err(refusal))) if answered == id => return Err(AuditError::Refused(refusal)),
                 // Of a question that nobody waits for any more.
                 Some(_) => {}
                 None => self.wait(deadline)?,
+            }
+        }
+    }
+
+    /// Has auditd know these secrets where they stand in a record, and no others. Returns when it does.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn make_known(&mut self, key: &[u8; 32], secrets: &[Fingerprint]) -> Result<(), AuditError> {
+        let mut parts = secrets.chunks(MAX_FINGERPRINTS).peekable();
+        loop {
+            let part = parts.next().unwrap_or_default();
+            let more = parts.peek().is_some();
+            let secrets = BoundedVec::new(part.to_vec()).unwrap_or_default();
+            self.tell(&WitnessRequest::Know { key: *key, secrets, more }, &WitnessReply::Noted)?;
+            if !more {
+                return Ok(());
             }
         }
     }
@@ -135,7 +163,7 @@ impl Witness {
             Ok(WitnessReply::Seen { committed, intended, heads }) => {
                 Some(Ok(View { committed, intended, heads: heads.into_vec(), whole }))
             }
-            Ok(WitnessReply::Written) => {
+            Ok(WitnessReply::Written | WitnessReply::Noted) => {
                 let violation = ChannelError::Violation("an answer to another question");
                 return Err(self.failed(CallError::Violation(violation)));
             }

@@ -7,11 +7,12 @@ use crate::cosign::CosignerKey;
 use crate::file::AppendError;
 use crate::note::NoteError;
 use crate::record::Source;
+use crate::redact;
 use crate::stream::Pen;
 use crate::tree::Hash;
 use proto::audit::{Record, Stream};
 use proto::bounded::BoundedStr;
-use proto::witness::{Commitment, Cosignature, Known, StoreStep, TreeHead};
+use proto::witness::{Commitment, Cosignature, Fingerprint, Known, StoreStep, TreeHead};
 use rustix::io::Errno;
 use std::os::fd::AsFd as _;
 
@@ -105,6 +106,11 @@ impl Journal {
         let pen = Pen { writer: &self.writer, ring: &self.ring, limits: &self.limits, now: Instant::now() };
         let _ = stream.cosigned(&pen, cosignature.size.min(stream.head().size), line);
         true
+    }
+
+    /// Knows these secrets of the vault in what is written from now on.
+    pub fn know(&mut self, key: [u8; 32], secrets: Vec<Fingerprint>) {
+        self.ring.redactor_mut().learn(redact::Known::new(key, secrets));
     }
 
     /// The vault remembers so much of a stream.

@@ -45,8 +45,8 @@ fn value_goes_and_the_words_around_it_stay() {
 
 #[test]
 fn no_key_of_the_table_is_shorter_than_what_is_looked_at() {
-    for Prefix(rule, prefix, _, least) in PREFIXES {
-        assert!(prefix.len() + least >= SHORTEST, "{rule}");
+    for shapes::Prefix(rule, prefix, _, least) in shapes::PREFIXES {
+        assert!(prefix.len() + least >= shapes::SHORTEST, "{rule}");
     }
 }
 
@@ -135,4 +135,62 @@ fn replacement_stays_as_it_is_and_what_only_looks_like_one_does_not() {
     assert_eq!(redactor().clean(&once), once);
     let hidden = redactor().clean("[redacted:password:hunter22]").into_owned();
     assert!(!hidden.contains("hunter22"), "{hidden}");
+}
+
+/// Prints how much of a corpus is found: `REDACT_CORPUS` names files of JSON lines with `text` and `value`, `REDACT_PLAIN`
+/// files of ordinary lines. With `REDACT_SHOW`, what is missed.
+#[test]
+#[ignore = "a measurement"]
+fn share_of_a_corpus_that_is_found() {
+    let files = |name| {
+        std::env::var(name)
+            .unwrap_or_default()
+            .split(':')
+            .map(str::to_owned)
+            .filter(|s| !s.is_empty())
+            .collect::<Vec<_>>()
+    };
+    let show = std::env::var_os("REDACT_SHOW").is_some();
+    for file in files("REDACT_CORPUS") {
+        let (mut all, mut found, mut whole, mut valued) = (0, 0, 0, 0);
+        for line in std::fs::read_to_string(&file).unwrap().lines() {
+            let one: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = one["text"].as_str().unwrap();
+            let clean = redactor().clean(text).into_owned();
+            all += 1;
+            found += usize::from(clean != text);
+            if let Some(value) = one["value"].as_str() {
+                valued += 1;
+                let survives = value
+                    .as_bytes()
+                    .windows(8.min(value.len()))
+                    .any(|w| clean.as_bytes().windows(w.len()).any(|c| c == w));
+                whole += usize::from(!survives);
+                if show && survives {
+                    println!("LEAK {} {value:?}\n     {text:?}\n  -> {clean:?}", one["rule"]);
+                }
+            }
+            if show && clean == text {
+                println!("MISS {} {text:?}", one["rule"]);
+            }
+        }
+        println!(
+            "{file}: {found} of {all} found ({:.1} %), {whole} of {valued} leave no 8 characters ({:.1} %)",
+            100.0 * found as f64 / all as f64,
+            100.0 * whole as f64 / valued as f64
+        );
+    }
+    for file in files("REDACT_PLAIN") {
+        let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
+        let flagged: Vec<_> = text.lines().filter(|line| redactor().clean(line) != *line).collect();
+        println!(
+            "{file}: {} of {} lines flagged ({:.3} %)",
+            flagged.len(),
+            text.lines().count(),
+            100.0 * flagged.len() as f64 / text.lines().count() as f64
+        );
+        if show {
+            flagged.iter().for_each(|line| println!("FLAG {}", redactor().clean(line)));
+        }
+    }
 }

@@ -24,6 +24,9 @@ use std::time::Duration;
 /// Bytes that are checked at a start at most, but for those since the last checkpoint.
 const TAIL: u64 = 1 << 20;
 
+/// Bytes at a file's end in which at least one whole record is.
+const LINES: u64 = 1 << 17;
+
 /// A check's outcome, with the place in the file that it began at.
 struct Found {
     from: u64,
@@ -60,6 +63,7 @@ impl LogStream {
         let health = if found.scan.tail == Tail::Clean { Health::Sound } else { Health::Unclean };
         let fresh = found.scan.sound.closed && found.from == 0 && found.scan.sound_bytes == 0;
         let tiles = tiles(stream, directory, &segments, &file, last.first, &found.scan.sound)?;
+        let latest = last_time(&file)?;
         let begun = first_line(&file)?.and_then(|line| time(&line));
         Ok(Self {
             stream,
@@ -75,7 +79,7 @@ impl LogStream {
             recorded: found.recorded,
             fresh,
             begun,
-            latest: None,
+            latest,
             noted_ns: 0,
             noted: None,
             offered: None,
@@ -247,6 +251,14 @@ fn first_line(file: &LogFile) -> Result<Option<Vec<u8>>, AppendError> {
     let mut reader = file.section(0, 1 << 16);
     reader.read_until(b'\n', &mut line).map_err(|error| failed(file.name(), error.into()))?;
     Ok(line.pop_if(|byte| *byte == b'\n').map(|_| line))
+}
+
+/// The time of the last whole record: the clock may have been set back while nobody wrote.
+fn last_time(file: &LogFile) -> Result<Option<Duration>, AppendError> {
+    let end = file.bytes();
+    let lines = file.section(end.saturating_sub(LINES), end).split(b'\n');
+    let lines = lines.collect::<Result<Vec<_>, _>>().map_err(|error| failed(file.name(), error.into()))?;
+    Ok(lines.iter().rev().find_map(|line| time(line)))
 }
 
 fn time(line: &[u8]) -> Option<Duration> {

@@ -39,7 +39,7 @@ impl Broker {
             panic!("hello")
         };
         let directory: OwnedFd = std::fs::File::open(logs).unwrap().into();
-        let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid") };
+        let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default() };
         let resources = BoundedVec::new(vec![Resource::LogDir]).unwrap();
         broker
             .tell(&ToRole::Configure { layout: Layout::SplitUid, config, resources }, &[directory.as_fd()])

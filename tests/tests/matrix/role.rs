@@ -70,7 +70,9 @@ impl Workshop {
     fn config(&self, role: Role) -> RoleConfig {
         let text = |path: &str| self.dir.join(path).to_string_lossy().into_owned();
         match role {
-            Role::Auditd => RoleConfig::Auditd { layout: BoundedStr::truncated(self.layout.name()) },
+            Role::Auditd => {
+                RoleConfig::Auditd { layout: BoundedStr::truncated(self.layout.name()), redact: BoundedVec::default() }
+            }
             Role::Vault => RoleConfig::Vault,
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::truncated(&text("docker.sock")),

@@ -3,6 +3,8 @@
 
 use super::{State, StoreError};
 use crate::audit::AuditError;
+use crate::envelope::Record;
+use crate::fingerprint;
 use crate::rollback::{Rollback, judge};
 use crate::snapshot::Place;
 use crate::store;
@@ -23,11 +25,13 @@ pub enum ViewError {
 }
 
 /// What of the witness a state has beside the edge.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Bond {
     pub(super) edge: Witness,
     /// True once store and log were found to belong together: from then on no change is made that the log is not told of.
     pub(super) holds: bool,
+    /// What the fingerprints of secrets are made under that auditd is told.
+    pub(super) fingerprints: Option<fingerprint::Key>,
     /// True where the log is to be told that the state in force was reached.
     pub(super) owes: bool,
 }
@@ -83,6 +87,22 @@ impl State {
         Ok(())
     }
 
+    /// Tells auditd which secrets it must not write. Where it does not take that, it is gone or going, and the next one is
+    /// told when it is looked at.
+    pub(super) fn make_secrets_known(&mut self) {
+        if !self.bond.holds {
+            return;
+        }
+        if self.bond.fingerprints.is_none() {
+            self.bond.fingerprints = fingerprint::Key::draw().ok();
+        }
+        let Some(key) = &self.bond.fingerprints else { return };
+        let print = |record: &Record| record.open(&self.contents.ring).ok().and_then(|secret| key.print(&secret));
+        let prints: Vec<_> = self.contents.records.values().filter_map(print).collect();
+        let key = key.expose();
+        let _ = self.bond.edge.make_known(&key, &prints);
+    }
+
     /// Asks where all of the log stands. The answer is [`State::take_view`]'s.
     ///
     /// # Errors
@@ -105,6 +125,9 @@ impl State {
             self.bond.holds = true;
         } else {
             view.heads.iter().try_for_each(|head| self.contents.memory.check(head))?;
+        }
+        if view.whole {
+            self.make_secrets_known();
         }
         let remembered = self.remember(view).map_err(ViewError::Store)?;
         // Where it fails it is owed still, and paid before the next change.

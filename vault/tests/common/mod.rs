@@ -212,6 +212,7 @@ fn witness(state: &Path, mut steps: usize) -> Channel {
                 let log = logs.entry(state.clone()).or_default();
                 match request {
                     WitnessRequest::Look { wait: true, .. } => continue,
+                    WitnessRequest::Know { .. } => WitnessReply::Noted,
                     WitnessRequest::Look { .. } => {
                         let Commitments { committed, intended } = *log;
                         WitnessReply::Seen { committed, intended, heads: BoundedVec::default() }
