@@ -380,7 +380,7 @@ fn config(role: Role) -> RoleConfig {
             image: BoundedStr::truncated("none"),
             backend: BackendChoice::Native,
             instance: BoundedStr::truncated("0123456789abcdef"),
-            exec: BoundedBytes::new(b"{}".to_vec()).unwrap(),
+            exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
             sizes: Sizes::default(),
         },
         Role::Dialer => RoleConfig::Dialer {

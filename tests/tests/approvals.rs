@@ -28,7 +28,7 @@ fn answered(system: &System, message: &str, session: &str, word: &[&str]) -> Str
     std::thread::scope(|scope| {
         let chat = scope.spawn(|| system.says(&["chat", "--session", session, message]));
         let id = waits(system);
-        system.says(&[&["approvals", word[0], &id], &word[1..]].concat());
+        let _ = system.says(&[&["approvals", word[0], &id], &word[1..]].concat());
         chat.join().unwrap()
     })
 }
@@ -68,7 +68,7 @@ fn question_shows_everything_that_is_hashed() {
             assert!(!shown[field].as_str().unwrap().is_empty(), "{field}: {shown}");
         }
         assert_eq!(shown["digest"].as_str().unwrap().len(), 64);
-        system.says(&["approvals", "deny", &id]);
+        let _ = system.says(&["approvals", "deny", &id]);
         assert!(chat.join().unwrap().contains("exec.not_approved"));
     });
 }
@@ -104,7 +104,7 @@ fn revocation_and_lockdown_take_every_grant_back() {
         assert!(answered(&system, "/exec mkdir -p made", MAIN, &grant).contains("[exit 0"));
         assert!(system.chat("/exec mkdir -p made").contains("[exit 0"));
         for words in take_back {
-            system.says(words);
+            let _ = system.says(words);
         }
         assert_eq!(read(&system, &["grants"]), json!([]), "{take_back:?}");
         assert!(answered(&system, "/exec mkdir -p made", MAIN, &["deny"]).contains("exec.not_approved"));
@@ -117,7 +117,7 @@ fn vault_that_starts_anew_knows_of_no_approval() {
     let grant = ["approve", "--uses", "9", "--for", "1h"];
     assert!(answered(&system, "/exec mkdir -p made", MAIN, &grant).contains("[exit 0"));
     let epoch = system.role("vault")["epoch"].as_u64().unwrap();
-    system.says(&["gateway", "restart", "vault"]);
+    let _ = system.says(&["gateway", "restart", "vault"]);
     system.wait_epoch("vault", epoch + 1);
     wait_for("the vault", || {
         let output = system.moltbot(&["approvals", "grants", "--json"]);

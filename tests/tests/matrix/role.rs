@@ -80,7 +80,7 @@ impl Workshop {
                 image: BoundedStr::truncated("none"),
                 backend: BackendChoice::Docker,
                 instance: BoundedStr::truncated("0123456789abcdef"),
-                exec: BoundedBytes::new(b"{}".to_vec()).unwrap(),
+                exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
                 sizes: Sizes::default(),
             },
             Role::Dialer => RoleConfig::Dialer {
