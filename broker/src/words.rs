@@ -80,7 +80,7 @@ impl Setup {
         let path = self.state_dir.path();
         Ok(match role {
             Role::Auditd => {
-                let patterns = self.config.logging.redact_patterns.iter().map(BoundedStr::new);
+                let patterns = config.logging.redact_patterns.iter().map(BoundedStr::new);
                 let redact = BoundedVec::new(patterns.collect::<Result<Vec<_>, _>>()?)?;
                 RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact }
             }

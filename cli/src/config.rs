@@ -40,8 +40,11 @@ pub fn run(dir: &Path, command: &ConfigCommand, args: &Args) -> Result<(), CliEr
             Ok(())
         }
         ConfigCommand::Apply => {
-            config::Config::load(&file).map_err(CliError::failed)?;
+            is_taken(&config::Config::load(&file).map_err(CliError::failed)?)?;
             apply(&mut Door::open(dir)?, args)
+        }
+        ConfigCommand::Set { path, value, how } if write::SECRETS.contains(&path.as_str()) => {
+            write::secret(dir, path, value, *how, args)
         }
         ConfigCommand::Set { path, value, how } => {
             let value = write::value(value);
@@ -56,6 +59,18 @@ pub fn run(dir: &Path, command: &ConfigCommand, args: &Args) -> Result<(), CliEr
         }
         ConfigCommand::Edit { how } => write::edit(dir, &file, *how, args),
     }
+}
+
+/// Tries what only a role understands, and would end by: patterns that are redacted, rules about commands. It costs a
+/// refusal here, and there the whole set.
+///
+/// # Errors
+/// [`CliError`] with the role's own words.
+pub fn is_taken(config: &config::Config) -> Result<(), CliError> {
+    let patterns = config.logging.redact_patterns.iter().map(String::as_str);
+    auditd::redact::Patterns::new(patterns).map_err(CliError::failed)?;
+    let rules = command::decide::Policy::from_json(&config.exec_json());
+    rules.map(drop).map_err(|error| CliError::Failed(format!("tools.exec: {error}")))
 }
 
 /// Has broker put the file in force, and waits until the roles that it is about serve again.

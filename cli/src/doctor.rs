@@ -117,7 +117,8 @@ fn print(lines: &[Line], mended: &[String], args: &Args) -> Result<(), CliError>
 
 fn look(dir: &Path) -> Vec<Line> {
     let status = Door::open(dir).ok().and_then(|mut door| door.status().ok());
-    let config = Config::load(&dir.join("moltbot.json"));
+    let config = Config::load(&dir.join("moltbot.json")).map_err(CliError::failed);
+    let config = config.and_then(|config| crate::config::is_taken(&config).map(|()| config));
     let mut lines = vec![programs(), kernel(), namespaces()];
     lines.push(state(dir));
     lines.push(match &config {

@@ -25,7 +25,7 @@ const TAIL: usize = 2_000;
 /// # Errors
 /// [`CliError`] with broker's own words where it ended.
 pub fn up(dir: &Path, port: Option<u16>, foreground: bool, args: &Args) -> Result<(), CliError> {
-    patterns_are_read(dir)?;
+    is_taken(dir)?;
     let broker = std::env::current_exe().map_err(CliError::failed)?.with_file_name("moltbot-broker");
     let mut command = Command::new(&broker);
     command.arg("--state-dir").arg(dir).stdin(Stdio::null());
@@ -61,11 +61,12 @@ pub fn up(dir: &Path, port: Option<u16>, foreground: bool, args: &Args) -> Resul
     Ok(())
 }
 
-/// Says what auditd would, before anything is started. A configuration that does not load at all is broker's to name.
-fn patterns_are_read(dir: &Path) -> Result<(), CliError> {
-    let Ok(config) = config::Config::load(&dir.join("moltbot.json")) else { return Ok(()) };
-    let patterns = config.logging.redact_patterns.iter().map(String::as_str);
-    auditd::redact::Patterns::new(patterns).map(drop).map_err(CliError::failed)
+/// Says what a role would end by, before anything is started. A configuration that does not load at all is broker's to name.
+fn is_taken(dir: &Path) -> Result<(), CliError> {
+    match config::Config::load(&dir.join("moltbot.json")) {
+        Ok(config) => crate::config::is_taken(&config),
+        Err(_) => Ok(()),
+    }
 }
 
 fn wait_ready(dir: &Path, child: &mut Child) -> Result<Status, CliError> {

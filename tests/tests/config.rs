@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use system_tests::client::Client;
 use system_tests::{As, Sandbox, System, is_root};
 
 fn json_of(system: &System, words: &[&str]) -> (bool, Value) {
@@ -75,7 +76,15 @@ fn change_is_written_kept_recorded_and_restarts_whom_it_is_about() {
         let log = String::from_utf8(output.stdout).unwrap();
         assert!(log.contains("restarts dialer, gateway"), "{log}");
 
+        let words = ["config", "set", "logging.redactPatterns", "['x-[0-9]{9}']", "--json"];
+        let (ok, said) = json_of(&system, &words);
+        assert!(
+            ok && said["restarted"].as_array().unwrap().contains(&json!("auditd")),
+            "it is auditd's business: {said}"
+        );
+
         // The same thing again changes nothing, and what closes is not asked about.
+        let words = ["config", "set", "egress.allow", "['api.example.org:443']", "--yes", "--json"];
         let (_, again) = json_of(&system, &words);
         assert_eq!(again["changed"], false);
         let (ok, closed) = json_of(&system, &["config", "unset", "egress.allow", "--json"]);
@@ -96,6 +105,8 @@ fn what_does_not_load_is_neither_written_nor_put_in_force() {
             &["config", "set", "gateway.controlUi.allowInsecureAuth", "true", "--yes"],
             "gateway.control_ui.insecure_auth",
         ),
+        (&["config", "set", "logging.redactPatterns", "['(open']", "--yes"], "redactPatterns[0]"),
+        (&["config", "set", "tools.exec.rules", "[{ id: 'x', nonsense: 1 }]", "--yes"], "tools.exec"),
         (&["config", "unset", "gateway.port"], "not set"),
         (&["config", "set", "a..b", "1"], "no path"),
     ] {
@@ -161,4 +172,30 @@ fn editor_gets_the_text_and_its_result_is_taken_only_if_it_loads() {
     assert!(file(&system).contains("/* mine */"));
     let left: Vec<_> = std::fs::read_dir(system.state()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains(".edit.")), "{left:?}");
+}
+
+#[test]
+fn secret_that_is_set_goes_into_the_vault_and_never_into_the_file() {
+    let system = System::start(As::User, &Sandbox::Native);
+    let (old, new, text) = (system.token(), "abcdefghijklmnopqrstuvwxyz123456", file(&system));
+    let admits = |token: &str| Client::connect(system.port()).log_in(4, 4, token)["ok"].as_bool().unwrap();
+    assert!(admits(&old) && !admits(new));
+    for (weak, rule) in [("a".repeat(31), "vault.short"), ("ab".repeat(20), "vault.weak"), ("${X}".to_owned(), "vault")]
+    {
+        assert!(error_of(&system, &["config", "set", "gateway.auth.token", &weak]).contains(rule), "{weak}");
+    }
+    assert!(admits(&old));
+    let _ = system.says(&["config", "set", "gateway.auth.token", new]);
+    assert!(admits(new) && !admits(&old));
+    let _ = system.says(&["config", "set", "gateway.auth.password", "correct horse battery staple"]);
+    for entry in std::fs::read_dir(system.state()).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_file() {
+            let bytes = std::fs::read(&entry).unwrap();
+            for secret in [new, "correct horse"] {
+                let found = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+                assert!(!found, "{secret} is in {}", entry.display());
+            }
+        }
+    }
+    assert_eq!(file(&system), text);
 }

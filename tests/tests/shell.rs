@@ -98,7 +98,7 @@ fn terminal_completes_keeps_history_and_tells_of_what_happens() {
     system_tests::signal(system.pid("egress"), rustix::process::Signal::KILL);
     terminal.until("egress");
     terminal.say("config set gateway.auth.token hunter2hunter2\r");
-    terminal.until("moltbot gateway token --reveal");
+    terminal.until("vault.short");
     terminal.say("exit\r");
     let status = system_tests::wait_for("the shell's end", || terminal.child.try_wait().unwrap());
     assert!(status.success());

@@ -32,7 +32,9 @@ fn draw_from(mut fill: impl FnMut(&mut [u8]) -> Result<(), Errno>) -> Result<Sec
     }
 }
 
-fn distinct(text: &[u8]) -> usize {
+/// How many different bytes there are.
+#[must_use]
+pub fn distinct(text: &[u8]) -> usize {
     let mut seen = Zeroizing::new(text.to_vec());
     seen.sort_unstable();
     seen.dedup();

@@ -12,6 +12,7 @@ use crate::permit::Policy;
 use crate::snapshot::SnapshotError;
 use crate::state::{ChangeError, GATEWAY_TOKEN, unix_now};
 use crate::store::StoreError;
+use crate::token;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::edge::Refusal;
 use proto::secret::Secret;
@@ -19,8 +20,8 @@ use proto::vault::{SecretRow, VaultAnswer, VaultVerb};
 
 /// Rows of one page.
 const PAGE: usize = 64;
-/// A gateway token that the operator chose has as many bytes as one that was drawn.
-const TOKEN: usize = 43;
+/// Bytes that a gateway token which the operator chose has at least. Source: Phase 1, SEC-03.
+const TOKEN: usize = 32;
 
 pub(crate) fn refuse(rule: &str, message: &str) -> AskError {
     Refusal::new(rule, message).into()
@@ -194,6 +195,13 @@ impl<L: Log> Desk<'_, L> {
         }
         if name == GATEWAY_TOKEN && value.expose().len() < TOKEN {
             return Err(refuse("vault.short", &format!("a gateway token has at least {TOKEN} bytes")));
+        }
+        if name == GATEWAY_TOKEN && token::distinct(value.expose()) < token::DISTINCT {
+            let why = format!(
+                "a gateway token has at least {} different bytes: `openssl rand -base64 32` makes one",
+                token::DISTINCT
+            );
+            return Err(refuse("vault.weak", &why));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Looks at the configuration, and changes nothing.
 
-use super::{at, environment, read, risk::Delta, understand};
+use super::{at, environment, is_taken, read, risk::Delta, understand};
 use crate::CliError;
 use crate::args::Args;
 use crate::door::Door;
@@ -64,6 +64,9 @@ pub fn validate(file: &Path, args: &Args) -> Result<(), CliError> {
     }
     if !problems.is_empty() {
         return Err(CliError::failed(ConfigError::Invalid { path: file.to_owned(), problems }));
+    }
+    if let Ok(config) = &understood {
+        is_taken(config)?;
     }
     println!("{} loads; score {} ({})", file.display(), score(&all), rating(score(&all)));
     Ok(())

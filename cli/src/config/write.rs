@@ -1,13 +1,17 @@
 //! Changes the file: what it becomes is checked, shown and weighed first, and what it was is kept beside it.
 
 use super::risk::Delta;
-use super::{apply, read, understand};
+use super::{apply, is_taken, read, understand};
 use crate::CliError;
 use crate::args::{Args, How};
 use crate::door::Door;
 use crate::paint::Paint;
 use config::Config;
 use config::edit::EditError;
+use proto::auth::LoginVerb;
+use proto::bounded::BoundedStr;
+use proto::secret::Secret;
+use proto::vault::VaultVerb;
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fsync, openat, renameat};
 use rustix::termios::isatty;
 use serde_json::{Value, json};
@@ -17,6 +21,43 @@ use std::path::Path;
 
 /// Earlier texts that are kept: `.bak`, `.bak.1` and so on.
 const BACKUPS: usize = 5;
+
+/// Keys whose values the vault keeps: set here, they go there, and the file never has them.
+pub const SECRETS: [&str; 2] = ["gateway.auth.token", "gateway.auth.password"];
+
+/// Sets one of [`SECRETS`].
+pub fn secret(dir: &Path, path: &str, value: &str, how: How, args: &Args) -> Result<(), CliError> {
+    if config::is_reference(value) {
+        return Err(CliError::failed("the vault keeps it, and not the environment; give the value itself"));
+    }
+    if how.dry_run {
+        let text = format!("{path} would go into the vault; nothing was changed");
+        return crate::secrets::say(args, &json!({ "ok": true, "dryRun": true }), &text);
+    }
+    let value = Secret::new(value.as_bytes().to_vec()).map_err(CliError::failed)?;
+    let verb = match path {
+        "gateway.auth.token" => {
+            VaultVerb::PutSecret { name: BoundedStr::truncated("gateway.token"), value, rotate: true }
+        }
+        _ => VaultVerb::Login(LoginVerb::SetPassword { password: value }),
+    };
+    let mut door = Door::open(dir).map_err(|error| match error {
+        CliError::NotRunning(_) => CliError::failed("it goes into the vault: `moltbot up` first"),
+        other => other,
+    })?;
+    crate::secrets::ask(&mut door, verb)?;
+    if !args.json {
+        eprintln!(
+            "others on this machine can read arguments; next time: {}",
+            match path {
+                "gateway.auth.token" => "moltbot secrets rotate gateway.token",
+                _ => "moltbot gateway password set",
+            }
+        );
+    }
+    let text = format!("{path} is in the vault and in force; connections that came in by the old one were closed");
+    crate::secrets::say(args, &json!({ "ok": true, "kept": "vault" }), &text)
+}
 
 /// What an argument says: JSON5 where it is, else the text itself.
 pub fn value(text: &str) -> Value {
@@ -81,6 +122,7 @@ pub fn edit(dir: &Path, file: &Path, how: How, args: &Args) -> Result<(), CliErr
 /// Takes a new text, if it loads and the operator wants what it does.
 fn take(dir: &Path, file: &Path, old: &str, new: &str, how: How, args: &Args) -> Result<(), CliError> {
     let config = understand(new, file).map_err(CliError::failed)?;
+    is_taken(&config)?;
     // A file that does not load now can only get better; the defaults are what to hold it against.
     let was = understand(old, file).unwrap_or_else(|_| Config::default());
     let delta = Delta::between(&was, &config);

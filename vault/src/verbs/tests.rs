@@ -123,7 +123,9 @@ fn wrong_name_value_or_policy_is_refused_by_its_own_rule_and_changes_nothing() {
     let name = BoundedStr::truncated(GATEWAY_TOKEN);
     assert_eq!(rule(world.ask(VaultVerb::RemoveSecret { name })), "vault.reserved");
     assert_eq!(world.state.generation(), generation);
-    assert_eq!(done(world.put(GATEWAY_TOKEN, &"x".repeat(43), true)), 2);
+    assert_eq!(rule(world.put(GATEWAY_TOKEN, &"a".repeat(31), true)), "vault.short");
+    assert_eq!(rule(world.put(GATEWAY_TOKEN, &"x".repeat(43), true)), "vault.weak");
+    assert_eq!(done(world.put(GATEWAY_TOKEN, "abcdefghijklmnopqrstuvwxyz123456", true)), 2);
 }
 
 #[test]
