@@ -150,7 +150,7 @@ fn freeze_ends_every_lease_and_names_what_was_lent() {
     let request = redeem(reply);
     broker.say(&ToRole::Freeze { why: BoundedStr::truncated("a test") }, &[]);
     let FromRole::Frozen { detail, .. } = broker.hear() else { panic!("not frozen") };
-    assert_eq!(detail.as_str(), "1 leases ended: model");
+    assert_eq!(detail.as_str(), "0 approvals revoked, 1 leases ended: model");
     assert_eq!(rule(egress.call(&request, &[], PATIENCE)), "lockdown");
     assert_eq!(rule(egress.call(&lease("model", "example.org"), &[], PATIENCE)), "lockdown");
     broker.say(&ToRole::Thaw, &[]);
