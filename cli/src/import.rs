@@ -316,7 +316,8 @@ fn put(door: &mut Door, clear: &Clear, replace: bool) -> Result<(), String> {
 
 fn without(text: &str, clear: &Clear, kind: Kind) -> Result<String, String> {
     if kind != Kind::Env {
-        return take(text, clear, kind == Kind::Own).map_err(|error| error.to_string());
+        return take(text, clear, kind == Kind::Own && !clear.path.starts_with("models.providers"))
+            .map_err(|error| error.to_string());
     }
     let lines: BTreeSet<usize> =
         find_in_env(text).into_iter().filter(|(_, found)| found.path == clear.path).map(|(at, _)| at).collect();

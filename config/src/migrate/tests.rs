@@ -44,6 +44,8 @@ fn upstreams_configuration_becomes_one_that_loads_and_every_step_is_said() {
     assert_eq!(value["channels"]["discord"]["dm"]["policy"], "pairing");
     assert_eq!(value["logging"]["redactSensitive"], "tools");
     assert_eq!(value["logging"]["redactPatterns"], json!(["a+"]));
+    let anthropic = &value["models"]["providers"]["anthropic"];
+    assert_eq!(anthropic["apiKey"], "vault:models.providers.anthropic.apikey");
     assert_eq!(value["agents"]["defaults"]["sandbox"]["docker"]["image"], "mine:1");
     for (path, part) in [
         ("gateway.bind", "loopback only"),
@@ -85,7 +87,7 @@ fn upstreams_configuration_becomes_one_that_loads_and_every_step_is_said() {
 
 #[test]
 fn migration_of_ours_changes_nothing() {
-    let ours = "{ gateway: { port: 5 }, egress: { allow: ['a:1'] } }";
+    let ours = "{ gateway: { port: 5 }, egress: { allow: ['a:1'] }, models: { providers: { a: { baseUrl: 'https://x', apiKey: 'vault:a' } } } }";
     let migrated = done(ours);
     assert_eq!(migrated.changes, []);
     assert_eq!(done(&migrated.text).text, migrated.text);
