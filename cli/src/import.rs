@@ -376,6 +376,17 @@ mod tests {
     }
 
     #[test]
+    fn own_configuration_keeps_a_name_only_where_one_is_taken() {
+        let text = "{ gateway: { auth: { token: 'plain' } }, models: { providers: { a: { apiKey: 'sk' } } } }";
+        let mut found = config::secrets::find(&config::read_value(text).unwrap(), "");
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        let left = |kind| found.iter().fold(text.to_owned(), |text, clear| without(&text, clear, kind).unwrap());
+        let (own, other) = (left(Kind::Own), left(Kind::Json));
+        assert!(own.contains("vault:a.apikey") && !own.contains("token"), "{own}");
+        assert!(other.contains("vault:a.apikey") && other.contains("vault:gateway.auth.token"), "{other}");
+    }
+
+    #[test]
     fn link_is_neither_read_nor_written_over() {
         let dir = tempfile::tempdir().unwrap();
         let (path, link) = (dir.path().join("a.json"), dir.path().join("openclaw.json"));

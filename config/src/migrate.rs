@@ -128,9 +128,11 @@ pub fn migrate(text: &str, file: &Path) -> Result<Migrated, ConfigError> {
             }
             _ => {
                 let mut gone = remove(&mut value, &path);
-                // A name with points in it is no path; its channel goes whole.
-                if gone.is_none() {
-                    gone = path.get(..2).and_then(|path| remove(&mut value, path));
+                // A name with points in it is no path, and a key may be missing: what it would stand in goes whole.
+                for length in (2..path.len()).rev() {
+                    if gone.is_none() {
+                        gone = path.get(..length).and_then(|path| remove(&mut value, path));
+                    }
                 }
                 if gone.is_none() {
                     return Err(source_error(&source, file, &found.title));

@@ -110,8 +110,15 @@ fn anybody() -> As {
 
 #[test]
 fn answer_is_streamed_through_the_whole_chain_and_the_conversation_is_remembered() {
+    let others = (anybody() != As::User).then_some(As::User);
+    for who in std::iter::once(anybody()).chain(others) {
+        converse(who);
+    }
+}
+
+fn converse(who: As) {
     let scene = scene(
-        anybody(),
+        who,
         |seen, out| stream(out, &claude_says(&format!("You said <{}>.", last(seen)))),
         |_, out| stream(out, &gpt_says("local here")),
     );
