@@ -316,7 +316,8 @@ fn put(door: &mut Door, clear: &Clear, replace: bool) -> Result<(), String> {
 
 fn without(text: &str, clear: &Clear, kind: Kind) -> Result<String, String> {
     if kind != Kind::Env {
-        return take(text, clear, kind == Kind::Own).map_err(|error| error.to_string());
+        return take(text, clear, kind == Kind::Own && !clear.path.starts_with("models.providers"))
+            .map_err(|error| error.to_string());
     }
     let lines: BTreeSet<usize> =
         find_in_env(text).into_iter().filter(|(_, found)| found.path == clear.path).map(|(at, _)| at).collect();
@@ -372,6 +373,17 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{ token: 'vault:token' }");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read(&link).unwrap(), [0; 18]);
+    }
+
+    #[test]
+    fn own_configuration_keeps_a_name_only_where_one_is_taken() {
+        let text = "{ gateway: { auth: { token: 'plain' } }, models: { providers: { a: { apiKey: 'sk' } } } }";
+        let mut found = config::secrets::find(&config::read_value(text).unwrap(), "");
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        let left = |kind| found.iter().fold(text.to_owned(), |text, clear| without(&text, clear, kind).unwrap());
+        let (own, other) = (left(Kind::Own), left(Kind::Json));
+        assert!(own.contains("vault:a.apikey") && !own.contains("token"), "{own}");
+        assert!(other.contains("vault:a.apikey") && other.contains("vault:gateway.auth.token"), "{other}");
     }
 
     #[test]

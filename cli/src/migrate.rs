@@ -10,7 +10,7 @@ use crate::args::{Args, MigrateOptions};
 use crate::door::{Door, unexpected};
 use crate::paint::{Paint, harmless};
 use crate::secrets;
-use config::migrate::{Found, Migrated, migrate};
+use config::migrate::{Found, Migrated, migrate, secret_name};
 use proto::bounded::BoundedStr;
 use proto::secret::Secret;
 use proto::senders::{ChannelId, SenderId, SenderVerb};
@@ -229,18 +229,6 @@ fn left(from: &Path) -> Vec<String> {
         left.push("exec-approvals.json: what may run unasked is decided by rules here".to_owned());
     }
     left
-}
-
-/// The name in the vault: `channels.telegram.bottoken`.
-fn secret_name(path: &str) -> String {
-    let name: String = path
-        .chars()
-        .map(|c| match c.to_ascii_lowercase() {
-            c @ ('a'..='z' | '0'..='9' | '.' | '_' | '-') => c,
-            _ => '-',
-        })
-        .collect();
-    name.chars().take(64).collect()
 }
 
 fn put(door: &mut Door, found: &Found) -> Result<(), CliError> {

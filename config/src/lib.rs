@@ -160,13 +160,16 @@ impl Config {
     /// `host:port` of what may be connected to on the internet.
     #[must_use]
     pub fn allowed(&self) -> Vec<String> {
-        self.egress.allow.clone()
+        let here: Vec<String> = self.egress.local(true).collect();
+        let providers = self.models.origins().filter(|(tls, at)| *tls && !here.contains(at)).map(|(_, at)| at);
+        self.egress.allow.iter().cloned().chain(providers).collect()
     }
 
     /// `host:port` of services on this machine that may be connected to, those with TLS or those without.
     #[must_use]
     pub fn local(&self, tls: bool) -> Vec<String> {
-        self.egress.local(tls).collect()
+        let providers = self.models.origins().filter(|(secure, _)| !secure && !tls).map(|(_, at)| at);
+        self.egress.local(tls).chain(providers).collect()
     }
 
     /// `tools.exec` as JSON, for sandboxd.

@@ -5,6 +5,7 @@
 
 use crate::edit::{Step as PathStep, parse_path};
 use crate::rules::{Severity, findings};
+use crate::secrets::REFERENCE;
 use crate::source::{self, is_reference};
 use crate::{Config, ConfigError};
 use serde_json::{Value, json};
@@ -25,6 +26,19 @@ const SECRETS: [&str; 9] = [
     "accessToken",
     "refreshToken",
 ];
+
+/// Where keys of providers stand.
+const PROVIDERS: &str = "models.providers";
+
+/// The vault's name for a secret that stood at this path: `channels.telegram.bottoken`.
+#[must_use]
+pub fn secret_name(path: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9' | '.' | '_' | '-') => c,
+        _ => '-',
+    };
+    path.chars().map(plain).take(64).collect()
+}
 
 /// Something that was done to the text.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -114,9 +128,11 @@ pub fn migrate(text: &str, file: &Path) -> Result<Migrated, ConfigError> {
             }
             _ => {
                 let mut gone = remove(&mut value, &path);
-                // A name with points in it is no path; its channel goes whole.
-                if gone.is_none() {
-                    gone = path.get(..2).and_then(|path| remove(&mut value, path));
+                // A name with points in it is no path, and a key may be missing: what it would stand in goes whole.
+                for length in (2..path.len()).rev() {
+                    if gone.is_none() {
+                        gone = path.get(..length).and_then(|path| remove(&mut value, path));
+                    }
                 }
                 if gone.is_none() {
                     return Err(source_error(&source, file, &found.title));
@@ -191,19 +207,12 @@ fn take_secrets(value: &mut Value, path: &mut Vec<PathStep>, migrated: &mut Migr
                 path.push(PathStep::Key(name.clone()));
                 let secret = SECRETS.contains(&name.as_str());
                 match members.get_mut(&name) {
-                    Some(Value::String(text)) if secret => {
-                        let at = shown(path);
-                        if is_reference(text) {
-                            migrated
-                                .change(&at, "left out: put it into the vault once, instead of into every environment");
-                        } else if !text.is_empty() {
-                            migrated.change(&at, "moves into the vault");
-                            migrated.secrets.push(Found { path: at, value: std::mem::take(text) });
-                        }
-                        members.remove(&name);
-                    }
+                    Some(Value::String(text)) if secret => take_secret(text, &shown(path), migrated),
                     Some(inner) => take_secrets(inner, path, migrated),
                     None => {}
+                }
+                if secret && members.get(&name).is_some_and(|left| left == "") {
+                    members.remove(&name);
                 }
                 path.pop();
             }
@@ -217,6 +226,22 @@ fn take_secrets(value: &mut Value, path: &mut Vec<PathStep>, migrated: &mut Migr
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+}
+
+/// Nothing is left of it, but for the key of a provider: there alone a secret's name stands where it stood.
+fn take_secret(text: &mut String, path: &str, migrated: &mut Migrated) {
+    let of_provider = path.starts_with(PROVIDERS);
+    if text.is_empty() || (of_provider && text.starts_with(REFERENCE)) {
+        return;
+    }
+    if is_reference(text) {
+        migrated.change(path, "left out: put it into the vault once, instead of into every environment");
+        text.clear();
+        return;
+    }
+    migrated.change(path, "moves into the vault");
+    let left = if of_provider { format!("{REFERENCE}{}", secret_name(path)) } else { String::new() };
+    migrated.secrets.push(Found { path: path.to_owned(), value: std::mem::replace(text, left) });
 }
 
 /// Who may write directly is the vault's to know. `*` is nobody there.

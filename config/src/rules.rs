@@ -4,6 +4,7 @@
 
 mod channels;
 mod egress;
+mod models;
 mod sandbox;
 
 use crate::schema::{Bind, Config, Redact, TailscaleMode};
@@ -102,6 +103,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     tools(config, &mut all);
     rest(config, &mut all);
     egress::rules(config, &mut all);
+    models::rules(config, &mut all);
     all.0.sort_by_key(|finding| finding.severity);
     all.0
 }

@@ -8,6 +8,7 @@ mod agents;
 mod channels;
 mod egress;
 mod gateway;
+mod models;
 mod scalar;
 mod tools;
 
@@ -18,6 +19,8 @@ pub use channels::{Channel, ChannelDefaults, Channels, DirectMessages, DmPolicy,
 pub use egress::Egress;
 pub(crate) use egress::{host_and_port, origin};
 pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, Reload, ReloadMode, Tailscale, TailscaleMode};
+pub(crate) use models::secret;
+pub use models::{Api, Fallbacks, Model, ModelChoice, Models, Provider};
 pub use scalar::{Cpus, NativeCommands, Size};
 pub use tools::{Ask, Elevated, Exec, Switch, Tools};
 
@@ -59,6 +62,8 @@ section! {
         pub gateway: Gateway,
         /// The agents.
         pub agents: Agents,
+        /// Who is asked for answers.
+        pub models: Models,
         /// The way out.
         pub egress: Egress,
         /// The audit log.

@@ -87,12 +87,47 @@ fn bad_files_are_refused_with_place_and_reason() {
         ("{ egress: { local: ['localhost:80'] } }", "1:21", "egress.local[0]"),
         ("{ egress: { resolver: 'dns' } }", "1:13", "egress.resolver.not_address"),
         ("{ egress: { ca: 'ca.pem' } }", "1:13", "egress.ca.not_absolute"),
+        ("{ agents: { defaults: { model: 'a/b' } } }", "1:25", "models.unknown"),
+        ("{ agents: { defaults: { model: 5 } } }", "1:25", "expected \"provider/model\", or an object"),
+        ("{ models: { providers: { a: { baseUrl: 'https://x', apiKey: 'sk-1' } } } }", "1:53", "\"vault:a.key\""),
+        (
+            "{ models: { providers: { a: { baseUrl: 'https://x', apiKey: 'vault:NO' } } } }",
+            "1:53",
+            "models.secret_in_config",
+        ),
+        ("{ models: { providers: { a: { baseUrl: 'x' } } } }", "1:31", "models.provider.base_url"),
+        ("{ models: { providers: { a: {} } } }", "1:26", "models.provider.base_url"),
+        ("{ models: { providers: { a: { baseUrl: 'https://x/?k=1' } } } }", "1:31", "models.provider.base_url"),
+        ("{ models: { providers: { 'a b': { baseUrl: 'https://x' } } } }", "1:26", "models.provider.id"),
+        ("{ models: { providers: { a: { baseUrl: 'https://x', models: [{}] } } } }", "1:62", "models.model.id"),
+        ("{ models: { providers: { a: { api: 'telepathy' } } } }", "1:31", "anthropic-messages"),
         ("{ session: { dmScope: '${NO_SUCH}' } }", "1:14", "NO_SUCH"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.contains(reason), "{text}: {error}");
         assert!(error.contains(&format!("{FILE}:{place}: ")), "{text}: {error}");
     }
+}
+
+#[test]
+fn providers_are_reached_without_being_listed_again_and_their_keys_are_names() {
+    let text = "{ models: { providers: {
+        a: { baseUrl: 'https://api.anthropic.com', apiKey: 'vault:a.key', api: 'anthropic-messages', models: [{ id: 'c/d' }] },
+        h: { baseUrl: 'https://here.test:4443/v1', models: [] },
+        o: { baseUrl: 'http://localhost:11434/v1', api: 'openai-completions', models: [{ id: 'l', maxTokens: 9 }] },
+    } }, agents: { defaults: { model: { primary: 'a/c/d', fallbacks: ['o/l'] } } },
+    egress: { local: ['https://here.test:4443'] } }";
+    let config = parse(text).unwrap();
+    assert_eq!(config.allowed(), ["api.anthropic.com:443"]);
+    assert_eq!(
+        (config.local(false), config.local(true)),
+        (vec!["localhost:11434".into()], vec!["here.test:4443".into()])
+    );
+    assert!(config.redacted_json().contains("vault:a.key"));
+    assert_eq!(parse(&config.redacted_json()).unwrap(), config);
+    let clear = "{ models: { providers: { a: { baseUrl: 'https://x', apiKey: 'sk-in-clear' } } } }";
+    let clear = Config::understand(clear, Path::new(FILE), &|_| None).unwrap();
+    assert!(!clear.redacted_json().contains("sk-in-clear"), "what is refused is not shown either");
 }
 
 #[test]

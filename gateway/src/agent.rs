@@ -1,7 +1,8 @@
-//! The built-in `local` agent: one turn of a conversation. It knows text commands, and has no model to ask for the rest.
+//! One turn of a conversation: the text commands of the built-in `local` agent, and a model for the rest where there is one.
 //! The message is hostile and only compared; a command goes to sandboxd as it is, since sandboxd alone judges commands.
 //! What comes back is bytes of a stranger's program: text for the client, never instructions.
 
+use crate::model::turn;
 use crate::sessions::now_ms;
 use crate::state::{Gateway, Stop, log};
 use crate::text::{Answer, Decoder};
@@ -30,10 +31,11 @@ const HELP: &str = "Commands:\n\
     /help - this list\n\
     /status - version, uptime, sandbox\n\
     /exec COMMAND - run COMMAND in this session's sandbox\n\
+    /model [PROVIDER/MODEL] - the models, or another one for this session\n\
     /new - begin a new session; the old transcript is kept\n\
     /stop - stop what runs in this session";
 const NO_MODEL: &str = "No model provider is configured, so I can only run commands. Type /help.\n\
-    Model providers are not part of this release yet.";
+    models.providers in moltbot.json names one.";
 
 /// A turn that was accepted.
 #[derive(Debug)]
@@ -66,11 +68,13 @@ async fn answer(turn: &mut Turn<'_>, plan: &Plan) -> End {
         "/help" => turn.say(HELP),
         "/status" => {
             let (backend, detail) = backend(turn.gateway).await;
+            // One after the other: both lock the sessions.
+            let sessions = turn.gateway.sessions().len();
+            let standing = turn::standing(turn);
             let text = format!(
-                "moltbot {}, up {} s\nsandbox: {backend} ({detail})\nsessions: {}\nmodel: none configured",
+                "moltbot {}, up {} s\nsandbox: {backend} ({detail})\nsessions: {sessions}\n{standing}",
                 env!("CARGO_PKG_VERSION"),
                 turn.gateway.started.elapsed().as_secs(),
-                turn.gateway.sessions().len(),
             );
             turn.say(&text);
         }
@@ -78,10 +82,12 @@ async fn answer(turn: &mut Turn<'_>, plan: &Plan) -> End {
             Ok(session) => turn.say(&format!("New session {}.", session.id)),
             Err(error) => return End::Error(error.to_string()),
         },
+        "/model" => return turn::choose(turn, rest.trim()),
         "/exec" if rest.trim().is_empty() => turn.say("Usage: /exec COMMAND"),
         "/exec" => return exec(turn, plan, rest.trim()).await,
         other if other.starts_with('/') => turn.say(&format!("Unknown command {other}. Type /help.")),
-        _ => turn.say(NO_MODEL),
+        _ if turn.gateway.catalogue.is_empty() => turn.say(NO_MODEL),
+        _ => return turn::answer(turn, plan).await,
     }
     End::Final
 }
@@ -168,17 +174,19 @@ fn trailer(end: RunEnd, duration_ms: u64, dropped: u64, backend: &str) -> String
     format!("[{how}, {duration_ms} ms, {backend}{dropped}]")
 }
 
-enum End {
+pub(crate) enum End {
     Final,
     Aborted,
     Error(String),
 }
 
 /// What a turn has said so far, and what of it the clients know.
-struct Turn<'a> {
-    gateway: &'a Gateway,
+pub(crate) struct Turn<'a> {
+    pub(crate) gateway: &'a Gateway,
     run_id: &'a str,
-    session: &'a str,
+    pub(crate) session: &'a str,
+    /// What the transcript has beside the answer's text.
+    pub(crate) more: Value,
     seq: u64,
     answer: Answer,
     unsent: String,
@@ -188,10 +196,11 @@ struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn new(gateway: &'a Gateway, plan: &'a Plan) -> Self {
         let (run_id, session) = (plan.run_id.as_str(), plan.session.as_str());
-        Self { gateway, run_id, session, seq: 0, answer: Answer::default(), unsent: String::new(), sent_at: None }
+        let (answer, unsent, more) = (Answer::default(), String::new(), Value::Null);
+        Self { gateway, run_id, session, more, seq: 0, answer, unsent, sent_at: None }
     }
 
-    fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         let added = self.answer.push(text);
         self.unsent.push_str(&added);
         if self.flush_at().is_some_and(|at| at <= Instant::now()) {
@@ -204,6 +213,16 @@ impl<'a> Turn<'a> {
         self.unsent.push_str(&added);
     }
 
+    /// True where nothing was said.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.answer.as_str().trim().is_empty()
+    }
+
+    /// True where more was said than is shown.
+    pub(crate) const fn is_cut(&self) -> bool {
+        self.answer.is_cut()
+    }
+
     fn refused(&mut self, refusal: &proto::edge::Refusal) -> End {
         let line = format!("refused ({}): {}", refusal.rule.as_str(), refusal.message.as_str());
         self.note(&line);
@@ -211,7 +230,7 @@ impl<'a> Turn<'a> {
     }
 
     /// When unsent text is due: the first at once, later ones the rarer the longer the text, since protocol 3 repeats it.
-    fn flush_at(&self) -> Option<Instant> {
+    pub(crate) fn flush_at(&self) -> Option<Instant> {
         if self.unsent.is_empty() {
             return None;
         }
@@ -219,7 +238,7 @@ impl<'a> Turn<'a> {
         Some(self.sent_at.map_or_else(Instant::now, |at| at + THROTTLE + slower))
     }
 
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if self.unsent.is_empty() {
             return;
         }
@@ -274,7 +293,7 @@ impl<'a> Turn<'a> {
             self.note(why);
         }
         self.flush();
-        let recorded = self.gateway.sessions().record(self.session, "assistant", self.answer.as_str());
+        let recorded = self.gateway.sessions().record_with(self.session, "assistant", self.answer.as_str(), &self.more);
         let message = recorded.unwrap_or_else(|error| {
             log(&format!("sessions: the answer of run {} is not saved: {error}", self.run_id));
             self.note("[this answer could not be saved]");

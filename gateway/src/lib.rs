@@ -14,6 +14,7 @@ pub mod gate;
 pub mod http;
 pub mod hub;
 pub mod methods;
+pub mod model;
 pub mod policy;
 pub mod proof;
 pub mod rejected;

@@ -73,7 +73,7 @@ pub async fn call(gateway: &Gateway, protocol: u8, scopes: Scopes, request: Requ
         "agents.list" => json!({
             "defaultId": "main", "mainKey": "main", "scope": "per-sender", "agents": [{"id": "main", "name": "main"}],
         }),
-        "models.list" => json!({"models": []}),
+        "models.list" => gateway.catalogue.list(),
         "sessions.list" => sessions_list(gateway, &params)?,
         "sessions.reset" => sessions_reset(gateway, &params).await?,
         "sessions.delete" => sessions_delete(gateway, &params).await?,

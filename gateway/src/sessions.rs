@@ -260,11 +260,22 @@ impl Store {
     /// # Errors
     /// [`SessionError::Sealed`], [`SessionError::Full`], [`SessionError::File`].
     pub fn record(&mut self, key: &str, role: &str, text: &str) -> Result<Value, SessionError> {
+        self.record_with(key, role, text, &Value::Null)
+    }
+
+    /// As [`Store::record`], with the members of `more` beside the text, where it has any.
+    ///
+    /// # Errors
+    /// As [`Store::record`].
+    pub fn record_with(&mut self, key: &str, role: &str, text: &str, more: &Value) -> Result<Value, SessionError> {
         let (Some(session), Some(opened)) = (self.sessions.get_mut(key), self.opened.get_mut(key)) else {
             return Err(SessionError::Sealed(key.to_owned()));
         };
         let at = now_ms();
-        let message = json!({"role": role, "content": [{"type": "text", "text": text}], "timestamp": at});
+        let mut message = json!({"role": role, "content": [{"type": "text", "text": text}], "timestamp": at});
+        if let (Some(message), Some(more)) = (message.as_object_mut(), more.as_object()) {
+            message.extend(more.clone());
+        }
         let plain = Zeroizing::new(message.to_string().into_bytes());
         let file = file_name(&session.id);
         let line = transcript::seal(&opened.key, &opened.id, opened.next, nonce(), &plain)

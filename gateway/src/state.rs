@@ -2,6 +2,7 @@
 //! runs are new, running or done. The keys and ids in here were chosen by clients; every table has a bound.
 
 use crate::hub::{Hub, lock};
+use crate::model::catalogue::Catalogue;
 use crate::sessions::{Store, uuid};
 use proto::edge::{GatewayEgress, GatewaySandboxd, GatewayVault};
 use proto::gate::Gate;
@@ -181,6 +182,8 @@ impl Runs {
 pub struct Gateway {
     /// What it says of itself.
     pub identity: Identity,
+    /// The models that may be asked.
+    pub catalogue: Catalogue,
     /// Differs from start to start.
     pub boot_id: String,
     /// When it started.
@@ -216,6 +219,7 @@ impl Gateway {
     #[must_use]
     pub fn new(identity: Identity, store: Store) -> Arc<Self> {
         Arc::new(Self {
+            catalogue: Catalogue::of(&identity.config),
             identity,
             boot_id: uuid(),
             started: Instant::now(),

@@ -94,6 +94,12 @@ impl Answer {
         self.text.get(from..).unwrap_or_default().to_owned()
     }
 
+    /// True where it came to the cap.
+    #[must_use]
+    pub const fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     /// All of it.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod client;
 pub mod misbehaviour;
 pub mod play_broker;
+pub mod servers;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;

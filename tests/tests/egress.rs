@@ -2,17 +2,16 @@
 //! each attack meets. Beside every attack stands the same request without it, which goes through.
 
 mod egress {
-    pub mod server;
     pub mod world;
 }
 
-use egress::server::{Authority, HERE, Seen, Server, name_server, respond};
 use egress::world::{Came, Setup, World, get, post, request};
 use proto::channel::Outgoing;
 use proto::egress::EgressChunk;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, mpsc};
+use system_tests::servers::{Authority, Seen, Server, name_server, respond};
 use system_tests::{is_root, skip, wait_for};
 
 const HOST: &str = "model.test";
@@ -81,7 +80,7 @@ fn request_carries_the_credential_and_its_answer_comes_back_as_it_was() {
         assert_eq!(record["request"], records[0]["request"]);
     }
     assert_eq!((&records[0]["status"], &records[0]["sent"]), (&200.into(), &11.into()));
-    assert_eq!(records[0]["address"], format!("{HERE}:{}", scene.server.port));
+    assert_eq!(records[0]["address"], format!("127.0.0.1:{}", scene.server.port));
     let log = scene.world.records().iter().map(ToString::to_string).collect::<String>();
     assert!(!log.contains("hello") && !log.contains("sk-live"), "a body or a credential is in the log");
 }

@@ -20,8 +20,8 @@ const UPSTREAM: &str = r#"{
   gateway: { mode: "local", bind: "lan", port: 19001, auth: { mode: "token", token: "clear-token", allowTailscale: true },
     tailscale: { mode: "funnel" }, controlUi: { allowInsecureAuth: true }, reload: { mode: "hybrid", debounceMs: 300 } },
   logging: { redactSensitive: "off", file: "/tmp/x.log", redactPatterns: ["a+"] },
-  models: { providers: { anthropic: { apiKey: "sk-ant-clear", baseUrl: "https://api.anthropic.com" } } },
-  agents: { defaults: { workspace: "~/clawd", sandbox: { mode: "off", docker: { network: "bridge", memory: "2g", image: "mine:1" } } },
+  models: { providers: { anthropic: { apiKey: "sk-ant-clear", baseUrl: "https://api.anthropic.com" }, bare: { models: [] } } },
+  agents: { defaults: { model: { primary: "anthropic/claude-x" }, workspace: "~/clawd", sandbox: { mode: "off", docker: { network: "bridge", memory: "2g", image: "mine:1" } } },
     list: [ { id: "main", tools: { deny: ["browser"] } } ] },
   channels: {
     telegram: { enabled: true, dmPolicy: "open", botToken: "123:clear", allowFrom: ["*", 42, "tg:43"], groupPolicy: "open",
@@ -44,6 +44,8 @@ fn upstreams_configuration_becomes_one_that_loads_and_every_step_is_said() {
     assert_eq!(value["channels"]["discord"]["dm"]["policy"], "pairing");
     assert_eq!(value["logging"]["redactSensitive"], "tools");
     assert_eq!(value["logging"]["redactPatterns"], json!(["a+"]));
+    let anthropic = &value["models"]["providers"]["anthropic"];
+    assert_eq!(anthropic["apiKey"], "vault:models.providers.anthropic.apikey");
     assert_eq!(value["agents"]["defaults"]["sandbox"]["docker"]["image"], "mine:1");
     for (path, part) in [
         ("gateway.bind", "loopback only"),
@@ -55,6 +57,8 @@ fn upstreams_configuration_becomes_one_that_loads_and_every_step_is_said() {
         ("agents.defaults.sandbox.mode", "every command runs in a sandbox"),
         ("agents.defaults.sandbox.docker.network", "no network"),
         ("agents.defaults.sandbox.docker.memory", "between"),
+        ("models.providers.bare.baseUrl", "left out"),
+        ("agents.defaults.model", "not among models.providers"),
         ("channels.telegram.dmPolicy", "open -> pairing"),
         ("channels.telegram.groupPolicy", "open -> allowlist"),
         ("channels.nostr", "not known here"),
@@ -85,7 +89,7 @@ fn upstreams_configuration_becomes_one_that_loads_and_every_step_is_said() {
 
 #[test]
 fn migration_of_ours_changes_nothing() {
-    let ours = "{ gateway: { port: 5 }, egress: { allow: ['a:1'] } }";
+    let ours = "{ gateway: { port: 5 }, egress: { allow: ['a:1'] }, models: { providers: { a: { baseUrl: 'https://x', apiKey: 'vault:a' } } } }";
     let migrated = done(ours);
     assert_eq!(migrated.changes, []);
     assert_eq!(done(&migrated.text).text, migrated.text);

@@ -1,7 +1,7 @@
 //! `agents`: what an agent is, and above all where its commands run.
 
 use super::scalar::{Cpus, Size};
-use super::{choice, section};
+use super::{ModelChoice, choice, section};
 
 section! {
     /// `agents`
@@ -21,6 +21,9 @@ section! {
         pub workspace: Option<String>,
         /// Where commands run.
         pub sandbox: Sandbox,
+        /// Which model answers, as `provider/model`, and which are asked in its place where it fails.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub model: Option<ModelChoice>,
     }
 }
 

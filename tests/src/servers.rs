@@ -4,7 +4,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -21,6 +21,12 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// A new one.
+    ///
+    /// # Panics
+    /// Where openssl is not there.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it runs a program and makes files")]
     pub fn new() -> Self {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::Builder::new().prefix("moltbot-ca.").tempdir().unwrap();
@@ -31,11 +37,17 @@ impl Authority {
         Self { dir }
     }
 
+    /// Its certificate.
+    #[must_use]
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
     /// What a server for this name runs with.
+    ///
+    /// # Panics
+    /// Where openssl fails.
+    #[must_use]
     pub fn server(&self, name: &str) -> Arc<ServerConfig> {
         let at = self.dir.path();
         std::fs::write(at.join(format!("{name}.ext")), format!("subjectAltName=DNS:{name}\n")).unwrap();
@@ -60,7 +72,9 @@ impl Authority {
 pub struct Seen {
     /// The name that was asked for in the greeting.
     pub name: Option<String>,
+    /// Request line and headers.
     pub head: String,
+    /// Its body.
     pub body: Vec<u8>,
 }
 
@@ -68,16 +82,19 @@ type Answer = dyn Fn(&Seen, &mut dyn Write) + Send + Sync;
 
 /// A server, and what it saw.
 pub struct Server {
+    /// Where it listens, on the loopback address.
     pub port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<Mutex<usize>>,
 }
 
 impl Server {
+    /// One without TLS.
     pub fn plain(answer: impl Fn(&Seen, &mut dyn Write) + Send + Sync + 'static) -> Self {
         Self::run(None, Arc::new(answer))
     }
 
+    /// One over TLS.
     pub fn tls(config: Arc<ServerConfig>, answer: impl Fn(&Seen, &mut dyn Write) + Send + Sync + 'static) -> Self {
         Self::run(Some(config), Arc::new(answer))
     }
@@ -99,11 +116,13 @@ impl Server {
     }
 
     /// Connections that were opened to it.
+    #[must_use]
     pub fn connections(&self) -> usize {
         *self.connections.lock().unwrap()
     }
 
     /// Whole requests.
+    #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
@@ -198,6 +217,3 @@ fn name_of(query: &[u8]) -> (String, usize) {
     }
     (labels.join("."), at + 1)
 }
-
-/// The loopback address.
-pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

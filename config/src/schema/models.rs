@@ -1,0 +1,129 @@
+//! `models`: who is asked for answers, in the shape that upstream's files have. A key is never here: `apiKey` names a secret
+//! of the vault.
+
+use super::{choice, origin, section};
+use crate::secrets::REFERENCE;
+use std::collections::BTreeMap;
+
+section! {
+    /// `models`
+    #[derive(Default)]
+    pub struct Models {
+        /// Providers by their id, which models are named with: `id/model`. They are reached without standing in `egress.allow`.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        pub providers: BTreeMap<String, Provider>,
+    }
+}
+
+section! {
+    /// `models.providers.<id>`
+    #[derive(Default)]
+    pub struct Provider {
+        /// Where it is, as `https://api.anthropic.com`; without TLS only on this machine, as `http://localhost:11434/v1`.
+        pub base_url: String,
+        /// `vault:NAME`, the name of a secret in the vault. A service of this machine may need none.
+        #[serde(skip_serializing_if = "is_no_reference")]
+        pub api_key: Option<String>,
+        /// How it is spoken to.
+        pub api: Api,
+        /// What it has.
+        pub models: Vec<Model>,
+    }
+}
+
+choice! {
+    /// `models.providers.<id>.api`
+    pub enum Api {
+        /// Anthropic's Messages.
+        AnthropicMessages,
+        /// OpenAI's chat completions, which most others speak.
+        #[default]
+        OpenaiCompletions,
+    }
+}
+
+section! {
+    /// `models.providers.<id>.models[]`
+    #[derive(Default)]
+    pub struct Model {
+        /// The provider's name for it.
+        pub id: String,
+        /// A name for people.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub name: Option<String>,
+        /// Tokens that it reads at once; shown to clients.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub context_window: Option<u64>,
+        /// Tokens that it writes at most.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub max_tokens: Option<u64>,
+        /// Whether it thinks before it answers. No effect: thoughts are not shown.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reasoning: Option<bool>,
+        /// What it takes: `text`, `image`. No effect yet: it is given text.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub input: Vec<String>,
+    }
+}
+
+/// `agents.defaults.model`
+#[derive(Clone, Debug, serde::Deserialize, Eq, PartialEq, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged, expecting = "expected \"provider/model\", or an object of primary and fallbacks")]
+pub enum ModelChoice {
+    /// One model, as `provider/model`.
+    One(String),
+    /// One, and what is asked where it fails.
+    Several(Fallbacks),
+}
+
+section! {
+    /// `agents.defaults.model` where there are fallbacks.
+    #[derive(Default)]
+    pub struct Fallbacks {
+        /// Asked first.
+        pub primary: String,
+        /// Asked in this order where that one fails.
+        pub fallbacks: Vec<String>,
+    }
+}
+
+impl ModelChoice {
+    /// All of them, the first first.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        match self {
+            Self::One(name) => vec![name],
+            Self::Several(several) => {
+                std::iter::once(&several.primary).chain(&several.fallbacks).map(String::as_str).collect()
+            }
+        }
+    }
+}
+
+impl Models {
+    /// Whether each provider is spoken to over TLS, and its `host:port`.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = (bool, String)> {
+        self.providers.values().filter_map(|provider| origin(&provider.base_url))
+    }
+
+    /// True where there is a model of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let (id, model) = name.split_once('/').unwrap_or((name, ""));
+        self.providers.get(id).is_some_and(|provider| provider.models.iter().any(|known| known.id == model))
+    }
+}
+
+/// The name of a secret, where the text is a reference to one that the vault could have.
+pub(crate) fn secret(reference: &str) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    reference.strip_prefix(REFERENCE).filter(|name| {
+        (1..=64).contains(&name.len())
+            && name.starts_with(|first: char| first.is_ascii_lowercase())
+            && name.bytes().all(plain)
+    })
+}
+
+/// What is no reference might be a secret, and is never written out.
+fn is_no_reference(key: &Option<String>) -> bool {
+    key.as_deref().and_then(secret).is_none()
+}

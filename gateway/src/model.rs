@@ -1,0 +1,10 @@
+//! Turns that a model answers: which models there are, what is said to one, and what comes back.
+//!
+//! A model is a stranger: its text is shown, and no word of it changes what may be done. Keys are names here; egress has them put in.
+
+pub mod ask;
+pub mod catalogue;
+pub mod messages;
+pub mod reply;
+pub mod sse;
+pub mod turn;

@@ -1,0 +1,172 @@
+//! The models of the configuration. Broker checked it; what it lacks all the same is a model that is not there.
+
+use serde_json::{Value, json};
+
+/// How a provider is spoken to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Api {
+    /// Anthropic's Messages.
+    Anthropic,
+    /// OpenAI's chat completions.
+    OpenAi,
+}
+
+/// One model of one provider.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Model {
+    /// Its name here, `provider/model`.
+    pub name: String,
+    /// Its name for people.
+    pub shown: String,
+    /// The provider's name for it.
+    pub id: String,
+    /// How it is spoken to.
+    pub api: Api,
+    /// The vault's name of the key, if it needs one.
+    pub credential: Option<String>,
+    /// Host of the provider.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// What stands before the method's own path.
+    pub path: String,
+    /// Tokens that it writes at most.
+    pub max_tokens: Option<u64>,
+    /// Tokens that it reads at once.
+    pub context: Option<u64>,
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    models: Vec<Model>,
+    order: Vec<String>,
+}
+
+fn split(url: &str) -> Option<(String, u16, String)> {
+    let (rest, port) = match url.strip_prefix("https://") {
+        Some(rest) => (rest, 443),
+        None => (url.strip_prefix("http://")?, 80),
+    };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, said)) if !said.ends_with(']') => (host, said.parse().ok()?),
+        _ => (authority, port),
+    };
+    let path = path.trim_end_matches('/');
+    let path = if path.is_empty() { String::new() } else { format!("/{path}") };
+    Some((host.to_ascii_lowercase(), port, path))
+}
+
+impl Catalogue {
+    /// Reads the configuration.
+    #[must_use]
+    pub fn of(config: &Value) -> Self {
+        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let mut models = Vec::new();
+        let providers = config.pointer("/models/providers").and_then(Value::as_object);
+        for (id, provider) in providers.into_iter().flatten() {
+            let api = match provider.get("api").and_then(Value::as_str) {
+                Some("anthropic-messages") => Api::Anthropic,
+                Some("openai-completions") => Api::OpenAi,
+                _ => continue,
+            };
+            let Some((host, port, path)) = text(provider, "baseUrl").as_deref().and_then(split) else { continue };
+            let credential = text(provider, "apiKey").and_then(|key| key.strip_prefix("vault:").map(str::to_owned));
+            for model in provider.get("models").and_then(Value::as_array).into_iter().flatten() {
+                let Some(model_id) = text(model, "id") else { continue };
+                let shown = text(model, "name").unwrap_or_else(|| model_id.clone());
+                models.push(Model {
+                    shown,
+                    name: format!("{id}/{model_id}"),
+                    id: model_id,
+                    api,
+                    credential: credential.clone(),
+                    host: host.clone(),
+                    port,
+                    path: path.clone(),
+                    max_tokens: model.get("maxTokens").and_then(Value::as_u64),
+                    context: model.get("contextWindow").and_then(Value::as_u64),
+                });
+            }
+        }
+        let choice = config.pointer("/agents/defaults/model");
+        let names = |value: &Value| -> Vec<String> {
+            let fallbacks = value.get("fallbacks").and_then(Value::as_array).into_iter().flatten();
+            let primary = value.as_str().or_else(|| value.get("primary").and_then(Value::as_str));
+            primary.into_iter().chain(fallbacks.filter_map(Value::as_str)).map(str::to_owned).collect()
+        };
+        Self { models, order: choice.map(names).unwrap_or_default() }
+    }
+
+    /// The model of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Model> {
+        self.models.iter().find(|model| model.name == name)
+    }
+
+    /// The models to ask, in order: the one that was chosen for the conversation, then those of the configuration.
+    #[must_use]
+    pub fn order(&self, chosen: Option<&str>) -> Vec<&Model> {
+        let mut order: Vec<&Model> = Vec::new();
+        for name in chosen.into_iter().chain(self.order.iter().map(String::as_str)) {
+            if let Some(model) = self.find(name).filter(|model| !order.iter().any(|known| known.name == model.name)) {
+                order.push(model);
+            }
+        }
+        order
+    }
+
+    /// True where there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.models.is_empty()
+    }
+
+    /// Every model's name.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.models.iter().map(|model| model.name.as_str())
+    }
+
+    /// `models.list`.
+    #[must_use]
+    pub fn list(&self) -> Value {
+        let row = |model: &Model| {
+            let (provider, _) = model.name.split_once('/').unwrap_or_default();
+            json!({"id": model.id, "name": model.shown, "provider": provider, "contextWindow": model.context})
+        };
+        json!({"models": self.models.iter().map(row).collect::<Vec<_>>()})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_of_a_configuration_are_found_and_asked_in_its_order() {
+        let config = json!({
+            "models": {"providers": {
+                "anthropic": {"baseUrl": "https://api.anthropic.com", "apiKey": "vault:anthropic.key",
+                    "api": "anthropic-messages", "models": [{"id": "claude", "maxTokens": 8192}]},
+                "local": {"baseUrl": "http://LOCALHOST:11434/v1/", "api": "openai-completions",
+                    "models": [{"id": "a/b"}, {"id": "c"}]},
+                "odd": {"baseUrl": "https://x", "api": "telepathy", "models": [{"id": "x"}]},
+            }},
+            "agents": {"defaults": {"model": {"primary": "anthropic/claude", "fallbacks": ["local/a/b", "odd/x"]}}},
+        });
+        let catalogue = Catalogue::of(&config);
+        let names = |chosen| catalogue.order(chosen).iter().map(|model| model.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(None), ["anthropic/claude", "local/a/b"]);
+        assert_eq!(names(Some("local/c")), ["local/c", "anthropic/claude", "local/a/b"]);
+        assert_eq!(names(Some("gone/x")), ["anthropic/claude", "local/a/b"]);
+        let claude = catalogue.find("anthropic/claude").unwrap();
+        assert_eq!((claude.host.as_str(), claude.port, claude.path.as_str()), ("api.anthropic.com", 443, ""));
+        assert_eq!(claude.credential.as_deref(), Some("anthropic.key"));
+        let local = catalogue.find("local/a/b").unwrap();
+        assert_eq!((local.host.as_str(), local.port, local.path.as_str()), ("localhost", 11434, "/v1"));
+        assert_eq!((&local.credential, local.api), (&None, Api::OpenAi));
+        assert_eq!(catalogue.list()["models"][0]["provider"], "anthropic");
+        assert!(Catalogue::of(&json!({})).order(None).is_empty());
+    }
+}
