@@ -101,6 +101,25 @@ fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// True where any 16 bytes of `needle` stand together in memory that the process may write to; root is asked for.
+///
+/// # Panics
+/// Where its memory cannot be read.
+#[must_use]
+pub fn remembers(pid: u32, needle: &[u8]) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let writable = maps.lines().filter(|line| line.split_whitespace().nth(1).is_some_and(|it| it.starts_with("rw")));
+    let holds = |bytes: &[u8]| needle.windows(16).any(|part| bytes.windows(part.len()).any(|window| window == part));
+    writable.into_iter().any(|line| {
+        let (from, to) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        memory.read_exact_at(&mut bytes, from).is_ok() && holds(&bytes)
+    })
+}
+
 /// Waits until `ready` gives something.
 ///
 /// # Panics

@@ -1,5 +1,6 @@
 //! The other side of the wire: servers over TLS and without, with certificates of a CA that the test makes, and a name server.
 
+use crate::play_broker::reserve;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -29,6 +30,7 @@ impl Authority {
     #[expect(clippy::new_without_default, reason = "it runs a program and makes files")]
     pub fn new() -> Self {
         use std::os::unix::fs::PermissionsExt;
+        reserve();
         let dir = tempfile::Builder::new().prefix("moltbot-ca.").tempdir().unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=ca -keyout ca.key -out ca.pem";
@@ -100,6 +102,7 @@ impl Server {
     }
 
     fn run(tls: Option<Arc<ServerConfig>>, answer: Arc<Answer>) -> Self {
+        reserve();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (seen, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
         let server = Self { port: listener.local_addr().unwrap().port(), seen, connections };

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, mpsc};
 use system_tests::servers::{Authority, Seen, Server, name_server, respond};
-use system_tests::{is_root, skip, wait_for};
+use system_tests::{is_root, remembers, skip, wait_for};
 
 const HOST: &str = "model.test";
 const KEY: &str = r#"sk-live-0123/4567+89ab"c\dEFxyz~Q%"#;
@@ -45,10 +45,6 @@ impl Scene {
     fn ask(&self, body: &[u8]) -> Came {
         self.world.ask(&post(HOST, self.server.port, body))
     }
-}
-
-fn hold(bytes: &[u8], needle: &[u8]) -> bool {
-    bytes.windows(needle.len()).any(|window| window == needle)
 }
 
 #[test]
@@ -419,20 +415,6 @@ fn request_that_nobody_waits_for_ends_and_is_recorded() {
     assert_eq!(scene.world.come(id).rule(), "egress.cancelled");
     assert_eq!(scene.world.requests()[0]["rule"], "egress.cancelled");
     drop(release);
-}
-
-/// True where any window of `needle` stands in memory that the process may write to.
-fn remembers(pid: u32, needle: &[u8]) -> bool {
-    use std::os::unix::fs::FileExt as _;
-    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let writable = maps.lines().filter(|line| line.split_whitespace().nth(1).is_some_and(|it| it.starts_with("rw")));
-    writable.into_iter().any(|line| {
-        let (from, to) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
-        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
-        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
-        memory.read_exact_at(&mut bytes, from).is_ok() && needle.windows(16).any(|window| hold(&bytes, window))
-    })
 }
 
 #[test]

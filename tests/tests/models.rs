@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, mpsc};
 use system_tests::client::Client;
 use system_tests::servers::{Authority, Seen, Server, name_server, respond};
-use system_tests::{As, Sandbox, System, is_root, wait_for};
+use system_tests::{As, Sandbox, System, is_root, remembers, wait_for};
 
 const KEY: &str = "sk-live-0123456789abcdefghij";
 const HOST: &str = "model.test";
@@ -211,6 +211,11 @@ fn each_failure_of_a_provider_is_a_sentence_and_the_next_message_is_answered() {
     assert!(scene.system.chat("fall back").contains("the second answers"));
     let reflected = scene.system.chat("reflect");
     assert!(reflected.contains("your key is [redacted] indeed"), "{reflected}");
+    if is_root() {
+        let gateway = scene.system.pid("gateway");
+        assert!(remembers(gateway, b"vault:claude.key"), "what it has is found");
+        assert!(!remembers(gateway, KEY.as_bytes()), "gateway saw the key");
+    }
     assert!(scene.system.chat("hello").contains("fine"));
     fed(&scene.system, &["secrets", "remove", "claude.key"], "");
     let without = scene.reads("hello");
