@@ -88,7 +88,11 @@ impl<'a> Radius<'a> {
             asks: TOPOLOGY.iter().filter(|wire| wire.client == role).map(|wire| (wire.server, wire.says)).collect(),
             answers: TOPOLOGY.iter().filter(|wire| wire.server == role).map(|wire| (wire.client, wire.says)).collect(),
             files: wall.grants(),
-            hosts: if reaches { config.egress.allow.clone() } else { Vec::new() },
+            hosts: if reaches {
+                [config.allowed(), config.local(true), config.local(false)].concat()
+            } else {
+                Vec::new()
+            },
             can,
             cannot,
             calls: wall.calls(),
@@ -134,7 +138,7 @@ impl<'a> Radius<'a> {
         }
         if matches!(self.role, Role::Dialer | Role::Egress) {
             match self.hosts.as_slice() {
-                [] => line("reaches", &paint.good("nothing: egress.allow is empty")),
+                [] => line("reaches", &paint.good("nothing: no host is allowed")),
                 hosts => line("reaches", &paint.warn(&hosts.join(", "))),
             }
         }

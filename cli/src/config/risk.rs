@@ -80,7 +80,8 @@ impl Delta {
 
 /// Who reaches what, under a configuration.
 fn reach(config: &Config) -> BTreeSet<String> {
-    let mut all: BTreeSet<String> = config.egress.allow.iter().map(|to| format!("egress to {to}")).collect();
+    let hosts = config.allowed().into_iter().chain(config.local(true)).chain(config.local(false));
+    let mut all: BTreeSet<String> = hosts.map(|to| format!("egress to {to}")).collect();
     for (name, channel) in config.channels.iter().filter(|(_, channel)| channel.enabled) {
         match channel.dm_policy(&config.channels.defaults) {
             DmPolicy::Pairing => {
@@ -108,6 +109,7 @@ mod tests {
         let closed = config("{}");
         for text in [
             "{ egress: { allow: ['a:1'] } }",
+            "{ models: { providers: { p: { baseUrl: 'https://api.example.org', models: [{ id: 'm' }] } } } }",
             "{ channels: { irc: { dmPolicy: 'allowlist', allowFrom: ['*'] } } }",
             "{ channels: { irc: {} } }",
             "{ logging: { redactSensitive: 'off' } }",
