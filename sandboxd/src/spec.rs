@@ -14,10 +14,12 @@ pub const INSTANCE: &str = "moltbot.instance";
 pub const EPOCH: &str = "moltbot.epoch";
 /// uid and gid inside: nobody.
 const NOBODY: &str = "65534:65534";
-const TMPFS: [(&str, &str); 2] = [
-    ("/tmp", "rw,noexec,nosuid,nodev,size=64m,uid=65534,gid=65534,mode=0700"),
-    ("/workspace", "rw,nosuid,nodev,size=64m,uid=65534,gid=65534,mode=0700"),
-];
+const TMPFS: [(&str, &str); 2] = [("/tmp", "rw,noexec,nosuid,nodev"), ("/workspace", "rw,nosuid,nodev")];
+/// Part of the container's memory that each of them may take: what they hold counts as its memory, so together with the
+/// inodes they must leave enough for a shell, or a session that filled them never answers again.
+const TMPFS_SHARE: i64 = 8;
+/// Bytes of memory per inode of each: an empty file costs about 1 KiB of the container's memory.
+const INODE_SHARE: i64 = 16 << 10;
 
 /// What tells about this machine, or is kernel surface that no command needs; more than engines mask by themselves.
 const MASKED: [&str; 52] = [
@@ -139,12 +141,17 @@ pub fn container(image: &Image, instance: &str, epoch: &str, sizes: Sizes) -> Co
             ipc_mode: Some(text("private")),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             oom_score_adj: Some(500),
-            tmpfs: Some(TMPFS.iter().map(|(path, options)| (text(path), text(options))).collect()),
+            tmpfs: Some(TMPFS.iter().map(|(path, options)| (text(path), tmpfs(options, memory))).collect()),
             ulimits: Some(vec![limit("nofile", 1_024), limit("core", 0)]),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+fn tmpfs(options: &str, memory: i64) -> String {
+    let (size, inodes) = (memory / TMPFS_SHARE, memory / INODE_SHARE);
+    format!("{options},size={size},nr_inodes={inodes},uid=65534,gid=65534,mode=0700")
 }
 
 #[cfg(test)]

@@ -275,6 +275,11 @@ fn bomb_hits_its_own_session_alone_and_that_one_answers_again() {
         ("memory", "tail /dev/zero"),
         ("disk", "cat /dev/zero > /workspace/f; cat /dev/zero > /tmp/f"),
         ("files", "i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); : > /workspace/$i || exit 3; done"),
+        (
+            "all that it may keep",
+            "cat /dev/zero > /workspace/f; cat /dev/zero > /tmp/f; rm /tmp/f; i=0
+             while : > /workspace/$i && : > /tmp/$i; do i=$((i+1)); done; cat /dev/zero > /tmp/0; exit 3",
+        ),
         ("zombies", "i=0; while [ $i -lt 400 ]; do i=$((i+1)); (sleep 0 & exec sleep 0 & ) ; done; wait"),
         ("waiting", "sleep 1000"),
         ("names that are none", "$(printf '\\377\\376')"),
