@@ -7,7 +7,7 @@ mod egress;
 mod models;
 mod sandbox;
 
-use crate::schema::{Bind, Config, Redact, TailscaleMode};
+use crate::schema::{Ask, Bind, Config, Redact, TailscaleMode};
 use serde::Serialize;
 
 /// How bad it is.
@@ -195,6 +195,16 @@ fn tools(config: &Config, all: &mut Findings) {
         "no command runs on the host, whoever asks",
         "set it to false",
     );
+    if tools.exec.ask == Ask::Off {
+        all.push(
+            Severity::Warn,
+            "tools.exec.ask_off",
+            "tools.exec.ask",
+            "nobody is asked about a command that no rule knows",
+            "the sandbox is then the only wall",
+            "set it to on-miss",
+        );
+    }
     for (is, name) in [(tools.browser.enabled, "browser"), (tools.canvas.enabled, "canvas")] {
         all.refuse_if(
             is,
