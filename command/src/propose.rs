@@ -111,6 +111,9 @@ fn operand(text: &str, first: bool) -> Result<String, String> {
 /// The narrowest kind that a text is.
 fn kind(text: &str) -> Result<&'static str, String> {
     let kinds = [(Kind::Number, "number"), (Kind::Path, "path"), (Kind::Word, "word")];
-    let found = kinds.into_iter().find(|(kind, _)| fits(*kind, text).is_ok()).map(|(_, name)| name);
+    // The grammar's words may be paths as well, and these would be anywhere.
+    let fitting =
+        |kind: Kind| fits(kind, text).is_ok() && (kind != Kind::Word || !(text.contains('/') || text.starts_with('.')));
+    let found = kinds.into_iter().find(|(kind, _)| fitting(*kind)).map(|(_, name)| name);
     found.ok_or_else(|| format!("{text:?} is neither a number, nor a path beneath the workspace, nor a word"))
 }
