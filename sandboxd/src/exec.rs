@@ -13,7 +13,7 @@ use proto::channel::CallError;
 use proto::edge::{GatewaySandboxd, Refusal};
 use proto::ids::{RunId, SessionKey};
 use proto::port::Responder;
-use proto::sandbox::{Backend, OutputChunk, SandboxReply};
+use proto::sandbox::{Backend, ExecOptions, OutputChunk, SandboxReply};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -79,8 +79,12 @@ impl Sandboxd {
         &self,
         session: &SessionKey,
         command: &BoundedStr<8192>,
+        options: &ExecOptions,
         responder: &Responder<GatewaySandboxd>,
     ) -> Result<SandboxReply, Refusal> {
+        if *options != ExecOptions::default() {
+            return Err(Refusal::new("exec.not_here", "a command's options are not served here"));
+        }
         if self.draining.load(Ordering::Acquire) {
             return Err(Refusal::new("sandbox.draining", "Moltbot is going down, or sandboxd is being restarted"));
         }

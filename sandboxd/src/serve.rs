@@ -171,7 +171,11 @@ async fn serve_gateway(sandboxd: Arc<Sandboxd>, end: Channel) {
 async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) {
     let Request { request, responder, .. } = request;
     let outcome = match &request {
-        SandboxRequest::Exec { session, command } => sandboxd.exec(session, command, &responder).await,
+        SandboxRequest::Exec { session, command, options } => {
+            sandboxd.exec(session, command, options, &responder).await
+        }
+        SandboxRequest::Process { .. } => Err(Refusal::new("process.not_here", "no run is ever handed over here")),
+        SandboxRequest::File { .. } => Err(Refusal::new("file.not_here", "files are not served here")),
         SandboxRequest::Describe => {
             let (backend, detail) = sandboxd.describe().await;
             Ok(SandboxReply::Described { backend, detail: BoundedStr::truncated(&detail) })
