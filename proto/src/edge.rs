@@ -115,7 +115,7 @@ edges! {
     /// gateway asks the vault who a client is.
     GatewayVault: VaultRequest => VaultReply, chunk NoChunk, caps 4096, 4096, window 80, fds 0, 0;
     /// gateway has commands run.
-    GatewaySandboxd: SandboxRequest => SandboxReply, chunk OutputChunk, caps 16_384, 32_768, window 32, fds 0, 0;
+    GatewaySandboxd: SandboxRequest => SandboxReply, chunk OutputChunk, caps 200_000, 65_536, window 32, fds 0, 0;
     /// gateway has requests made.
     GatewayEgress: EgressRequest => EgressReply, chunk EgressChunk, caps 200_000, 65_536, window 32, fds 0, 0;
     /// sandboxd has the operator asked.

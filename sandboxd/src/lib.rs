@@ -7,6 +7,8 @@
 pub mod approval;
 pub mod docker;
 pub mod drift;
+mod exec;
+mod freeze;
 pub mod judge;
 pub mod launch;
 pub mod native;
@@ -15,5 +17,6 @@ pub mod posture;
 pub mod runs;
 pub mod seccomp;
 pub mod serve;
+mod serving;
 pub mod spec;
 pub mod state;

@@ -6,7 +6,7 @@ use proto::bounded::{BoundedStr, BoundedVec};
 use proto::control::{FromRole, ToRole};
 use proto::edge::Refusal;
 use proto::ids::{Role, SessionKey};
-use proto::sandbox::{LaunchRequest, SandboxRequest, WorkspaceName};
+use proto::sandbox::{ExecOptions, LaunchRequest, SandboxRequest, WorkspaceName};
 use proto::topology::EdgeId;
 use proto::vault::{LeaseRequest, VaultRequest};
 use proto::wire::{Kind, MAX_FRAME};
@@ -108,7 +108,8 @@ fn request_under_way_in_egress_is_ended() {
 
 fn exec(peer: &Peer, id: u32, session: &str) -> Option<String> {
     let session = SessionKey(BoundedStr::truncated(session));
-    let request = SandboxRequest::Exec { session, command: BoundedStr::truncated("true") };
+    let request =
+        SandboxRequest::Exec { session, command: BoundedStr::truncated("true"), options: ExecOptions::default() };
     peer.send(Kind::Request, id, &request, &[]).unwrap();
     refused_by(peer)
 }
