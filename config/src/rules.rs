@@ -239,6 +239,20 @@ fn rest(config: &Config, all: &mut Findings) {
         "leave them out to keep everything",
     );
     all.refuse_if(
+        !(1 << 16..=1 << 30).contains(&logging.max_file_bytes),
+        "logging.file_size",
+        "logging.maxFileBytes",
+        "a file of the log is between 65536 and 1073741824 bytes",
+        "leave it out for 10 MiB",
+    );
+    all.refuse_if(
+        !(1..=3_650).contains(&logging.max_file_days),
+        "logging.file_age",
+        "logging.maxFileDays",
+        "a file of the log is closed after 1 to 3650 days",
+        "leave it out for 30",
+    );
+    all.refuse_if(
         logging.redact_patterns.len() > 32,
         "logging.many_patterns",
         "logging.redactPatterns",
