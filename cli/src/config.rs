@@ -2,6 +2,7 @@
 //! the operator's rights; broker is asked to put it in force, and records that. Nothing that does not load is ever written.
 
 mod risk;
+pub mod seal;
 mod show;
 mod write;
 
@@ -41,8 +42,14 @@ pub fn run(dir: &Path, command: &ConfigCommand, args: &Args) -> Result<(), CliEr
         }
         ConfigCommand::Apply => {
             is_taken(&config::Config::load(&file).map_err(CliError::failed)?)?;
-            apply(&mut Door::open(dir)?, args)
+            let mut door = Door::open(dir)?;
+            let sealed = seal::seal(dir, &mut door)?.as_text();
+            if !args.json && !sealed.is_empty() {
+                println!("{sealed}");
+            }
+            apply(&mut door, args)
         }
+        ConfigCommand::Seal => seal::run(dir, args),
         ConfigCommand::Set { path, value, how } if write::SECRETS.contains(&path.as_str()) => {
             write::secret(dir, path, value, *how, args)
         }

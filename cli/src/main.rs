@@ -22,6 +22,7 @@ mod logins;
 mod logs;
 mod man;
 mod migrate;
+mod overwrite;
 mod paint;
 mod people;
 mod propose;

@@ -6,6 +6,7 @@ mod channels;
 mod egress;
 mod models;
 mod sandbox;
+mod secrets;
 
 use crate::schema::{Ask, Bind, Config, Redact, TailscaleMode};
 use serde::Serialize;
@@ -104,6 +105,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     rest(config, &mut all);
     egress::rules(config, &mut all);
     models::rules(config, &mut all);
+    secrets::rules(config, &mut all);
     all.0.sort_by_key(|finding| finding.severity);
     all.0
 }
@@ -164,17 +166,17 @@ fn gateway(config: &Config, all: &mut Findings) {
     }
     let Some(auth) = &gateway.auth else { return };
     all.refuse_if(
-        auth.token.is_some(),
-        "gateway.auth.token_in_config",
+        auth.token.as_deref().is_some_and(|token| token != "vault:gateway.token"),
+        "gateway.auth.token_elsewhere",
         "gateway.auth.token",
-        "the vault makes the token and holds it",
-        "remove the key, and read the token with `moltbot gateway token --reveal`",
+        "the gateway's token is one secret of the vault, and no other can take its place",
+        "remove the key, or name vault:gateway.token",
     );
     all.refuse_if(
-        auth.password.is_some(),
-        "config.secrets.gateway_password_in_config",
+        auth.password.as_deref().is_some_and(|password| password != "vault:gateway.password"),
+        "gateway.auth.password_elsewhere",
         "gateway.auth.password",
-        "a password does not stand in the configuration",
+        "the vault keeps how to tell the password, and no other secret can take its place",
         "remove the key, and set the password with `moltbot gateway password set`",
     );
     all.refuse_if(

@@ -76,6 +76,9 @@ section! {
         pub tools: Tools,
         /// Commands that people type in a conversation.
         pub commands: Commands,
+        /// Secrets that it held or named a variable for, without their values.
+        #[serde(skip)]
+        pub secrets: Vec<crate::secrets::Held>,
     }
 }
 
