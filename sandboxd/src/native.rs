@@ -1,17 +1,21 @@
 //! The native backend, from sandboxd's side: two pipes, and a word to the launcher.
 
+use crate::job::{Event, Job, WAITING};
 use crate::state::workspace;
 use proto::audit::RunEnd;
 use proto::channel::CallError;
 use proto::edge::{Refusal, SandboxdLauncher};
 use proto::ids::SessionKey;
 use proto::port::Port;
+use proto::runner::{Launch, Program};
 use proto::sandbox::{Backend, LaunchReply, LaunchRequest, Words};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::{Notify, mpsc};
 
 /// How long the launcher may take to be there and to find its tier.
 const PROBE: Duration = Duration::from_secs(12);
@@ -50,6 +54,41 @@ fn receiver() -> Result<(Receiver, OwnedFd), Refusal> {
     let (read, write) = pipe().map_err(|error| bad(&error))?;
     rustix::io::ioctl_fionbio(&read, true).map_err(|errno| bad(&errno))?;
     Ok((Receiver::from_owned_fd_unchecked(read).map_err(|error| bad(&error))?, write))
+}
+
+/// Starts a command.
+///
+/// # Errors
+/// [`Refusal`] where this backend does not serve what is asked for.
+pub fn start(
+    launcher: &Port<SandboxdLauncher>,
+    session: &SessionKey,
+    launch: Launch,
+    limit: Duration,
+) -> Result<Job, Refusal> {
+    let Launch { program: Program::Words(words), cwd, stdin: false, pty: false, .. } = launch else {
+        return Err(Refusal::new("sandbox.native", "the native backend has neither files nor input nor a terminal"));
+    };
+    if !cwd.is_empty() {
+        return Err(Refusal::new("sandbox.native", "the native backend begins in the workspace itself"));
+    }
+    let (events, receiver) = mpsc::channel(WAITING);
+    let kill = Arc::new(Notify::new());
+    let (launcher, session, killed) = (launcher.clone(), session.clone(), Arc::clone(&kill));
+    tokio::spawn(async move {
+        let sink = |is_error, bytes| {
+            let events = events.clone();
+            async move { drop(events.send(Event::Output { is_error, bytes }).await) }
+        };
+        let work = run(&launcher, &session, words, limit, sink);
+        let end = tokio::select! {
+            biased;
+            () = killed.notified() => Ok(RunEnd::Aborted),
+            end = work => end,
+        };
+        let _ = events.send(Event::Ended(end)).await;
+    });
+    Ok(Job::task(receiver, Some(kill), None))
 }
 
 /// Runs a command; `sink` is given its output as it comes. Dropping the future has the launcher kill the sandbox.
