@@ -5,7 +5,7 @@ use config::Config;
 use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
-use proto::control::{BackendChoice, Keep, Layout, Resource, RoleConfig, Sizes};
+use proto::control::{BackendChoice, Keep, Layout, LogFiles, Resource, RoleConfig, Sizes};
 use proto::ids::Role;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -82,7 +82,8 @@ impl Setup {
             Role::Auditd => {
                 let patterns = config.logging.redact_patterns.iter().map(BoundedStr::new);
                 let redact = BoundedVec::new(patterns.collect::<Result<Vec<_>, _>>()?)?;
-                RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact }
+                let files = LogFiles { bytes: config.logging.max_file_bytes, days: config.logging.max_file_days };
+                RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact, files }
             }
             Role::Vault => RoleConfig::Vault,
             Role::Sandboxd => RoleConfig::Sandboxd {

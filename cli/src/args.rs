@@ -17,6 +17,7 @@ use proto::audit::Stream;
 pub use sandbox::{ApprovalsCommand, PlaceName, RulesCommand, SandboxCommand};
 pub use security::{
     AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
+    WhyOptions,
 };
 pub use sessions::SessionsCommand;
 use std::path::PathBuf;
@@ -180,6 +181,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ExplainCommand,
     },
+    /// Who may: for a path which role, for a sender whether it may speak, for a command whether it runs
+    Why(WhyOptions),
     /// When something happened
     Incident {
         /// What to do

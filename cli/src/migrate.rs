@@ -10,7 +10,8 @@ use crate::args::{Args, MigrateOptions};
 use crate::door::{Door, unexpected};
 use crate::paint::{Paint, harmless};
 use crate::secrets;
-use config::migrate::{Found, Migrated, migrate, secret_name};
+use config::migrate::{Found, Migrated, migrate};
+use config::secrets::name as secret_name;
 use proto::bounded::BoundedStr;
 use proto::secret::Secret;
 use proto::senders::{ChannelId, SenderId, SenderVerb};
@@ -232,7 +233,11 @@ fn left(from: &Path) -> Vec<String> {
 }
 
 fn put(door: &mut Door, found: &Found) -> Result<(), CliError> {
-    let name = BoundedStr::truncated(&secret_name(&found.path));
+    let name = secret_name(&found.path);
+    if name == config::secrets::PASSWORD || name == "gateway.token" {
+        return crate::config::seal::take_over(door, &name, &found.value).map(drop);
+    }
+    let name = BoundedStr::truncated(&name);
     let value = Secret::new(found.value.clone().into_bytes())
         .map_err(|error| CliError::Failed(format!("{}: {error}", found.path)))?;
     match secrets::ask(door, VaultVerb::PutSecret { name, value, rotate: false }) {

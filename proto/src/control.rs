@@ -65,6 +65,21 @@ impl Default for Sizes {
     }
 }
 
+/// How large and how old a file of the log becomes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LogFiles {
+    /// Bytes from which on it is closed.
+    pub bytes: u64,
+    /// Days after which it is.
+    pub days: u32,
+}
+
+impl Default for LogFiles {
+    fn default() -> Self {
+        Self { bytes: 10 << 20, days: 30 }
+    }
+}
+
 /// What a role needs to know, decided by broker from the configuration. One enum per role, so none is told more.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum RoleConfig {
@@ -74,6 +89,8 @@ pub enum RoleConfig {
         layout: BoundedStr<32>,
         /// `logging.redactPatterns`: regular expressions of what is taken out of texts beside what the rules find.
         redact: BoundedVec<BoundedStr<512>, 32>,
+        /// When a stream goes on in a new file.
+        files: LogFiles,
     },
     /// vault
     Vault,

@@ -73,8 +73,8 @@ fn dry_run_changes_nothing_at_all_and_says_everything() {
         "gateway.bind: left out",
         "channels.telegram.dmPolicy: open -> pairing",
         "wizard: left out: not known here",
-        "channels.telegram.botToken -> channels.telegram.bottoken",
-        "profiles.anthropic:default.key -> profiles.anthropic-default.key",
+        "channels.telegram.botToken -> telegram.bottoken",
+        "profiles.anthropic:default.key -> anthropic.default.key",
         "8734062810 may go on speaking on telegram",
         "1 conversations stay",
         "paired devices ask again",
@@ -100,7 +100,7 @@ fn migration_puts_secrets_and_senders_into_the_vault_and_the_configuration_in_fo
 
     let secrets: Value = serde_json::from_str(&system.says(&["secrets", "list", "--json"])).unwrap();
     let names: Vec<&str> = secrets.as_array().unwrap().iter().filter_map(|row| row["name"].as_str()).collect();
-    for name in ["channels.telegram.bottoken", "profiles.anthropic-default.key"] {
+    for name in ["telegram.bottoken", "anthropic.default.key"] {
         assert!(names.contains(&name), "{names:?}");
     }
     let allowed = system.says(&["allowlist", "list", "--json"]);

@@ -1,5 +1,6 @@
 //! What the vault knows, and the only place where it changes: in memory and in the store together.
 
+use crate::adopted::Adopted;
 use crate::auth::devices::Devices;
 use crate::auth::waiting::Waiting;
 use crate::budget::Budgets;
@@ -208,6 +209,7 @@ impl State {
             renew: false,
             senders: Senders::default(),
             transcripts: Transcripts::default(),
+            adopted: Adopted::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -248,6 +250,23 @@ impl State {
         Ok(version)
     }
 
+    /// True where a value that stands in a configuration is not to be taken over: the vault took it already, or has it.
+    #[must_use]
+    pub fn knows(&self, name: &str, value: &Secret) -> bool {
+        let is_current = || self.open_secret(name).is_ok_and(|current| token::same(&current, value));
+        self.contents.adopted.has(name, value) || is_current()
+    }
+
+    /// Takes a value over from a configuration, as the next version of `name`, and notes that.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; then nothing has changed.
+    pub fn adopt(&mut self, name: &str, value: &Secret, now: u64) -> Result<u64, ChangeError> {
+        let before = self.contents.adopted.clone();
+        self.contents.adopted.note(name, value);
+        self.put(name, value, None, now).inspect_err(|_| self.contents.adopted = before)
+    }
+
     /// Binds `name` to another policy: a new version with the same value, because the old envelope would open under the old
     /// policy alone.
     ///
@@ -266,9 +285,10 @@ impl State {
         if !self.contents.records.contains_key(name) {
             return Err(ChangeError::NoSuchSecret);
         }
-        let before = self.contents.budgets.clone();
+        let before = (self.contents.budgets.clone(), self.contents.adopted.clone());
         self.contents.budgets.forget(name);
-        self.exchange(name, None).inspect_err(|_| self.contents.budgets = before)
+        self.contents.adopted.forget(name);
+        self.exchange(name, None).inspect_err(|_| (self.contents.budgets, self.contents.adopted) = before)
     }
 
     fn exchange(&mut self, name: &str, record: Option<Record>) -> Result<(), ChangeError> {

@@ -54,11 +54,11 @@ fn one(name: &str, channel: &Channel, config: &Config, all: &mut Findings) {
     ];
     for (secret, key) in secrets {
         all.refuse_if(
-            secret.is_some(),
-            "channels.secret_in_config",
+            secret.as_deref().is_some_and(|reference| crate::schema::secret(reference).is_none()),
+            "channels.secret_reference",
             &at(key),
-            "a channel's secret does not stand in the configuration",
-            &format!("remove the key, and put it into the vault: `moltbot secrets set {name}.{}`", key.to_lowercase()),
+            "this is no name of a secret in the vault",
+            &format!("write \"vault:{name}.{}\", or remove the key", key.to_lowercase()),
         );
     }
     let lists = [

@@ -112,16 +112,16 @@ section! {
         pub groups: BTreeMap<String, Group>,
         /// Discord's servers, by their number.
         pub guilds: BTreeMap<String, Group>,
-        /// Telegram's token; never kept here.
+        /// Telegram's token: `vault:NAME`. One that stands here goes into the vault at the start.
         #[serde(skip_serializing)]
         pub bot_token: Option<String>,
-        /// Discord's token; never kept here.
+        /// Discord's token, likewise.
         #[serde(skip_serializing)]
         pub token: Option<String>,
-        /// Slack's token; never kept here.
+        /// Slack's token, likewise.
         #[serde(skip_serializing)]
         pub app_token: Option<String>,
-        /// Slack's secret; never kept here.
+        /// Slack's secret, likewise.
         #[serde(skip_serializing)]
         pub signing_secret: Option<String>,
     }
