@@ -15,7 +15,7 @@ use proto::runner::{Frames, FromFiles, Launch, Program, frame};
 use proto::sandbox::{FileReply, FileVerb, ProcessVerb, RunState, SandboxReply, WorkspacePath};
 use std::num::NonZeroU32;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Wall clock that a file verb gets.
 const FILE: Duration = Duration::from_secs(30);
@@ -23,6 +23,8 @@ const FILE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_secs(120);
 /// How long a killed run may take until its end is recorded.
 const KILLED: Duration = Duration::from_secs(20);
+/// How soon input is offered again to a verb that has not read what it was given.
+const AGAIN: Duration = Duration::from_millis(1);
 /// Bytes that a file verb may be answered with.
 const ANSWER: usize = 9 << 20;
 
@@ -115,7 +117,7 @@ impl Sandboxd {
                 let (now, later) = rest.split_at(rest.len().min(64 << 10));
                 match handle.give(now.to_vec(), later.is_empty()) {
                     Ok(()) => rest = later,
-                    Err(refusal) if refusal.rule.as_str() == "process.input_full" => tokio::task::yield_now().await,
+                    Err(refusal) if refusal.rule.as_str() == "process.input_full" => sleep(AGAIN).await,
                     Err(refusal) => return Err(refusal),
                 }
             }

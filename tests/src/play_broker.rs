@@ -6,8 +6,8 @@ use confine::spawn::{Identity, Spawned, reserve_control_fd, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, frame};
 use proto::control::{
-    AdminReply, AdminRequest, BackendChoice, FromRole, Keep, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig, Sizes,
-    ToRole,
+    AdminReply, AdminRequest, BackendChoice, FromRole, Keep, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig,
+    Sizes, ToRole,
 };
 use proto::edge::{Refusal, VaultWitness};
 use proto::ids::{Epoch, RequestId, Role};
