@@ -63,6 +63,8 @@ fn bad_files_are_refused_with_place_and_reason() {
         ("{ agents: { defaults: { sandbox: { docker: { network: 'host' } } } } }", "1:46", "sandbox.docker.sealed"),
         ("{ agents: { defaults: { sandbox: { docker: { capDrop: [] } } } } }", "1:46", "sandbox.docker.sealed"),
         ("{ agents: { defaults: { sandbox: { docker: { binds: ['/:/h'] } } } } }", "1:46", "sandbox.docker.sealed"),
+        ("{ agents: { defaults: { sandbox: { pool: 9 } } } }", "1:36", "8 containers at most"),
+        ("{ agents: { defaults: { sandbox: { prune: { idleHours: 0 } } } } }", "1:45", "between one hour"),
         ("{ agents: { defaults: { sandbox: { docker: { memory: '8g' } } } } }", "1:46", "between 16m and 512m"),
         ("{ agents: { defaults: { sandbox: { docker: { memory: 'lots' } } } } }", "1:46", "is not a size"),
         ("{ agents: { defaults: { sandbox: { docker: { cpus: '4' } } } } }", "1:46", "1.0 of a processor"),

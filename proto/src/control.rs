@@ -37,6 +37,17 @@ pub enum Resource {
     WorkspaceDir,
 }
 
+/// How long containers are kept, and how many wait for a session.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Keep {
+    /// Started before a session needs one.
+    pub pool: u8,
+    /// Hours without a command after which a session's is thrown away.
+    pub idle_hours: u32,
+    /// Days after which it is, once nothing runs in it.
+    pub age_days: u32,
+}
+
 /// How large a container is. The defaults are the most that there is.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Sizes {
@@ -99,6 +110,8 @@ pub enum RoleConfig {
         exec: BoundedBytes<32_768>,
         /// How large a container is.
         sizes: Sizes,
+        /// How long one is kept, and how many wait.
+        keep: Keep,
     },
     /// dialer
     Dialer {

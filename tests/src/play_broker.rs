@@ -6,8 +6,8 @@ use confine::spawn::{Identity, Spawned, reserve_control_fd, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, frame};
 use proto::control::{
-    AdminReply, AdminRequest, BackendChoice, FromRole, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig, Sizes,
-    ToRole,
+    AdminReply, AdminRequest, BackendChoice, FromRole, Keep, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig,
+    Sizes, ToRole,
 };
 use proto::edge::{Refusal, VaultWitness};
 use proto::ids::{Epoch, RequestId, Role};
@@ -385,6 +385,7 @@ fn config(role: Role) -> RoleConfig {
             instance: BoundedStr::truncated("0123456789abcdef"),
             exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
             sizes: Sizes::default(),
+            keep: Keep::default(),
         },
         Role::Dialer => RoleConfig::Dialer {
             allow: BoundedVec::default(),

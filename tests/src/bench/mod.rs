@@ -4,6 +4,7 @@
 //! What others publish is printed for comparison and decides only where no control can stand in.
 
 mod boundary;
+mod container;
 mod control;
 mod exec;
 mod footprint;
@@ -144,7 +145,7 @@ fn ms(time: Duration) -> f64 {
 type Bench = fn(bool) -> Vec<Row>;
 
 /// Every bench by its name.
-const BENCHES: [(&str, Bench); 10] = [
+const BENCHES: [(&str, Bench); 11] = [
     ("p1", start::p1),
     ("p2", footprint::p2),
     ("p3", net::p3),
@@ -152,6 +153,7 @@ const BENCHES: [(&str, Bench); 10] = [
     ("p6", boundary::p6),
     ("p7", net::p7),
     ("p8", exec::p8),
+    ("sandbox", container::sandbox),
     ("p12", footprint::p12),
     ("r1", reliability::r1),
     ("r3", reliability::r3),
