@@ -171,6 +171,7 @@ fn as_json(report: &Report, attested: Attested) -> Value {
         "firstKey": key(&report.first_key),
         "key": key(&report.key),
         "torn": report.torn,
+        "cutShort": report.cut_short,
         "tiles": attested.tiles,
         "attestedByTilesOnly": attested.pruned,
     })
@@ -200,6 +201,10 @@ fn as_text(report: &Report, attested: Attested, paint: Paint) -> String {
     }
     if report.torn {
         text.push_str(&format!("\n      {}", paint.warn("ends in a torn line, which the next start accounts for")));
+    }
+    for file in &report.cut_short {
+        let what = format!("{file} ends in a part of a checkpoint; the next file's first record signs the same lines");
+        text.push_str(&format!("\n      {}", paint.warn(&what)));
     }
     if report.first_key.is_none() {
         text.push_str(&format!("\n      {}", paint.warn("names no key: chained, not signed")));
