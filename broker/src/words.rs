@@ -84,7 +84,7 @@ impl Setup {
                 let redact = BoundedVec::new(patterns.collect::<Result<Vec<_>, _>>()?)?;
                 RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact }
             }
-            Role::Vault => RoleConfig::Vault,
+            Role::Vault => RoleConfig::Vault { senders: BoundedVec::texts(config.senders())? },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::new(config.docker_socket())?,
                 workspaces: BoundedStr::new(path.join("workspaces").to_string_lossy())?,

@@ -76,6 +76,8 @@ pub fn run(dir: &Path, command: &ConfigCommand, args: &Args) -> Result<(), CliEr
 pub fn is_taken(config: &config::Config) -> Result<(), CliError> {
     let patterns = config.logging.redact_patterns.iter().map(String::as_str);
     auditd::redact::Patterns::new(patterns).map_err(CliError::failed)?;
+    let senders = config.senders();
+    vault::senders::configured::Configured::read(senders.iter().map(String::as_str)).map_err(CliError::failed)?;
     let rules = command::decide::Policy::from_json(&config.exec_json());
     rules.map(drop).map_err(|error| CliError::Failed(format!("tools.exec: {error}")))
 }

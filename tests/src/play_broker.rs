@@ -373,7 +373,7 @@ fn config(role: Role) -> RoleConfig {
         Role::Auditd => {
             RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default() }
         }
-        Role::Vault => RoleConfig::Vault,
+        Role::Vault => RoleConfig::Vault { senders: BoundedVec::default() },
         Role::Sandboxd => RoleConfig::Sandboxd {
             docker_socket: BoundedStr::truncated("/nonexistent/docker.sock"),
             workspaces: BoundedStr::truncated("/nonexistent/workspaces"),

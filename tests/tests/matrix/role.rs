@@ -73,7 +73,7 @@ impl Workshop {
             Role::Auditd => {
                 RoleConfig::Auditd { layout: BoundedStr::truncated(self.layout.name()), redact: BoundedVec::default() }
             }
-            Role::Vault => RoleConfig::Vault,
+            Role::Vault => RoleConfig::Vault { senders: BoundedVec::default() },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::truncated(&text("docker.sock")),
                 workspaces: BoundedStr::truncated(&text("state/workspaces")),
