@@ -84,7 +84,7 @@ impl Setup {
                 let redact = BoundedVec::new(patterns.collect::<Result<Vec<_>, _>>()?)?;
                 RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact }
             }
-            Role::Vault => RoleConfig::Vault,
+            Role::Vault => RoleConfig::Vault { answers: BoundedVec::texts(config.answer_keys())? },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::new(config.docker_socket())?,
                 workspaces: BoundedStr::new(path.join("workspaces").to_string_lossy())?,
@@ -96,6 +96,7 @@ impl Setup {
                 },
                 instance: BoundedStr::truncated(&instance(path)),
                 exec: BoundedBytes::new(config.exec_json().into_bytes())?,
+                tools: BoundedBytes::new(config.tools_json().into_bytes())?,
                 sizes: sizes(&config.agents.defaults.sandbox.docker),
             },
             Role::Dialer => RoleConfig::Dialer {

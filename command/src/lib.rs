@@ -16,6 +16,7 @@ pub mod plan;
 pub mod rules;
 pub mod setup;
 pub mod show;
+pub mod tools;
 
 /// Longest command that is looked at, in bytes.
 pub const MAX_COMMAND: usize = 65_536;

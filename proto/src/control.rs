@@ -65,7 +65,11 @@ pub enum RoleConfig {
         redact: BoundedVec<BoundedStr<512>, 32>,
     },
     /// vault
-    Vault,
+    Vault {
+        /// Names of credentials that answers need, as those of models: conversations that strangers' words have reached lease
+        /// these and no others.
+        answers: BoundedVec<BoundedStr<64>, 64>,
+    },
     /// sandboxd
     Sandboxd {
         /// Absolute path of the engine's socket.
@@ -80,6 +84,8 @@ pub enum RoleConfig {
         instance: BoundedStr<16>,
         /// `tools.exec` of the configuration as JSON: who is asked about which command.
         exec: BoundedBytes<32_768>,
+        /// Who may use which tools, as JSON: `tools` and the other places of the configuration that say so.
+        tools: BoundedBytes<16_384>,
         /// How large a container is.
         sizes: Sizes,
     },

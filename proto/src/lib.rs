@@ -26,6 +26,7 @@ pub mod probe;
 pub mod sandbox;
 pub mod secret;
 pub mod senders;
+pub mod taint;
 pub mod topology;
 pub mod transcripts;
 pub mod vault;

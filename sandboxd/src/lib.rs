@@ -20,3 +20,4 @@ pub mod serve;
 mod serving;
 pub mod spec;
 pub mod state;
+mod taint;

@@ -373,7 +373,7 @@ fn config(role: Role) -> RoleConfig {
         Role::Auditd => {
             RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default() }
         }
-        Role::Vault => RoleConfig::Vault,
+        Role::Vault => RoleConfig::Vault { answers: BoundedVec::default() },
         Role::Sandboxd => RoleConfig::Sandboxd {
             docker_socket: BoundedStr::truncated("/nonexistent/docker.sock"),
             workspaces: BoundedStr::truncated("/nonexistent/workspaces"),
@@ -381,6 +381,7 @@ fn config(role: Role) -> RoleConfig {
             backend: BackendChoice::Native,
             instance: BoundedStr::truncated("0123456789abcdef"),
             exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
+            tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             sizes: Sizes::default(),
         },
         Role::Dialer => RoleConfig::Dialer {

@@ -21,7 +21,8 @@ fn main() -> ExitCode {
 }
 
 fn start(mut start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Vault = start.config() else { return Err(start.wrong_config()) };
+    let RoleConfig::Vault { answers } = start.config() else { return Err(start.wrong_config()) };
+    let answers: Vec<String> = answers.iter().map(ToString::to_string).collect();
     if let Some(lack) = secret_memory::lack() {
         start.weaker(lack);
     }
@@ -36,7 +37,7 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::VaultDir, store.as_fd())])?;
     drop(store);
     match opened {
-        Opened::State(state) => serve::serve(&sealed, &control, *state),
-        Opened::Locked(store) => locked::serve(&sealed, &control, store),
+        Opened::State(state) => serve::serve(&sealed, &control, *state, answers),
+        Opened::Locked(store) => locked::serve(&sealed, &control, store, answers),
     }
 }

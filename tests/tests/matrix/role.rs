@@ -73,7 +73,7 @@ impl Workshop {
             Role::Auditd => {
                 RoleConfig::Auditd { layout: BoundedStr::truncated(self.layout.name()), redact: BoundedVec::default() }
             }
-            Role::Vault => RoleConfig::Vault,
+            Role::Vault => RoleConfig::Vault { answers: BoundedVec::default() },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::truncated(&text("docker.sock")),
                 workspaces: BoundedStr::truncated(&text("state/workspaces")),
@@ -81,6 +81,7 @@ impl Workshop {
                 backend: BackendChoice::Docker,
                 instance: BoundedStr::truncated("0123456789abcdef"),
                 exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
+                tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
                 sizes: Sizes::default(),
             },
             Role::Dialer => RoleConfig::Dialer {

@@ -75,7 +75,14 @@ impl Broker {
         kinds.extend(key.iter().map(|_| Resource::MasterKey));
         let fds: Vec<BorrowedFd<'_>> = fds.iter().chain(&key).map(AsFd::as_fd).collect();
         let resources = BoundedVec::new(kinds).unwrap();
-        broker.say(&ToRole::Configure { layout: Layout::SplitUid, config: RoleConfig::Vault, resources }, &fds);
+        broker.say(
+            &ToRole::Configure {
+                layout: Layout::SplitUid,
+                config: RoleConfig::Vault { answers: proto::bounded::BoundedVec::default() },
+                resources,
+            },
+            &fds,
+        );
         broker
     }
 
