@@ -6,6 +6,7 @@ mod exec;
 mod files;
 mod schemas;
 mod sessions;
+mod web;
 
 use crate::agent::Plan;
 use crate::model::calls::Call;
@@ -106,10 +107,9 @@ pub(crate) async fn run(turn: &mut Turn<'_>, plan: &Plan, offer: &Offer, call: &
     } else {
         match call.name.as_str() {
             "exec" => exec::exec(turn, plan, call).await,
+            "web_fetch" => web::fetch(turn, plan, call).await,
             "process" => exec::process(turn, plan, call).await,
-            "sessions_list" | "sessions_history" | "sessions_send" => {
-                Ok(sessions::run(turn.gateway, turn.session, call).await)
-            }
+            "sessions_list" | "sessions_history" => Ok(sessions::run(turn.gateway, turn.session, call).await),
             _ => files::run(turn, plan, call).await,
         }
     };

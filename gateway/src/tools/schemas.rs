@@ -87,6 +87,14 @@ pub(crate) const ALL: [Tool; 11] = [
             "pattern":{"type":"string"},"path":{"type":"string"}}}"#,
     },
     Tool {
+        name: "web_fetch",
+        description: "Read a page of the web as text. Only hosts that the owner allows are reached, and after the first one \
+            this conversation reaches no other.",
+        schema: r#"{"type":"object","required":["url"],"additionalProperties":false,"properties":{
+            "url":{"type":"string","description":"An https:// address"},
+            "maxChars":{"type":"integer","minimum":100}}}"#,
+    },
+    Tool {
         name: "sessions_list",
         description: "List the conversations there are.",
         schema: r#"{"type":"object","additionalProperties":false,"properties":{
@@ -97,12 +105,6 @@ pub(crate) const ALL: [Tool; 11] = [
         description: "Read the end of another conversation.",
         schema: r#"{"type":"object","required":["sessionKey"],"additionalProperties":false,"properties":{
             "sessionKey":{"type":"string"},"limit":{"type":"integer","minimum":1},"includeTools":{"type":"boolean"}}}"#,
-    },
-    Tool {
-        name: "sessions_send",
-        description: "Say something in another conversation; its agent answers there.",
-        schema: r#"{"type":"object","required":["sessionKey","message"],"additionalProperties":false,"properties":{
-            "sessionKey":{"type":"string"},"message":{"type":"string"}}}"#,
     },
 ];
 

@@ -1,4 +1,4 @@
-//! `sessions_list`, `sessions_history`, `sessions_send`: the agent's other conversations.
+//! `sessions_list`, `sessions_history`: the agent's other conversations.
 
 use super::args::Args;
 use super::{Ran, session_key};
@@ -21,8 +21,7 @@ const LISTED: u64 = 50;
 pub(super) async fn run(gateway: &Gateway, own: &str, call: &Call) -> Ran {
     let done = match call.name.as_str() {
         "sessions_list" => list(gateway, own, call),
-        "sessions_history" => history(gateway, own, call).await,
-        _ => Err("it cannot be done here".to_owned()),
+        _ => history(gateway, own, call).await,
     };
     done.map_or_else(Ran::error, Ran::ok)
 }
