@@ -85,7 +85,10 @@ impl Setup {
                 let files = LogFiles { bytes: config.logging.max_file_bytes, days: config.logging.max_file_days };
                 RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact, files }
             }
-            Role::Vault => RoleConfig::Vault { senders: BoundedVec::texts(config.senders())? },
+            Role::Vault => RoleConfig::Vault {
+                senders: BoundedVec::texts(config.senders())?,
+                answers: BoundedVec::texts(config.answer_keys())?,
+            },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::new(config.docker_socket())?,
                 workspaces: BoundedStr::new(path.join("workspaces").to_string_lossy())?,
@@ -97,6 +100,7 @@ impl Setup {
                 },
                 instance: BoundedStr::truncated(&instance(path)),
                 exec: BoundedBytes::new(config.exec_json().into_bytes())?,
+                tools: BoundedBytes::new(config.tools_json().into_bytes())?,
                 sizes: sizes(&config.agents.defaults.sandbox.docker),
                 keep: keep(&config.agents.defaults.sandbox),
             },

@@ -18,12 +18,12 @@ use std::path::Path;
 /// [`CliError`]; also where an example of a rule comes out the other way.
 pub fn run(dir: &Path, command: &SandboxCommand, args: &Args) -> Result<(), CliError> {
     match command {
-        SandboxCommand::Explain { command, session, backend } => {
+        SandboxCommand::Explain { command, session, backend, tainted } => {
             let place = match backend {
                 crate::args::PlaceName::Docker => Place::Docker,
                 crate::args::PlaceName::Native => Place::Native,
             };
-            let facts = Facts { session, place };
+            let facts = Facts { session, place, tainted: *tainted };
             let decision = policy(dir)?.decide(command, &facts);
             if args.json {
                 println!("{}", as_json(&decision, &facts));
@@ -160,7 +160,7 @@ mod tests {
 
     fn explained(text: &str) -> String {
         let policy = Policy::from_json(r#"{"ask":"on-miss"}"#).unwrap();
-        let facts = Facts { session: "agent:main:main", place: Place::Docker };
+        let facts = Facts { session: "agent:main:main", place: Place::Docker, tainted: false };
         as_text(text, &policy.decide(text, &facts), &facts, Paint::plain())
     }
 

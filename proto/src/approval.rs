@@ -94,6 +94,11 @@ pub enum ApprovalRequest {
         /// Which question.
         id: ApprovalId,
     },
+    /// Have strangers' words reached this conversation?
+    IsTainted {
+        /// Which.
+        session: SessionKey,
+    },
 }
 
 /// An approval, signed.
@@ -136,6 +141,8 @@ pub enum ApprovalReply {
     Lapsed,
     /// It is gone.
     Withdrawn,
+    /// Whether they have.
+    Tainted(bool),
 }
 
 /// What an operator says about approvals, at broker's socket.

@@ -97,6 +97,9 @@ pub enum RoleConfig {
         /// What the configuration says of channels: `CHANNEL mode MODE` and `CHANNEL allow SENDER`, a line each; `*` is every
         /// channel of which nothing is said.
         senders: BoundedVec<BoundedStr<176>, 256>,
+        /// Names of credentials that answers need, as those of models: conversations that strangers' words have reached lease
+        /// these and no others.
+        answers: BoundedVec<BoundedStr<64>, 64>,
     },
     /// sandboxd
     Sandboxd {
@@ -112,6 +115,8 @@ pub enum RoleConfig {
         instance: BoundedStr<16>,
         /// `tools.exec` of the configuration as JSON: who is asked about which command.
         exec: BoundedBytes<32_768>,
+        /// Who may use which tools, as JSON: `tools` and the other places of the configuration that say so.
+        tools: BoundedBytes<16_384>,
         /// How large a container is.
         sizes: Sizes,
         /// How long one is kept, and how many wait.

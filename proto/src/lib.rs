@@ -27,6 +27,7 @@ pub mod runner;
 pub mod sandbox;
 pub mod secret;
 pub mod senders;
+pub mod taint;
 pub mod topology;
 pub mod transcripts;
 pub mod vault;

@@ -33,6 +33,11 @@ pub enum SandboxRequest {
         /// What.
         verb: FileVerb,
     },
+    /// Which tools a conversation may use; each use of one is judged again.
+    Tools {
+        /// Which.
+        session: SessionKey,
+    },
     /// Which backend serves, or why none does.
     Describe,
     /// Throw the session's sandbox away, with what is in it.
@@ -308,6 +313,13 @@ pub enum SandboxReply {
     },
     /// The sandbox is gone.
     Closed,
+    /// What the conversation may use.
+    Tools {
+        /// Names of tools.
+        names: BoundedVec<BoundedStr<32>, 64>,
+        /// What is said in it is a stranger's, or has been.
+        outside: bool,
+    },
     /// The command runs on; what it wrote so far came as chunks.
     Yielded {
         /// Its name for [`ProcessVerb`]s.

@@ -66,6 +66,11 @@ impl Sandboxd {
         })
     }
 
+    /// Writes down that a tool was not used, whose use is none of a command.
+    pub(crate) async fn not_used(&self, session: &SessionKey, tool: &str, refusal: Refusal) -> Refusal {
+        self.refuse(session, &BoundedStr::truncated(&format!("[{tool}]")), refusal).await
+    }
+
     async fn refuse(&self, session: &SessionKey, command: &BoundedStr<8192>, refusal: Refusal) -> Refusal {
         let rule = refusal.rule.clone();
         let record = CommandRecord::Refused { session: session.clone(), command: command.clone(), rule };
@@ -80,7 +85,7 @@ impl Sandboxd {
         around: Surroundings<'_>,
         responder: &Responder<GatewaySandboxd>,
     ) -> Result<Ready, Refusal> {
-        let (subject, words) = match self.judge.judge(session, command, around)? {
+        let (subject, words) = match self.judge.judge(session, self.is_tainted(session).await, command, around)? {
             Verdict::Run(ready) => return Ok(ready),
             Verdict::Ask(subject, words) => (subject, words),
         };

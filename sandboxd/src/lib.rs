@@ -24,4 +24,5 @@ pub mod serve;
 mod serving;
 pub mod spec;
 pub mod state;
+mod taint;
 mod verbs;

@@ -17,10 +17,11 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, exec, .. } = start.config() else {
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, exec, tools, .. } = start.config()
+    else {
         return Err(start.wrong_config());
     };
-    let judge = Judge::new(exec).map_err(StartError::permanent)?;
+    let judge = Judge::new(exec, tools).map_err(StartError::permanent)?;
     let settings = Settings {
         socket: docker_socket.to_string(),
         image: image.to_string(),

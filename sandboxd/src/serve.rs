@@ -7,7 +7,7 @@ use crate::runs::{Runs, lock};
 use crate::serving::Serving;
 use crate::state::Settings;
 use confine::startup::{Control, Sealed, StartError};
-use proto::bounded::BoundedStr;
+use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
 use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
 use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, SandboxdVault, ToAuditd};
@@ -15,7 +15,7 @@ use proto::exit::Exit;
 use proto::gate::Gate;
 use proto::ids::SessionKey;
 use proto::port::{AsyncControl, Port, Request, Server};
-use proto::sandbox::{SandboxReply, SandboxRequest};
+use proto::sandbox::{FileVerb, SandboxReply, SandboxRequest};
 use proto::topology::{EdgeId, Side, role};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -184,9 +184,42 @@ async fn serve_gateway(sandboxd: Arc<Sandboxd>, end: Channel) {
     }
 }
 
+/// The tool that a request is a use of.
+const fn tool(request: &SandboxRequest) -> Option<(&SessionKey, &'static str)> {
+    Some(match request {
+        SandboxRequest::Exec { session, .. } => (session, "exec"),
+        SandboxRequest::Process { session, .. } => (session, "process"),
+        SandboxRequest::File { session, verb } => {
+            let tool = match verb {
+                FileVerb::Read { .. } => "read",
+                FileVerb::Write { .. } => "write",
+                FileVerb::Edit { .. } => "edit",
+                FileVerb::Patch { .. } => "apply_patch",
+                FileVerb::List { .. } => "ls",
+                FileVerb::Grep { .. } => "grep",
+            };
+            (session, tool)
+        }
+        SandboxRequest::Tools { .. } | SandboxRequest::Describe | SandboxRequest::Close { .. } => return None,
+    })
+}
+
 async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) {
     let Request { request, responder, .. } = request;
+    if let Some((session, tool)) = tool(&request)
+        && let Err(refusal) = sandboxd.judge.may_use(session, sandboxd.is_tainted(session).await, tool)
+    {
+        let refusal = sandboxd.not_used(session, tool, refusal).await;
+        let _ = responder.refuse(&refusal).await;
+        return;
+    }
     let outcome = match &request {
+        SandboxRequest::Tools { session } => {
+            let tainted = sandboxd.is_tainted(session).await;
+            let names = sandboxd.judge.tools(session, tainted).into_iter().map(BoundedStr::truncated).collect();
+            let names = BoundedVec::new(names).unwrap_or_default();
+            Ok(SandboxReply::Tools { names, outside: tainted || session.is_outside() })
+        }
         SandboxRequest::Exec { session, command, options } => {
             return sandboxd.exec(session, command, options, responder).await;
         }

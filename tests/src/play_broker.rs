@@ -376,7 +376,7 @@ fn config(role: Role) -> RoleConfig {
             redact: BoundedVec::default(),
             files: LogFiles::default(),
         },
-        Role::Vault => RoleConfig::Vault { senders: BoundedVec::default() },
+        Role::Vault => RoleConfig::Vault { senders: BoundedVec::default(), answers: BoundedVec::default() },
         Role::Sandboxd => RoleConfig::Sandboxd {
             docker_socket: BoundedStr::truncated("/nonexistent/docker.sock"),
             workspaces: BoundedStr::truncated("/nonexistent/workspaces"),
@@ -384,6 +384,7 @@ fn config(role: Role) -> RoleConfig {
             backend: BackendChoice::Native,
             instance: BoundedStr::truncated("0123456789abcdef"),
             exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
+            tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             sizes: Sizes::default(),
             keep: Keep::default(),
         },

@@ -17,6 +17,9 @@ pub enum SandboxCommand {
         /// Backend that would run it
         #[arg(long, value_enum, default_value = "docker")]
         backend: PlaceName,
+        /// As if it had read what strangers wrote
+        #[arg(long)]
+        tainted: bool,
     },
     /// The rules: what runs unasked, what is asked about, what never runs
     Rules {

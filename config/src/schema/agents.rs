@@ -24,6 +24,8 @@ section! {
         /// Which model answers, as `provider/model`, and which are asked in its place where it fails.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub model: Option<ModelChoice>,
+        /// What it may use; narrows what `tools` leaves.
+        pub tools: ToolLists,
     }
 }
 
@@ -40,7 +42,7 @@ section! {
         pub backend: Backend,
         /// The Docker backend.
         pub docker: Docker,
-        /// What a sandboxed conversation may use; the guide's place for `tools.sandbox.tools`. No effect yet.
+        /// What a sandboxed conversation may use; the guide's place for `tools.sandbox.tools`.
         pub tools: ToolLists,
         /// When sandboxes are removed, beside when their conversation ends; Docker only.
         pub prune: Prune,

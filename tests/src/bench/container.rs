@@ -180,7 +180,7 @@ pub fn sandbox(_full: bool) -> Vec<Row> {
 fn decision() -> Row {
     let policy = Policy::from_json("{}").unwrap();
     let long = format!("grep -n pattern {} | sort | head -n 20", "file-name.txt ".repeat(12));
-    let facts = Facts { session: "agent:main:main", place: Place::Docker };
+    let facts = Facts { session: "agent:main:main", place: Place::Docker, tainted: false };
     let decide = |command: &str| {
         let command = command.to_owned();
         let (policy, facts) = (&policy, &facts);

@@ -81,6 +81,9 @@ impl Vault {
                 self.approving.table.ask(subject, digest, nonce, timeout_s, now).map_err(refused)?
             }
             ApprovalRequest::Collect { id } => self.approving.table.collect(id, now),
+            ApprovalRequest::IsTainted { session } => {
+                return Ok(ApprovalReply::Tainted(self.state.contents().taints.has(session.0.as_str())));
+            }
             ApprovalRequest::Withdraw { id } => {
                 self.approving.table.withdraw(id);
                 return Ok(ApprovalReply::Withdrawn);
