@@ -17,7 +17,8 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, exec, .. } = start.config() else {
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, scope, exec, .. } = start.config()
+    else {
         return Err(start.wrong_config());
     };
     let judge = Judge::new(exec).map_err(StartError::permanent)?;
@@ -29,6 +30,7 @@ fn start(start: Start) -> Result<Exit, StartError> {
         sizes: *sizes,
         pool: usize::from(keep.pool),
         prune: Prune::of(keep),
+        scope: *scope,
     };
     let (sealed, control) = start.seal(&policy::SANDBOXD, &[])?;
     serve::serve(&sealed, control, settings, judge)
