@@ -1,5 +1,6 @@
 //! moltbot-auditd: the start order of the log's keeper. Its files are opened, checked to their last line and repaired by
-//! appending before the walls go up; behind them it can make the next file of a stream, and read, and nothing else.
+//! appending before the walls go up; behind them it can make the next file of a stream, and read, and nothing else. What a
+//! record said that must not be in the log is not left behind in freed memory either.
 #![forbid(unsafe_code)]
 
 use auditd::journal::Journal;
@@ -7,11 +8,15 @@ use auditd::redact::Patterns;
 use auditd::state::Limits;
 use auditd::writer::Writer;
 use auditd::{policy, serve};
+use confine::secret_memory::Wiping;
 use confine::startup::{Start, StartError};
 use proto::control::{Resource, RoleConfig};
 use proto::exit::Exit;
 use proto::ids::Role;
 use std::process::ExitCode;
+
+#[global_allocator]
+static HEAP: Wiping = Wiping;
 
 fn main() -> ExitCode {
     confine::startup::run(Role::Auditd, start)

@@ -201,7 +201,8 @@ impl Told {
             let now = text(logs, *stream);
             assert!(now.starts_with(&self.bytes[at]), "{what}: recovery changed what was written");
             kept(&now, &self.receipts[at], what);
-            assert!(!verify(logs, *stream).torn, "{what}: a torn line is not accounted for");
+            // It may be writing a checkpoint just now; what is wrong ends the test.
+            verify(logs, *stream);
         }
     }
 
@@ -241,6 +242,7 @@ fn killed_at_random_instants(rounds: u32) -> usize {
     }
     Broker::ready(logs.path()).exit();
     told.holds(logs.path(), "at the end");
+    assert!(WRITERS.iter().all(|(_, stream, _)| !verify(logs.path(), *stream).torn));
     receipts
 }
 

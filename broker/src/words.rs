@@ -85,7 +85,7 @@ impl Setup {
                 let files = LogFiles { bytes: config.logging.max_file_bytes, days: config.logging.max_file_days };
                 RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact, files }
             }
-            Role::Vault => RoleConfig::Vault,
+            Role::Vault => RoleConfig::Vault { senders: BoundedVec::texts(config.senders())? },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::new(config.docker_socket())?,
                 workspaces: BoundedStr::new(path.join("workspaces").to_string_lossy())?,

@@ -96,6 +96,8 @@ pub fn append_rules(dir: &Path, rules: &[Value], how: crate::args::How, args: &A
 pub fn is_taken(config: &config::Config) -> Result<(), CliError> {
     let patterns = config.logging.redact_patterns.iter().map(String::as_str);
     auditd::redact::Patterns::new(patterns).map_err(CliError::failed)?;
+    let senders = config.senders();
+    vault::senders::configured::Configured::read(senders.iter().map(String::as_str)).map_err(CliError::failed)?;
     let rules = command::decide::Policy::from_json(&config.exec_json());
     rules.map(drop).map_err(|error| CliError::Failed(format!("tools.exec: {error}")))
 }

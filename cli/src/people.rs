@@ -193,7 +193,9 @@ fn list(door: &mut Door, only: Option<&String>, args: &Args) -> Result<(), CliEr
         writeln!(out, "{} ({}{waiting})", row.channel.0, row.mode.name())?;
         for entry in of(row) {
             let how = if entry.paired { "paired" } else { "added" };
-            writeln!(out, "  {:<24} {how:<6} {}  {}", entry.sender.0, time(entry.since), line(&entry.name))?;
+            // The configuration does not say since when.
+            let since = if entry.since == 0 { "-".to_owned() } else { time(entry.since) };
+            writeln!(out, "  {:<24} {how:<6} {since:<20}  {}", entry.sender.0, line(&entry.name))?;
         }
     }
     Ok(())

@@ -177,6 +177,12 @@ impl Config {
         self.egress.local(tls).chain(providers).collect()
     }
 
+    /// Who may write on which channel, for the vault.
+    #[must_use]
+    pub fn senders(&self) -> Vec<String> {
+        self.channels.lines()
+    }
+
     /// `tools.exec` as JSON, for sandboxd.
     #[must_use]
     pub fn exec_json(&self) -> String {

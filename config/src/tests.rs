@@ -152,6 +152,29 @@ fn template_of_the_guide_loads_as_it_stands_with_its_variable_and_without() {
     assert_eq!(ids, ["gateway.tailscale_serve", "config.secrets.in_environment"]);
 }
 
+#[test]
+fn vault_is_told_who_may_write_and_what_is_off_is_off() {
+    let lines = |text: &str| parse(text).unwrap().senders();
+    assert_eq!(lines("{}"), ["* mode pairing"]);
+    let text = "{ channels: { defaults: { dmPolicy: 'allowlist' },
+        telegram: { dmPolicy: 'pairing', allowFrom: [5], dm: { allowFrom: ['tg:6'] } }, discord: { enabled: false },
+        signal: { dm: { enabled: false } }, irc: {} } }";
+    let told = [
+        "* mode allowlist",
+        "telegram mode pairing",
+        "telegram allow 5",
+        "telegram allow tg:6",
+        "discord mode disabled",
+        "signal mode disabled",
+        "irc mode allowlist",
+    ];
+    assert_eq!(lines(text), told);
+    assert!(parse("{ channels: { irc: { allowFrom: ['a b'] } } }").unwrap_err().contains("allowlist.id"));
+    let many: Vec<u32> = (0..260).collect();
+    let many = serde_json::json!({ "channels": { "telegram": { "allowFrom": many } } }).to_string();
+    assert!(parse(&many).unwrap_err().contains("channels.too_many"));
+}
+
 const CLEAR: &str = "{ // mine
   gateway: { auth: { token: 'clear-token', password: 'clear-password' } },
   channels: { telegram: { botToken: 'clear-bot' }, discord: { token: '${DISCORD}' } },

@@ -105,7 +105,11 @@ pub enum RoleConfig {
         files: LogFiles,
     },
     /// vault
-    Vault,
+    Vault {
+        /// What the configuration says of channels: `CHANNEL mode MODE` and `CHANNEL allow SENDER`, a line each; `*` is every
+        /// channel of which nothing is said.
+        senders: BoundedVec<BoundedStr<176>, 256>,
+    },
     /// sandboxd
     Sandboxd {
         /// Absolute path of the engine's socket.

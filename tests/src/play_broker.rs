@@ -376,7 +376,7 @@ fn config(role: Role) -> RoleConfig {
             redact: BoundedVec::default(),
             files: LogFiles::default(),
         },
-        Role::Vault => RoleConfig::Vault,
+        Role::Vault => RoleConfig::Vault { senders: BoundedVec::default() },
         Role::Sandboxd => RoleConfig::Sandboxd {
             docker_socket: BoundedStr::truncated("/nonexistent/docker.sock"),
             workspaces: BoundedStr::truncated("/nonexistent/workspaces"),

@@ -10,6 +10,7 @@ use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
 use crate::permit::Policy;
 use crate::senders::Senders;
+use crate::senders::configured::Configured;
 use crate::senders::desk::Told;
 use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
@@ -49,6 +50,8 @@ pub struct State {
     /// Nonces, and devices that nobody knows yet.
     waiting: Waiting,
     told: Told,
+    /// What the configuration says of channels.
+    configured: Configured,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -230,6 +233,7 @@ impl State {
             bond: Bond::default(),
             waiting: Waiting::default(),
             told: Told::default(),
+            configured: Configured::default(),
         }
     }
 
@@ -393,13 +397,18 @@ impl State {
     ///
     /// # Errors
     /// [`ChangeError`]; then there is none.
-    pub fn make_transcript(&mut self, id: transcripts::Id, session: &str, now: u64) -> Result<Key, ChangeError> {
+    pub fn make_transcript(
+        &mut self,
+        id: transcripts::Id,
+        (session, closed): (&str, bool),
+        now: u64,
+    ) -> Result<Key, ChangeError> {
         if self.contents.ring.is_worn() {
             self.rotate_keys(now)?;
         }
         let key = Key::draw().map_err(EnvelopeError::Random)?;
         let before = self.contents.transcripts.clone();
-        self.contents.transcripts.add(&mut self.contents.ring, id, session, now, &key)?;
+        self.contents.transcripts.add(&mut self.contents.ring, id, (session, closed), now, &key)?;
         self.persist().inspect_err(|_| self.contents.transcripts = before)?;
         Ok(key)
     }
@@ -415,6 +424,18 @@ impl State {
             self.persist().inspect_err(|_| self.contents.transcripts = before)?;
         }
         Ok(changed)
+    }
+
+    /// With what the configuration says of channels.
+    #[must_use]
+    pub fn configure(self, configured: Configured) -> Self {
+        Self { configured, ..self }
+    }
+
+    /// What the configuration says of channels.
+    #[must_use]
+    pub const fn configured(&self) -> &Configured {
+        &self.configured
     }
 
     /// Whose refusal is in the log already.

@@ -75,7 +75,7 @@ impl Workshop {
                 redact: BoundedVec::default(),
                 files: LogFiles::default(),
             },
-            Role::Vault => RoleConfig::Vault,
+            Role::Vault => RoleConfig::Vault { senders: BoundedVec::default() },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::truncated(&text("docker.sock")),
                 workspaces: BoundedStr::truncated(&text("state/workspaces")),
