@@ -21,12 +21,13 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The programs of the set, beside this one.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "moltbot-broker",
     "moltbot-auditd",
     "moltbot-vault",
     "moltbot-sandboxd",
     "moltbot-launcher",
+    "moltbot-runner",
     "moltbot-dialer",
     "moltbot-egress",
     "moltbot-gateway",

@@ -37,6 +37,18 @@ pub enum Resource {
     WorkspaceDir,
 }
 
+/// Who shares a sandbox.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Scope {
+    /// Nobody.
+    #[default]
+    Session,
+    /// The conversations of one agent.
+    Agent,
+    /// All conversations.
+    Shared,
+}
+
 /// How long containers are kept, and how many wait for a session.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Keep {
@@ -121,6 +133,8 @@ pub enum RoleConfig {
         sizes: Sizes,
         /// How long one is kept, and how many wait.
         keep: Keep,
+        /// Who shares a sandbox.
+        scope: Scope,
     },
     /// dialer
     Dialer {

@@ -8,7 +8,7 @@ use crate::processes::Process;
 use crate::runs::lock;
 use crate::serve::{BACKGROUND, RUNS, Sandboxd};
 use crate::serving::Serving;
-use crate::state::random;
+use crate::state::{place, random};
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::{CallError, ChannelError};
@@ -202,7 +202,7 @@ impl Sandboxd {
                 if let Serving::Docker(docker, _) = serving.as_ref()
                     && !docker.has_runner()
                 {
-                    docker.discard(session).await;
+                    docker.discard(&place(self.settings.scope, session)).await;
                 }
                 (Ok(RunEnd::Aborted), Some(responder), None, 0)
             }
@@ -285,13 +285,14 @@ impl Sandboxd {
         launch: Launch,
         limit: Duration,
     ) -> Result<Job, Refusal> {
+        let place = place(self.settings.scope, session);
         match serving {
             Serving::Docker(docker, _) => {
-                let job = docker.start(session, launch).await;
+                let job = docker.start(&place, launch).await;
                 self.pruning.notify_one();
                 job
             }
-            Serving::Native(..) => native::start(&self.launcher, session, launch, limit),
+            Serving::Native(..) => native::start(&self.launcher, &place, launch, limit),
             Serving::Nowhere(why) => Err(Refusal::new("sandbox.unavailable", why)),
         }
     }
@@ -328,8 +329,8 @@ impl Sandboxd {
             hand_over = None;
             self.hand_over(following).await;
         };
-        let (session, job) = (following.session, &mut following.job);
-        end(job, serving, session).await;
+        let place = place(self.settings.scope, following.session);
+        end(&mut following.job, serving, &place).await;
         Ok(stop)
     }
 
@@ -376,7 +377,7 @@ async fn step(
 }
 
 /// Ends a command: where it does not end by itself, its container does.
-async fn end(job: &mut Job, serving: &Serving, session: &SessionKey) {
+async fn end(job: &mut Job, serving: &Serving, place: &SessionKey) {
     let can_end = job.handle().kill();
     let ended = async {
         while let Some(event) = job.next().await {
@@ -387,7 +388,7 @@ async fn end(job: &mut Job, serving: &Serving, session: &SessionKey) {
     };
     let ended = can_end && timeout(ENDING, ended).await.is_ok();
     if let (false, Serving::Docker(docker, _)) = (ended, serving) {
-        docker.discard(session).await;
+        docker.discard(place).await;
     }
 }
 

@@ -17,7 +17,8 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, exec, tools, .. } = start.config()
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, scope, exec, tools, .. } =
+        start.config()
     else {
         return Err(start.wrong_config());
     };
@@ -30,6 +31,7 @@ fn start(start: Start) -> Result<Exit, StartError> {
         sizes: *sizes,
         pool: usize::from(keep.pool),
         prune: Prune::of(keep),
+        scope: *scope,
     };
     let (sealed, control) = start.seal(&policy::SANDBOXD, &[])?;
     serve::serve(&sealed, control, settings, judge)

@@ -9,7 +9,7 @@ use crate::state::Settings;
 use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
+use proto::control::{AdminReply, AdminRequest, FromRole, Scope, ToRole};
 use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, SandboxdVault, ToAuditd};
 use proto::exit::Exit;
 use proto::gate::Gate;
@@ -231,7 +231,10 @@ async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) 
         }
         SandboxRequest::Close { session } => {
             sandboxd.processes.forget(session);
-            if let Serving::Docker(docker, _) = sandboxd.serving().await.as_ref() {
+            // What others use stays.
+            if let (Serving::Docker(docker, _), Scope::Session) =
+                (sandboxd.serving().await.as_ref(), sandboxd.settings.scope)
+            {
                 docker.discard(session).await;
             }
             Ok(SandboxReply::Closed)

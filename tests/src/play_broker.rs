@@ -7,7 +7,7 @@ use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, frame};
 use proto::control::{
     AdminReply, AdminRequest, BackendChoice, FromRole, Keep, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig,
-    Sizes, ToRole,
+    Scope, Sizes, ToRole,
 };
 use proto::edge::{Refusal, VaultWitness};
 use proto::ids::{Epoch, RequestId, Role};
@@ -387,6 +387,7 @@ fn config(role: Role) -> RoleConfig {
             tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             sizes: Sizes::default(),
             keep: Keep::default(),
+            scope: Scope::default(),
         },
         Role::Dialer => RoleConfig::Dialer {
             allow: BoundedVec::default(),
