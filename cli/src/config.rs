@@ -68,6 +68,26 @@ pub fn run(dir: &Path, command: &ConfigCommand, args: &Args) -> Result<(), CliEr
     }
 }
 
+/// Puts rules behind those of `tools.exec.rules`.
+///
+/// # Errors
+/// [`CliError`].
+pub fn append_rules(dir: &Path, rules: &[Value], how: crate::args::How, args: &Args) -> Result<(), CliError> {
+    write::change(dir, &dir.join(NAME), how, args, |text| {
+        let there = config::read_value(text).unwrap_or_default();
+        let list = there.pointer("/tools/exec/rules").and_then(Value::as_array);
+        let Some(list) = list else {
+            return config::edit::set(text, "tools.exec.rules", &Value::from(rules.to_vec()));
+        };
+        let mut text = text.to_owned();
+        for (at, rule) in rules.iter().enumerate() {
+            let at = list.len().saturating_add(at);
+            text = config::edit::set(&text, &format!("tools.exec.rules[{at}]"), rule)?;
+        }
+        Ok(text)
+    })
+}
+
 /// Tries what only a role understands, and would end by: patterns that are redacted, rules about commands. It costs a
 /// refusal here, and there the whole set.
 ///

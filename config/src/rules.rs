@@ -8,7 +8,7 @@ mod models;
 mod sandbox;
 mod secrets;
 
-use crate::schema::{Bind, Config, Redact, TailscaleMode};
+use crate::schema::{Ask, Bind, Config, Redact, TailscaleMode};
 use serde::Serialize;
 
 /// How bad it is.
@@ -197,6 +197,16 @@ fn tools(config: &Config, all: &mut Findings) {
         "no command runs on the host, whoever asks",
         "set it to false",
     );
+    if tools.exec.ask == Ask::Off {
+        all.push(
+            Severity::Warn,
+            "tools.exec.ask_off",
+            "tools.exec.ask",
+            "nobody is asked about a command that no rule knows",
+            "the sandbox is then the only wall",
+            "set it to on-miss",
+        );
+    }
     for (is, name) in [(tools.browser.enabled, "browser"), (tools.canvas.enabled, "canvas")] {
         all.refuse_if(
             is,
@@ -229,6 +239,20 @@ fn rest(config: &Config, all: &mut Findings) {
         "logging",
         "keepFiles and keepDays are 1 at least",
         "leave them out to keep everything",
+    );
+    all.refuse_if(
+        !(1 << 16..=1 << 30).contains(&logging.max_file_bytes),
+        "logging.file_size",
+        "logging.maxFileBytes",
+        "a file of the log is between 65536 and 1073741824 bytes",
+        "leave it out for 10 MiB",
+    );
+    all.refuse_if(
+        !(1..=3_650).contains(&logging.max_file_days),
+        "logging.file_age",
+        "logging.maxFileDays",
+        "a file of the log is closed after 1 to 3650 days",
+        "leave it out for 30",
     );
     all.refuse_if(
         logging.redact_patterns.len() > 32,

@@ -397,13 +397,18 @@ impl State {
     ///
     /// # Errors
     /// [`ChangeError`]; then there is none.
-    pub fn make_transcript(&mut self, id: transcripts::Id, session: &str, now: u64) -> Result<Key, ChangeError> {
+    pub fn make_transcript(
+        &mut self,
+        id: transcripts::Id,
+        (session, closed): (&str, bool),
+        now: u64,
+    ) -> Result<Key, ChangeError> {
         if self.contents.ring.is_worn() {
             self.rotate_keys(now)?;
         }
         let key = Key::draw().map_err(EnvelopeError::Random)?;
         let before = self.contents.transcripts.clone();
-        self.contents.transcripts.add(&mut self.contents.ring, id, session, now, &key)?;
+        self.contents.transcripts.add(&mut self.contents.ring, id, (session, closed), now, &key)?;
         self.persist().inspect_err(|_| self.contents.transcripts = before)?;
         Ok(key)
     }

@@ -203,9 +203,12 @@ pub fn yes(question: &str, default: bool) -> Result<bool, CliError> {
 
 /// Replaces the file whole, and keeps what it was.
 pub fn replace(file: &Path, old: &str, new: &str) -> Result<(), CliError> {
-    let owner = std::fs::metadata(file).ok().map(|found| (found.uid(), found.gid()));
+    let is_there = file.exists();
+    // A first file is as the directory is: where root writes it, broker still has to read it.
+    let directory = file.parent().unwrap_or(Path::new("."));
+    let owner = std::fs::metadata(if is_there { file } else { directory }).ok().map(|found| (found.uid(), found.gid()));
     let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", file.display()));
-    if owner.is_some() {
+    if is_there {
         let backup = |number: usize| match number {
             0 => file.with_added_extension("bak"),
             number => file.with_added_extension(format!("bak.{number}")),
@@ -220,7 +223,6 @@ pub fn replace(file: &Path, old: &str, new: &str) -> Result<(), CliError> {
     }
     let next = file.with_added_extension(format!("new.{}", std::process::id()));
     write_new(&next, new.as_bytes(), owner)?;
-    let directory = file.parent().unwrap_or(Path::new("."));
     renameat(rustix::fs::CWD, &next, rustix::fs::CWD, file).map_err(|errno| failed(errno.into()))?;
     std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
 }
@@ -239,4 +241,25 @@ fn write_new(file: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> Result<(),
         Ok(())
     };
     make().map_err(|error| CliError::Failed(format!("{}: {error}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_file_and_every_later_one_is_whose_the_directory_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("moltbot.json");
+        // Where this is not root there is one owner, and it stays.
+        let owner = if rustix::process::geteuid().is_root() { 60_600 } else { rustix::process::geteuid().as_raw() };
+        std::os::unix::fs::chown(dir.path(), Some(owner), None).unwrap();
+        for (old, new) in [("{}\n", "{ gateway: {} }\n"), ("{ gateway: {} }\n", "{}\n")] {
+            replace(&file, old, new).unwrap();
+            let found = std::fs::metadata(&file).unwrap();
+            assert_eq!((found.uid(), found.mode() & 0o777), (owner, 0o600));
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), new);
+        }
+        assert_eq!(std::fs::metadata(file.with_added_extension("bak")).unwrap().uid(), owner);
+    }
 }
