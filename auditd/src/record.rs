@@ -8,6 +8,7 @@ use crate::clock::{Instant, rfc3339_micros};
 use crate::redact::Redactor;
 use proto::audit::{AuthMethod, AuthOutcome, CommandRecord, Record, RequestStep, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
+use proto::watch::WatchRecord;
 use proto::witness::StoreStep;
 
 /// Bytes of a text that is kept whole: what a command may have, though each of them takes six in JSON.
@@ -150,6 +151,8 @@ pub const fn kind(record: &Record) -> &'static str {
         Record::Command(CommandRecord::Intent { .. }) => "intent",
         Record::Command(CommandRecord::Outcome { .. }) => "outcome",
         Record::Command(CommandRecord::Refused { .. }) => "refused",
+        Record::Watch(WatchRecord::Signal { .. }) => "signal",
+        Record::Watch(WatchRecord::Evidence { .. }) => "evidence",
         Record::Secret { .. } => "secret",
         Record::Request { .. } => "request",
         Record::Sender { .. } => "sender",
@@ -182,6 +185,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             line.number("timestamp", now.millis());
             command_payload(line, command, redactor);
         }
+        Record::Watch(watch) => watch_payload(line, watch, redactor),
         Record::Secret { name, verb, requester, granted, detail } => {
             line.text("name", &redactor.clean(name))
                 .text("verb", verb)
@@ -240,6 +244,24 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             line.text("event", event);
         }
     }
+}
+
+fn watch_payload(line: &mut Line, watch: &WatchRecord, redactor: &Redactor) {
+    match watch {
+        WatchRecord::Signal { session, container, signal, class, detail } => line
+            .text("sessionKey", &redactor.clean_name(&session.0))
+            .text("container", container)
+            .text("signal", signal)
+            .text("class", class.name())
+            .text("detail", &redactor.clean(detail)),
+        WatchRecord::Evidence { session, container, part, sha256, length, text } => line
+            .text("sessionKey", &redactor.clean_name(&session.0))
+            .text("container", container)
+            .text("part", part)
+            .text("sha256", &hex(sha256))
+            .number("length", *length)
+            .text("text", &redactor.clean(text)),
+    };
 }
 
 fn request_payload(line: &mut Line, step: &RequestStep) {

@@ -94,6 +94,11 @@ pub enum ApprovalRequest {
         /// Which question.
         id: ApprovalId,
     },
+    /// Something was seen in this conversation's sandbox: what may run again without a question may not.
+    Suspend {
+        /// Which conversation.
+        session: SessionKey,
+    },
 }
 
 /// An approval, signed.

@@ -29,6 +29,7 @@ pub mod senders;
 pub mod topology;
 pub mod transcripts;
 pub mod vault;
+pub mod watch;
 pub mod wire;
 pub mod witness;
 

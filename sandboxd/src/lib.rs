@@ -17,3 +17,4 @@ pub mod seccomp;
 pub mod serve;
 pub mod spec;
 pub mod state;
+pub mod watch;
