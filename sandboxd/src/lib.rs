@@ -7,6 +7,8 @@
 pub mod approval;
 pub mod docker;
 pub mod drift;
+mod exec;
+mod freeze;
 pub mod judge;
 pub mod launch;
 pub mod native;
@@ -15,6 +17,7 @@ pub mod posture;
 pub mod runs;
 pub mod seccomp;
 pub mod serve;
+mod serving;
 pub mod spec;
 pub mod state;
 pub mod watch;
