@@ -7,6 +7,7 @@ use crate::drift::drift;
 use crate::posture;
 use crate::spec::{self, INSTANCE, Image};
 use crate::state::{Engine, Settings, random, workspace};
+use crate::watch::Watch;
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::exec::{StartExecOptions, StartExecResults};
 use bollard::models::{ContainerCreateBody, ExecConfig};
@@ -24,6 +25,7 @@ use proto::ids::SessionKey;
 use proto::sandbox::{Posture, Words};
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
@@ -56,6 +58,7 @@ pub struct DockerBackend {
     /// Something may be there that is in no table: a predecessor's, or what the engine made after it was given up on.
     unsure: AtomicBool,
     sessions: Mutex<HashMap<String, Container>>,
+    watch: Arc<Watch>,
 }
 
 fn failed(what: &str) -> impl Fn(bollard::errors::Error) -> Refusal {
@@ -124,7 +127,9 @@ impl DockerBackend {
         let Taken { docker, image, posture } = taken;
         let detail = BoundedStr::truncated(&posture.summary());
         let _ = words.send(FromRole::EngineTaken { detail }).await;
-        let backend = Self { docker, settings, image, posture, words, epoch, unsure, sessions: Mutex::default() };
+        let watch = Watch::new(docker.clone(), image.clone(), &settings.instance, &epoch);
+        let sessions = Mutex::default();
+        let backend = Self { docker, settings, image, posture, words, epoch, unsure, sessions, watch };
         backend.sweep(&HashMap::new()).await;
         Ok(backend)
     }
@@ -139,6 +144,12 @@ impl DockerBackend {
     #[must_use]
     pub const fn posture(&self) -> &Posture {
         &self.posture
+    }
+
+    /// What watches its containers.
+    #[must_use]
+    pub const fn watch(&self) -> &Arc<Watch> {
+        &self.watch
     }
 
     /// The containers of this installation, whoever made them. The engine's filter is not relied on: what lacks the label is
@@ -177,12 +188,13 @@ impl DockerBackend {
     }
 
     /// Nothing in it runs on while the engine takes its time to remove it.
-    async fn end(&self, id: &str) {
+    pub(crate) async fn end(&self, id: &str) {
         self.pause(id).await;
         self.remove(id).await;
     }
 
     async fn remove(&self, id: &str) {
+        self.watch.forget(id);
         let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
         // It may be removing itself already: then there is nothing left to do.
         let _ = within(ANSWER, "remove", self.docker.remove_container(id, Some(options))).await;
@@ -196,6 +208,7 @@ impl DockerBackend {
             if running.is_ok_and(|found| found.state.and_then(|state| state.running) == Some(true)) {
                 return Ok(container.id.clone());
             }
+            self.watch.forget(&container.id);
             sessions.remove(&name);
         }
         if self.unsure.swap(false, Ordering::AcqRel) {
@@ -206,6 +219,7 @@ impl DockerBackend {
         self.unsure.fetch_or(made.is_err(), Ordering::AcqRel);
         let container = made?;
         let id = container.id.clone();
+        self.watch.belongs(&id, session);
         sessions.insert(name, container);
         Ok(id)
     }
@@ -214,6 +228,7 @@ impl DockerBackend {
         let body = spec::container(&self.image, &self.settings.instance, &self.epoch, self.settings.sizes);
         let create = self.docker.create_container(None::<CreateContainerOptions>, body.clone());
         let id = within(ANSWER, "create", create).await?.id;
+        self.watch.made(&id, &body);
         match self.begin(&id, &body).await {
             Ok(stdin) => Ok(Container { id, _stdin: std::sync::Mutex::new(stdin) }),
             Err(refusal) => {
@@ -238,6 +253,7 @@ impl DockerBackend {
         let AttachContainerResults { input, .. } =
             within(ANSWER, "attach", self.docker.attach_container(id, Some(options))).await?;
         within(ANSWER, "start", self.docker.start_container(id, None)).await?;
+        self.watch.started(id).await;
         Ok(input)
     }
 
@@ -263,7 +279,10 @@ impl DockerBackend {
             cmd: Some(words.iter().map(|word| word.to_string()).collect()),
             ..ExecConfig::default()
         };
-        let exec = within(ANSWER, "exec", self.docker.create_exec(&id, exec)).await?;
+        self.watch.enters(&id);
+        let made = within(ANSWER, "exec", self.docker.create_exec(&id, exec)).await;
+        self.watch.entered(&id, made.as_ref().ok().map(|exec| exec.id.as_str())).await;
+        let exec = made?;
         let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
         let started = within(ANSWER, "exec", self.docker.start_exec(&exec.id, Some(options))).await?;
         let StartExecResults::Attached { mut output, .. } = started else {

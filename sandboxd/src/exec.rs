@@ -7,6 +7,7 @@ use crate::runs::lock;
 use crate::serve::{RUNS, Sandboxd};
 use crate::serving::Serving;
 use crate::state::random;
+use crate::watch::text::Output;
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::CallError;
@@ -15,6 +16,7 @@ use proto::ids::{RunId, SessionKey};
 use proto::port::Responder;
 use proto::sandbox::{Backend, OutputChunk, SandboxReply};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long auditd may take for a record.
@@ -76,7 +78,7 @@ impl Sandboxd {
     }
 
     pub(crate) async fn exec(
-        &self,
+        self: &Arc<Self>,
         session: &SessionKey,
         command: &BoundedStr<8192>,
         responder: &Responder<GatewaySandboxd>,
@@ -91,9 +93,12 @@ impl Sandboxd {
             return Err(self.refuse(session, command, refusal).await);
         }
         let serving = self.serving().await;
+        let suspended = self.alert.is_suspended(session);
         let around = match serving.as_ref() {
-            Serving::Docker(docker, _) => Surroundings { backend: Backend::Docker, image: docker.image() },
-            Serving::Native(backend, _) => Surroundings { backend: *backend, image: "" },
+            Serving::Docker(docker, _) => {
+                Surroundings { backend: Backend::Docker, image: docker.image(), suspended }
+            }
+            Serving::Native(backend, _) => Surroundings { backend: *backend, image: "", suspended },
             Serving::Nowhere(why) => {
                 let refusal = Refusal::new(
                     "sandbox.unavailable",
@@ -131,16 +136,24 @@ impl Sandboxd {
             allowed_by: BoundedStr::truncated(&allowed_by),
         })
         .await?;
+        self.notice_command(session, command).await;
         let started = Instant::now();
+        let (searcher, seen) = (self.searcher(&serving), Mutex::new(Output::default()));
         let (passed, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
         let sink = |is_error: bool, bytes: Vec<u8>| {
-            let (passed, dropped) = (&passed, &dropped);
-            async move { pass_on(responder, is_error, &bytes, passed, dropped).await }
+            let (passed, dropped, seen) = (&passed, &dropped, &seen);
+            async move {
+                let hits = lock(seen).pass(searcher, is_error, &bytes);
+                if !self.notice_output(session, &hits).await {
+                    pass_on(responder, is_error, &bytes, passed, dropped).await;
+                }
+            }
         };
         let stopped = async {
             tokio::select! {
                 () = responder.cancelled() => {}
                 () = self.drained() => {}
+                () = self.alert.ended(session) => {}
                 _ = self.gate.closed() => {}
             }
         };
@@ -165,6 +178,10 @@ impl Sandboxd {
         // Its sandbox is gone; what is left is its record, which a freeze does not wait for.
         drop(pass);
         let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
+        self.alert.remember(session, &lock(&seen));
+        if let Some(told) = self.notice_end(session, end).await {
+            pass_on(responder, true, told.as_bytes(), &passed, &dropped).await;
+        }
         if matches!(end, RunEnd::Aborted | RunEnd::Lost) {
             running.cut();
         }

@@ -11,6 +11,9 @@ use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use proto::sandbox::{Backend, Words, shell, words};
 
+/// Why what a rule allows is asked about.
+const SUSPENDED: &str = "something only an attack does was seen in this conversation's sandbox";
+
 /// The rules in force.
 #[derive(Debug)]
 pub struct Judge {
@@ -42,6 +45,8 @@ pub struct Surroundings<'s> {
     pub backend: Backend,
     /// The image's digest; empty where there is none.
     pub image: &'s str,
+    /// Something was seen in the conversation's sandbox, so that nothing of it runs unasked.
+    pub suspended: bool,
 }
 
 impl Judge {
@@ -73,6 +78,12 @@ impl Judge {
         let plan = decision.plan.as_ref().filter(|_| !as_text);
         let words = plan.map_or_else(|| shell(command), from_plan);
         match decision.outcome {
+            Outcome::Allow if around.suspended => {
+                let words = bounded(words)?;
+                let mut subject = subject(session, command, &decision, &words, around);
+                subject.why = BoundedStr::truncated(SUSPENDED);
+                Ok(Verdict::Ask(Box::new(subject), words))
+            }
             Outcome::Allow => Ok(Verdict::Run(Ready { words: bounded(words)?, allowed_by: decision.rule })),
             Outcome::Ask => {
                 let words = bounded(words)?;

@@ -52,7 +52,10 @@ impl Sandboxd {
         match (choose(settings.choice, &engine, settings), docker) {
             (Choice::Docker(detail), Some(docker)) => {
                 match DockerBackend::new(docker, settings.clone(), self.words.clone()).await {
-                    Ok(backend) => Serving::Docker(Arc::new(backend), detail),
+                    Ok(backend) => {
+                        backend.watch().begin(self.alert.findings.clone(), self.alert.processes.clone());
+                        Serving::Docker(Arc::new(backend), detail)
+                    }
                     Err(refusal) => Serving::Nowhere(refusal.message.to_string()),
                 }
             }

@@ -18,8 +18,9 @@ use crate::runs::lock;
 use crate::spec::Image;
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, EventMessage};
-use bollard::query_parameters::EventsOptions;
+use bollard::query_parameters::{EventsOptions, RemoveContainerOptions};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use own::{Act, Kind, Own, Whose};
 use processes::{Found, Processes};
 use proto::ids::SessionKey;
@@ -29,6 +30,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use table::Signal;
+use text::Searcher;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
@@ -42,6 +44,8 @@ pub const SUSPICION: Duration = Duration::from_secs(60);
 const ONE_IN: u8 = 10;
 /// How long the engine may take for a look.
 const ANSWER: Duration = Duration::from_secs(2);
+/// How long it may take to have a container stand still.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Pause before the engine's events are asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// A program of sandboxd's own is being put into its sandbox for so long at most: until then the engine's helper stands in the
@@ -94,20 +98,23 @@ struct State {
 /// The watch over one engine's containers.
 #[derive(Debug)]
 pub struct Watch {
+    searcher: Searcher,
     docker: Docker,
     image: Image,
     instance: String,
-    processes: OnceLock<Option<Arc<Processes>>>,
+    processes: OnceLock<Arc<Processes>>,
     findings: OnceLock<mpsc::Sender<Finding>>,
     state: Mutex<State>,
     changed: Notify,
 }
 
 impl Watch {
-    /// A watch that nobody looks through yet.
+    /// A watch that nobody looks through yet. `canary` is a word on a label of every container: it stands in the engine's
+    /// files and answers, and nothing in a container can know it.
     #[must_use]
-    pub fn new(docker: Docker, image: Image, instance: &str) -> Arc<Self> {
+    pub fn new(docker: Docker, image: Image, instance: &str, canary: &str) -> Arc<Self> {
         Arc::new(Self {
+            searcher: Searcher::new(Some(canary)),
             docker,
             image,
             instance: instance.to_owned(),
@@ -119,7 +126,7 @@ impl Watch {
     }
 
     /// Begins to watch; what is seen goes to `findings`.
-    pub fn begin(self: &Arc<Self>, findings: mpsc::Sender<Finding>, processes: Option<Arc<Processes>>) {
+    pub fn begin(self: &Arc<Self>, findings: mpsc::Sender<Finding>, processes: Arc<Processes>) {
         if self.findings.set(findings).is_ok() && self.processes.set(processes).is_ok() {
             tokio::spawn(Arc::clone(self).listen());
             tokio::spawn(Arc::clone(self).look());
@@ -150,7 +157,7 @@ impl Watch {
 
     /// It was started: what its first process is, and what is mounted, it stays.
     pub async fn started(&self, container: &str) {
-        let Some(Some(processes)) = self.processes.get() else { return };
+        let Some(processes) = self.processes.get() else { return };
         let found = timeout(ANSWER, self.docker.inspect_container(container, None)).await;
         let pid = found.ok().and_then(Result::ok).and_then(|found| found.state).and_then(|state| state.pid);
         let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
@@ -210,6 +217,55 @@ impl Watch {
         if let Some(watched) = lock(&self.state).containers.get_mut(container) {
             watched.frozen = true;
         }
+    }
+
+    /// What looks through output.
+    #[must_use]
+    pub const fn searcher(&self) -> &Searcher {
+        &self.searcher
+    }
+
+    /// The conversation's container.
+    #[must_use]
+    pub fn of_session(&self, session: &SessionKey) -> Option<String> {
+        let state = lock(&self.state);
+        state.containers.iter().find(|(_, it)| it.session.as_ref() == Some(session)).map(|(id, _)| id.clone())
+    }
+
+    /// Has a container stand still; how long that took.
+    ///
+    /// # Errors
+    /// What the engine says. What cannot stand still is ended.
+    pub async fn freeze(&self, container: &str) -> Result<Duration, String> {
+        let begun = Instant::now();
+        let paused = timeout(PAUSE, self.docker.pause_container(container)).await;
+        self.frozen(container);
+        let why = match paused {
+            Ok(Ok(())) => return Ok(begun.elapsed()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the engine does not answer".to_owned(),
+        };
+        let state = timeout(ANSWER, self.docker.inspect_container(container, None)).await;
+        let state = state.ok().and_then(Result::ok).and_then(|found| found.state);
+        // Another may have paused it, or it may be gone.
+        if state.is_none_or(|state| state.paused == Some(true) || state.running != Some(true)) {
+            return Ok(begun.elapsed());
+        }
+        let options = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
+        let _ = timeout(ANSWER, self.docker.remove_container(container, Some(options))).await;
+        Err(why)
+    }
+
+    /// Has every container stand still, all at once.
+    ///
+    /// # Errors
+    /// As [`Watch::freeze`], for any of them.
+    pub async fn freeze_all(&self) -> Result<Duration, String> {
+        let begun = Instant::now();
+        let all: Vec<String> = lock(&self.state).containers.keys().cloned().collect();
+        let stood: Result<Vec<Duration>, String> =
+            join_all(all.iter().map(|id| self.freeze(id))).await.into_iter().collect();
+        stood.map(|_| begun.elapsed())
     }
 
     /// Containers, whose they are, and since when.
@@ -337,7 +393,7 @@ impl Watch {
     }
 
     async fn look_at_processes(&self) {
-        let Some(Some(processes)) = self.processes.get() else { return };
+        let Some(processes) = self.processes.get() else { return };
         let watched: Vec<(String, Watched)> = {
             let state = lock(&self.state);
             let awake = state.containers.iter().filter(|(_, it)| !it.frozen && it.first.is_some());
@@ -412,7 +468,7 @@ impl Watch {
     /// Pieces of evidence, each with its name. The engine may take so long for each of its own.
     pub async fn evidence(&self, id: &str) -> Vec<(&'static str, String)> {
         let mut pieces = Vec::new();
-        if let Some(Some(processes)) = self.processes.get() {
+        if let Some(processes) = self.processes.get() {
             let found = processes.of_containers(&[id.to_owned()]).unwrap_or_default();
             let lines: Vec<String> = found.iter().map(line).collect();
             pieces.push(("processes", lines.join("\n")));

@@ -69,11 +69,16 @@ impl Searcher {
         }
     }
 
+    /// The word; for trying out whether it is found.
+    #[must_use]
+    pub fn canary(&self) -> Option<&str> {
+        self.canary.as_ref().and_then(|finder| std::str::from_utf8(finder.needle()).ok())
+    }
+
     /// Takes the canary out of a text that is to be kept.
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
-        let word = self.canary.as_ref().and_then(|finder| std::str::from_utf8(finder.needle()).ok());
-        word.map_or_else(|| text.to_owned(), |word| text.replace(word, "[canary]"))
+        self.canary().map_or_else(|| text.to_owned(), |word| text.replace(word, "[canary]"))
     }
 }
 
