@@ -35,6 +35,7 @@ mod status;
 mod up;
 mod vault;
 mod verify;
+mod watch;
 mod witness;
 mod ws;
 

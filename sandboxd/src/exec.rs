@@ -95,9 +95,7 @@ impl Sandboxd {
         let serving = self.serving().await;
         let suspended = self.alert.is_suspended(session);
         let around = match serving.as_ref() {
-            Serving::Docker(docker, _) => {
-                Surroundings { backend: Backend::Docker, image: docker.image(), suspended }
-            }
+            Serving::Docker(docker, _) => Surroundings { backend: Backend::Docker, image: docker.image(), suspended },
             Serving::Native(backend, _) => Surroundings { backend: *backend, image: "", suspended },
             Serving::Nowhere(why) => {
                 let refusal = Refusal::new(

@@ -35,8 +35,9 @@ const ENGINE: &[Rule] = &[
 
 /// Looking at what the kernel says of the processes in containers.
 const PROCESSES: &[Rule] = &[
-    Rule::new(sys::SYS_openat2, "files of /proc, which Landlock lets be read and nothing else be opened"),
-    Rule::new(sys::SYS_getdents64, "the list of processes"),
+    Rule::new(sys::SYS_openat2, "files of /proc, which Landlock lets be read and nothing else be opened")
+        .kept(DOCKER_ONLY),
+    Rule::new(sys::SYS_getdents64, "the list of processes").kept(DOCKER_ONLY),
 ];
 
 /// What gateway says to its clients, sandboxd says to the engine.

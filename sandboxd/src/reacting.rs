@@ -11,11 +11,11 @@ use crate::watch::processes::Processes;
 use crate::watch::table::{Signal, Table};
 use crate::watch::text::{self, Hit, Output, Searcher};
 use crate::watch::{Finding, Watch};
+use proto::approval::ApprovalRequest;
 use proto::audit::{AuditRequest, Record};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::control::FromRole;
 use proto::ids::SessionKey;
-use proto::approval::ApprovalRequest;
 use proto::watch::{Class, WatchRecord};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -243,17 +243,33 @@ impl Sandboxd {
         let (facts, _, _) = finding.signal.facts();
         let detail = BoundedStr::truncated(&format!("{facts} {}: {}", finding.container, finding.detail));
         let word = FromRole::Breached { escaped, sessions: BoundedVec::new(sessions).unwrap_or_default(), detail };
+        let container = finding.container.as_str();
         let stands = async {
             match &engine {
+                Some(engine) if finding.exec.is_some() && escaped => {
+                    let ended = engine.watch().end(container).await;
+                    engine.watch().freeze_all().await.and(ended)
+                }
+                Some(engine) if finding.exec.is_some() => engine.watch().end(container).await,
                 Some(engine) if escaped => engine.watch().freeze_all().await,
-                Some(engine) => engine.watch().freeze(&finding.container).await,
+                Some(engine) => engine.watch().freeze(container).await,
                 None => Ok(Duration::ZERO),
             }
         };
+        // What is ended takes its evidence with it.
+        let early = async {
+            match &engine {
+                Some(engine) if finding.exec.is_some() => {
+                    engine.watch().evidence(container, finding.exec.as_deref()).await
+                }
+                _ => Vec::new(),
+            }
+        };
         // The engine is asked first, and its answer is not waited for with the word.
-        let (stood, _) = tokio::join!(biased; stands, self.words.send(word));
+        let (stood, _, early) = tokio::join!(biased; stands, self.words.send(word), early);
         let class = if escaped { Class::S4 } else { Class::S3 };
         let how = match stood {
+            Ok(took) if finding.exec.is_some() && !escaped => format!("ended after {} us", took.as_micros()),
             Ok(took) => format!("stood still after {} us", took.as_micros()),
             Err(why) => format!("could not be made to stand still: {why}"),
         };
@@ -262,14 +278,21 @@ impl Sandboxd {
         tokio::spawn(async move {
             sandboxd.keep(signal(&session, &finding, class)).await;
             if let Some(engine) = engine {
-                sandboxd.keep_evidence(&session, &finding.container, engine.watch()).await;
+                let watch = engine.watch();
+                let pieces = if early.is_empty() { watch.evidence(&finding.container, None).await } else { early };
+                sandboxd.keep_evidence(&session, &finding.container, watch, pieces).await;
             }
             drop(guard);
         });
     }
 
-    async fn keep_evidence(&self, session: &SessionKey, container: &str, watch: &Watch) {
-        let mut pieces = watch.evidence(container).await;
+    async fn keep_evidence(
+        &self,
+        session: &SessionKey,
+        container: &str,
+        watch: &Watch,
+        mut pieces: Vec<(&'static str, String)>,
+    ) {
         let last = lock(&self.alert.last).get(session).cloned().unwrap_or_default();
         pieces.push(("output", String::from_utf8_lossy(&last).into_owned()));
         for (part, text) in pieces {
@@ -298,7 +321,7 @@ impl Sandboxd {
 }
 
 fn of(session: &SessionKey, signal: Signal, detail: String) -> Finding {
-    Finding { container: String::new(), session: Some(session.clone()), signal, detail }
+    Finding { container: String::new(), session: Some(session.clone()), signal, detail, exec: None }
 }
 
 fn signal(session: &SessionKey, finding: &Finding, class: Class) -> WatchRecord {

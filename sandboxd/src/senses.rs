@@ -7,7 +7,8 @@ use crate::watch::text::{self, Hit, Output};
 use proto::bounded::BoundedStr;
 use proto::watch::{Sense, Senses};
 
-const TRACING: &str = "needs the right to trace, which its Landlock domain takes from sandboxd, so that it can take it from nobody";
+const TRACING: &str =
+    "needs the right to trace, which its Landlock domain takes from sandboxd, so that it can take it from nobody";
 const AUDIT: &str = "needs CAP_AUDIT_READ, which no role has; the end of the command says the same";
 
 impl Sandboxd {
@@ -38,7 +39,9 @@ impl Sandboxd {
         };
         let said = |text: &str| Ok(text.to_owned());
         match signal {
-            Signal::SpecDrift | Signal::WriteLayer => engine.map(|_| "asked at times that nobody can foresee".to_owned()),
+            Signal::SpecDrift | Signal::WriteLayer => {
+                engine.map(|_| "asked at times that nobody can foresee".to_owned())
+            }
             Signal::ForeignAction | Signal::MemoryLimit => match engine?.deaf() {
                 Some(why) => Err(format!("the engine's events are not heard: {why}")),
                 None if engine_heard(serving) => said("sandboxd's own acts were heard"),
@@ -56,24 +59,34 @@ impl Sandboxd {
                 let (searcher, mut output) = (engine?.searcher(), Output::default());
                 let found = searcher.canary().map(|word| output.pass(searcher, false, word.as_bytes()));
                 match found {
-                    Some(hits) if hits.contains(&Hit::Canary) => said("a label of every container, found when passed by"),
+                    Some(hits) if hits.contains(&Hit::Canary) => {
+                        said("a label of every container, found when passed by")
+                    }
                     _ => Err("there is no canary".to_owned()),
                 }
             }
             Signal::OutputText => {
                 let hits = Output::default().pass(self.searcher(serving), false, b"x release_agent x");
-                if hits.is_empty() { Err("a known text is not found".to_owned()) } else { said("a known text is found") }
+                if hits.is_empty() {
+                    Err("a known text is not found".to_owned())
+                } else {
+                    said("a known text is found")
+                }
             }
             Signal::CommandText => match text::in_command("nsenter -t 1") {
                 Some(_) => said("a known text is found"),
                 None => Err("a known text is not found".to_owned()),
             },
             Signal::Namespaces | Signal::MemoryExec => Err(TRACING.to_owned()),
-            Signal::ProcessEvents => Err("needs a netlink socket, which its filter denies; a clock looks instead".to_owned()),
+            Signal::ProcessEvents => {
+                Err("needs a netlink socket, which its filter denies; a clock looks instead".to_owned())
+            }
             Signal::AuditRecord | Signal::LandlockRecord => Err(AUDIT.to_owned()),
             Signal::Notified => Err("the native filter answers by itself; a kill shows as D4".to_owned()),
             Signal::HostFile => Err("needs CAP_SYS_ADMIN, which no role has".to_owned()),
-            Signal::HoneySocket => Err("no socket is put into a container: it would need a mount that the spec has not".to_owned()),
+            Signal::HoneySocket => {
+                Err("no socket is put into a container: it would need a mount that the spec has not".to_owned())
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::runs::lock;
 use crate::spec::Image;
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, EventMessage};
-use bollard::query_parameters::{EventsOptions, RemoveContainerOptions};
+use bollard::query_parameters::{EventsOptions, KillContainerOptions, RemoveContainerOptions};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use own::{Act, Kind, Own, Whose};
@@ -46,6 +46,9 @@ const ONE_IN: u8 = 10;
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long it may take to have a container stand still.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a container may take to have its walls up once it was started, and how often it is looked at meanwhile.
+const SETTLED: Duration = Duration::from_secs(10);
+const SETTLING: Duration = Duration::from_millis(2);
 /// Pause before the engine's events are asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// A program of sandboxd's own is being put into its sandbox for so long at most: until then the engine's helper stands in the
@@ -65,6 +68,8 @@ pub struct Finding {
     pub signal: Signal,
     /// In words.
     pub detail: String,
+    /// The foreign exec, where it is one.
+    pub exec: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -161,8 +166,17 @@ impl Watch {
         let found = timeout(ANSWER, self.docker.inspect_container(container, None)).await;
         let pid = found.ok().and_then(Result::ok).and_then(|found| found.state).and_then(|state| state.pid);
         let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
-        let (first, mounts) = (processes.process(pid), processes.mounts(pid).map(|text| digest(text.as_bytes())));
-        let wrong = first.as_ref().map(status::wrong_first).unwrap_or_default();
+        // The engine says that it was started a moment before the last of its walls is up.
+        let until = Instant::now().checked_add(SETTLED);
+        let (first, wrong) = loop {
+            let first = processes.process(pid);
+            let wrong = first.as_ref().map(status::wrong_first).unwrap_or_default();
+            if wrong.is_empty() || until.is_none_or(|until| Instant::now() > until) {
+                break (first, wrong);
+            }
+            sleep(SETTLING).await;
+        };
+        let mounts = processes.mounts(pid).map(|text| digest(text.as_bytes()));
         if let Some(watched) = lock(&self.state).containers.get_mut(container) {
             (watched.pid, watched.first, watched.mounts) = (pid, first, mounts);
         }
@@ -199,7 +213,7 @@ impl Watch {
     pub async fn entered(&self, container: &str, exec: Option<&str>) {
         let foreign = lock(&self.state).own.answered(container, exec);
         for exec in foreign {
-            self.tell(container, Signal::ForeignAction, format!("exec {exec}, which nobody here asked for")).await;
+            self.tell_of_exec(container, exec).await;
         }
     }
 
@@ -256,6 +270,27 @@ impl Watch {
         Err(why)
     }
 
+    /// Ends everything in a container at once. For one that somebody is just putting a process into: such a process stands in
+    /// the container's control group with the engine's locks, and where it is frozen, every call about the container hangs.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn end(&self, container: &str) -> Result<Duration, String> {
+        let begun = Instant::now();
+        let options = KillContainerOptions { signal: "SIGKILL".to_owned() };
+        let killed = timeout(PAUSE, self.docker.kill_container(container, Some(options))).await;
+        self.frozen(container);
+        match killed {
+            Ok(Ok(())) => Ok(begun.elapsed()),
+            // It is gone, or just going.
+            Ok(Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. })) => {
+                Ok(begun.elapsed())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the engine does not answer".to_owned()),
+        }
+    }
+
     /// Has every container stand still, all at once.
     ///
     /// # Errors
@@ -288,9 +323,19 @@ impl Watch {
     }
 
     async fn tell(&self, container: &str, signal: Signal, detail: String) {
-        let session = lock(&self.state).containers.get(container).and_then(|watched| watched.session.clone());
+        self.send(Finding { container: container.to_owned(), session: None, signal, detail, exec: None }).await;
+    }
+
+    async fn tell_of_exec(&self, container: &str, exec: String) {
+        let detail = format!("exec {exec}, which nobody here asked for");
+        let (container, signal) = (container.to_owned(), Signal::ForeignAction);
+        self.send(Finding { container, session: None, signal, detail, exec: Some(exec) }).await;
+    }
+
+    async fn send(&self, finding: Finding) {
+        let session = lock(&self.state).containers.get(&finding.container).and_then(|it| it.session.clone());
         if let Some(findings) = self.findings.get() {
-            let _ = findings.send(Finding { container: container.to_owned(), session, signal, detail }).await;
+            let _ = findings.send(Finding { session, ..finding }).await;
         }
     }
 }
@@ -302,10 +347,8 @@ impl Watch {
         loop {
             let again = last;
             let label = format!("{}={}", crate::spec::INSTANCE, self.instance);
-            let filters = HashMap::from([
-                ("type".to_owned(), vec!["container".to_owned()]),
-                ("label".to_owned(), vec![label]),
-            ]);
+            let filters =
+                HashMap::from([("type".to_owned(), vec!["container".to_owned()]), ("label".to_owned(), vec![label])]);
             let options =
                 EventsOptions { since: Some(since.to_string()), filters: Some(filters), ..EventsOptions::default() };
             let mut events = self.docker.events(Some(options));
@@ -335,7 +378,12 @@ impl Watch {
         };
         let action = event.action.as_deref().unwrap_or_default();
         if action == "oom" {
-            return self.tell(container, Signal::MemoryLimit, "a process was ended for want of memory".to_owned()).await;
+            return self
+                .tell(container, Signal::MemoryLimit, "a process was ended for want of memory".to_owned())
+                .await;
+        }
+        if action == "destroy" {
+            return self.forget(container);
         }
         let exec = attributes.as_ref().and_then(|map| map.get("execID")).map(String::as_str);
         let whose = {
@@ -345,12 +393,13 @@ impl Watch {
             }
             own::act(action, exec).map(|act| (state.own.on_event(container, &act), act))
         };
-        if let Some((Whose::Foreign, act)) = whose {
-            let what = match act {
-                Act::Exec(number) => format!("exec {number}"),
-                Act::Other(kind) => kind.name().to_owned(),
-            };
-            self.tell(container, Signal::ForeignAction, format!("{what}, which nobody here asked for")).await;
+        match whose {
+            Some((Whose::Foreign, Act::Exec(exec))) => self.tell_of_exec(container, exec).await,
+            Some((Whose::Foreign, Act::Other(kind))) => {
+                let detail = format!("{}, which nobody here asked for", kind.name());
+                self.tell(container, Signal::ForeignAction, detail).await;
+            }
+            Some((Whose::Own | Whose::Unclear, _)) | None => {}
         }
     }
 }
@@ -466,8 +515,9 @@ impl Watch {
 /// What is kept of a container that stands still.
 impl Watch {
     /// Pieces of evidence, each with its name. The engine may take so long for each of its own.
-    pub async fn evidence(&self, id: &str) -> Vec<(&'static str, String)> {
+    pub async fn evidence(&self, id: &str, exec: Option<&str>) -> Vec<(&'static str, String)> {
         let mut pieces = Vec::new();
+        let wait = Duration::from_millis(500);
         if let Some(processes) = self.processes.get() {
             let found = processes.of_containers(&[id.to_owned()]).unwrap_or_default();
             let lines: Vec<String> = found.iter().map(line).collect();
@@ -475,7 +525,11 @@ impl Watch {
             let pid = lock(&self.state).containers.get(id).map(|watched| watched.pid).unwrap_or_default();
             pieces.extend(processes.mounts(pid).map(|text| ("mounts", text)));
         }
-        let wait = Duration::from_millis(500);
+        if let Some(exec) = exec
+            && let Ok(Ok(found)) = timeout(wait, self.docker.inspect_exec(exec)).await
+        {
+            pieces.push(("exec", serde_json::to_string(&found).unwrap_or_default()));
+        }
         if let Ok(Ok(found)) = timeout(wait, self.docker.inspect_container(id, None)).await {
             let watched = lock(&self.state).containers.get(id).cloned();
             let drift = watched.map(|watched| self.drift(&found, id, &watched)).unwrap_or_default();
@@ -508,8 +562,10 @@ fn wrong(found: &Found, watched: &Watched) -> Option<(u32, String)> {
 
 /// What the engine itself puts into a container's write layer: its first process, and where things are mounted.
 fn is_engines(path: &str) -> bool {
-    matches!(path, "/sbin" | "/sbin/docker-init" | "/tmp" | "/workspace" | "/dev" | "/dev/init" | "/etc" | "/proc" | "/sys")
-        || matches!(path, "/run" | "/dev/console" | "/dev/shm" | "/dev/pts" | "/dev/mqueue")
+    matches!(
+        path,
+        "/sbin" | "/sbin/docker-init" | "/tmp" | "/workspace" | "/dev" | "/dev/init" | "/etc" | "/proc" | "/sys"
+    ) || matches!(path, "/run" | "/dev/console" | "/dev/shm" | "/dev/pts" | "/dev/mqueue")
         || matches!(path, "/etc/hosts" | "/etc/hostname" | "/etc/resolv.conf" | "/etc/mtab")
 }
 
@@ -527,7 +583,13 @@ mod tests {
     use super::*;
 
     fn watched() -> Watched {
-        let first = Process { uids: vec![65_534; 4], gids: vec![65_534; 4], no_new_privs: true, seccomp: 2, ..Process::default() };
+        let first = Process {
+            uids: vec![65_534; 4],
+            gids: vec![65_534; 4],
+            no_new_privs: true,
+            seccomp: 2,
+            ..Process::default()
+        };
         Watched {
             session: None,
             asked: Arc::default(),
@@ -558,7 +620,10 @@ mod tests {
     #[test]
     fn root_in_a_container_is_found_and_nobody_is_not() {
         assert!(wrong(&found("cat", 65_534), &watched()).is_none());
-        assert!(wrong(&found("cat", 0), &watched()).is_some_and(|(pid, detail)| pid == 7 && detail.contains("[0, 0, 0, 0]")));
+        assert!(
+            wrong(&found("cat", 0), &watched())
+                .is_some_and(|(pid, detail)| pid == 7 && detail.contains("[0, 0, 0, 0]"))
+        );
     }
 
     #[test]

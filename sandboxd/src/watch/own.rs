@@ -209,7 +209,9 @@ mod tests {
         assert_eq!(act("exec_create: sh -c attach", Some("e1")), Some(exec("e1")));
         assert_eq!(act("exec_start: true ", None), Some(exec("")));
         assert_eq!(act("archive-path", None), Some(Act::Other(Kind::CopyOut)));
-        for calm in ["create", "die", "kill", "destroy", "top", "pause", "exec_die", "resize", "oom", "health_status: healthy"] {
+        for calm in
+            ["create", "die", "kill", "destroy", "top", "pause", "exec_die", "resize", "oom", "health_status: healthy"]
+        {
             assert_eq!(act(calm, None), None, "{calm}");
         }
         for kind in Kind::ALL {

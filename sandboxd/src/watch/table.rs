@@ -18,7 +18,7 @@ const KEPT: usize = 256;
 /// Conversations that are remembered; the one that was quiet the longest is forgotten first.
 const REMEMBERED: usize = 256;
 
-/// What can be seen. The numbers are those of `docs/CONFINEMENT.md`.
+/// What can be seen. The numbers are those of `docs/OPERATIONS.md`.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Signal {
     /// A running container is not the one that was asked for.
@@ -196,7 +196,8 @@ impl Table {
     /// other ways too, and they are one doubt.
     fn is_second_doubt(&mut self, container: &str, signal: Signal) -> bool {
         let one_act = |(other, kind): &(String, Signal)| {
-            *kind == signal || (other == container && (*kind == Signal::ForeignAction || signal == Signal::ForeignAction))
+            *kind == signal
+                || (other == container && (*kind == Signal::ForeignAction || signal == Signal::ForeignAction))
         };
         let second = !self.doubts.iter().all(one_act);
         if self.doubts.len() < 64 {
@@ -299,7 +300,11 @@ mod tests {
         let mut table = Table::default();
         assert_eq!(class(&mut table, 0, Signal::ForeignAction), Class::S3);
         assert_eq!(class(&mut table, 1, Signal::Credentials), Class::S3);
-        assert_eq!(table.on(2, &key("t"), "other", Signal::Mounts).class, Class::S4, "another container is another doubt");
+        assert_eq!(
+            table.on(2, &key("t"), "other", Signal::Mounts).class,
+            Class::S4,
+            "another container is another doubt"
+        );
     }
 
     #[test]
