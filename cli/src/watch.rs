@@ -64,7 +64,7 @@ pub fn kill(dir: &Path, session: &str, args: &Args) -> Result<(), CliError> {
 pub fn log(dir: &Path, session: Option<&str>, args: &Args) -> Result<(), CliError> {
     let mut records = read(dir, Stream::Command, session, &["intent", "outcome", "refused"])?;
     records.extend(read(dir, Stream::System, session, &["signal"])?);
-    records.sort_by(|a, b| word(a, "ts").cmp(&word(b, "ts")));
+    records.sort_by_key(|record| word(record, "ts"));
     for record in &records {
         if args.json { println!("{record}") } else { println!("{}", as_line(record)) }
     }
@@ -77,7 +77,8 @@ pub fn log(dir: &Path, session: Option<&str>, args: &Args) -> Result<(), CliErro
 /// [`CliError`].
 pub fn evidence(dir: &Path, session: Option<&str>, args: &Args) -> Result<(), CliError> {
     let records = read(dir, Stream::System, session, &["signal", "evidence"])?;
-    let grave = |record: &Value| record["type"] == "evidence" || matches!(word(record, "class").as_str(), "S3" | "S4");
+    let grave =
+        |record: &Value| word(record, "type") == "evidence" || matches!(word(record, "class").as_str(), "S3" | "S4");
     let records: Vec<Value> = records.into_iter().filter(grave).collect();
     if args.json {
         records.iter().for_each(|record| println!("{record}"));
@@ -87,12 +88,12 @@ pub fn evidence(dir: &Path, session: Option<&str>, args: &Args) -> Result<(), Cl
         println!("nothing was frozen, so there is no evidence");
     }
     for record in &records {
-        if record["type"] == "signal" {
+        if word(record, "type") == "signal" {
             println!("{}", as_line(record));
             continue;
         }
-        let (part, length) = (word(record, "part"), record["length"].as_u64().unwrap_or_default());
-        println!("  {part}, {length} bytes, sha256:{}, line {}", word(record, "sha256"), record["seq"]);
+        let (part, length) = (word(record, "part"), number(record, "length"));
+        println!("  {part}, {length} bytes, sha256:{}, line {}", word(record, "sha256"), number(record, "seq"));
         for line in word(record, "text").lines() {
             println!("    {}", harmless(line));
         }
@@ -115,8 +116,8 @@ fn read(dir: &Path, stream: Stream, session: Option<&str>, kinds: &[&str]) -> Re
     let mut found = Vec::new();
     logs::each(dir, stream, &mut |line| {
         let Ok(record) = serde_json::from_str::<Value>(line) else { return Ok(()) };
-        let of_it = session.is_none_or(|session| record["sessionKey"] == session);
-        if of_it && kinds.iter().any(|kind| record["type"] == *kind) {
+        let of_it = session.is_none_or(|session| word(&record, "sessionKey") == session);
+        if of_it && kinds.contains(&word(&record, "type").as_str()) {
             found.push(record);
         }
         Ok(())
@@ -125,15 +126,19 @@ fn read(dir: &Path, stream: Stream, session: Option<&str>, kinds: &[&str]) -> Re
 }
 
 fn word(record: &Value, field: &str) -> String {
-    record[field].as_str().unwrap_or_default().to_owned()
+    record.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn number(record: &Value, field: &str) -> u64 {
+    record.get(field).and_then(Value::as_u64).unwrap_or_default()
 }
 
 fn as_line(record: &Value) -> String {
-    let what = match record["type"].as_str() {
-        Some("signal") => format!("{} {} {}", word(record, "class"), word(record, "signal"), word(record, "detail")),
-        Some("intent") => format!("runs {}", word(record, "command")),
-        Some("refused") => format!("refused by {}: {}", word(record, "rule"), word(record, "command")),
-        _ => match record["exitCode"].as_u64() {
+    let what = match word(record, "type").as_str() {
+        "signal" => format!("{} {} {}", word(record, "class"), word(record, "signal"), word(record, "detail")),
+        "intent" => format!("runs {}", word(record, "command")),
+        "refused" => format!("refused by {}: {}", word(record, "rule"), word(record, "command")),
+        _ => match record.get("exitCode").and_then(Value::as_u64) {
             Some(code) => format!("ended with {code}"),
             None => "ended otherwise".to_owned(),
         },

@@ -89,6 +89,7 @@ struct Watched {
     /// Its limit of processes was reached, and it has not come down since.
     crowded: bool,
     frozen: bool,
+    started: bool,
 }
 
 #[derive(Debug, Default)]
@@ -156,6 +157,7 @@ impl Watch {
             helpers: BTreeMap::new(),
             crowded: false,
             frozen: false,
+            started: false,
         };
         state.containers.insert(container.to_owned(), watched);
     }
@@ -178,7 +180,7 @@ impl Watch {
         };
         let mounts = processes.mounts(pid).map(|text| digest(text.as_bytes()));
         if let Some(watched) = lock(&self.state).containers.get_mut(container) {
-            (watched.pid, watched.first, watched.mounts) = (pid, first, mounts);
+            (watched.pid, watched.first, watched.mounts, watched.started) = (pid, first, mounts, true);
         }
         if !wrong.is_empty() {
             self.tell(container, Signal::Credentials, format!("its first process has {}", wrong.join(", "))).await;
@@ -437,7 +439,7 @@ impl Watch {
         let mut chance = [0u8; 64];
         let _ = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::empty());
         let state = lock(&self.state);
-        let awake = state.containers.iter().filter(|(_, it)| !it.frozen && it.first.is_some());
+        let awake = state.containers.iter().filter(|(_, it)| !it.frozen && it.started);
         awake.zip(chance).filter(|(_, byte)| byte % ONE_IN == 0).map(|((id, _), _)| id.clone()).collect()
     }
 
@@ -602,6 +604,7 @@ mod tests {
             helpers: BTreeMap::new(),
             crowded: false,
             frozen: false,
+            started: true,
         }
     }
 

@@ -1,6 +1,9 @@
 //! What is seen of an escape and what is done about it, with a real engine and real hands in the containers. Each stimulus has
 //! its twin beside it: what is close to it and honest leads to nothing.
 
+#[path = "../../sandboxd/tests/fake/mod.rs"]
+mod fake;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -354,4 +357,125 @@ fn every_signal_says_whether_it_is_seen_and_why_not() {
     let doctor = world.system.moltbot(&["doctor"]);
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(text.contains("D5 /proc/PID/status of every process: seen"), "{text}");
+}
+
+/// An engine that made what it was asked for, and changes it while it runs.
+#[test]
+fn container_that_changes_while_it_runs_is_found_by_chance() {
+    if !is_root() {
+        return skip("not root");
+    }
+    let begun = std::sync::atomic::AtomicBool::new(false);
+    let engine = fake::Engine::start(move |request, answer| {
+        let path = format!("/containers/{}", fake::ID);
+        let lies = begun.load(std::sync::atomic::Ordering::Acquire);
+        match (request, answer) {
+            (request, fake::Answer::Json(200, mut found)) if request == format!("GET {path}/json") => {
+                found["HostConfig"]["Privileged"] = lies.into();
+                found["State"]["Running"] = lies.into();
+                fake::Answer::Json(200, found)
+            }
+            (request, _) if request == format!("POST {path}/attach") => {
+                fake::Answer::Raw(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".to_vec())
+            }
+            (request, _) if request == format!("POST {path}/start") => {
+                begun.store(true, std::sync::atomic::Ordering::Release);
+                fake::Answer::Json(204, json!({}))
+            }
+            (_, answer) => answer,
+        }
+    });
+    let system = System::start(As::Root, &Sandbox::Docker(engine.socket.clone()));
+    let _ = system.moltbot(&["chat", "/exec true"]);
+    let seen = wait_for("signal D1", || {
+        system.records("system-audit").into_iter().find(|record| record["type"] == "signal" && record["signal"] == "D1")
+    });
+    assert!(seen["class"] == "S3" && seen["detail"].as_str().unwrap().contains("Privileged"), "{seen}");
+    wait_for("the quarantine", || system.says(&["lockdown", "status"]).contains(MAIN).then_some(()));
+}
+
+/// Each act of a foreign hand that reaches into a container, in one set, one after the other.
+#[test]
+fn every_foreign_act_that_reaches_into_a_container_is_seen() {
+    let Some(world) = World::new() else { return };
+    let name = format!("moltbot-test-watch-{}", std::process::id());
+    let (image, id) = (format!("{name}:latest"), "ID");
+    let acts: [(&str, &[&str]); 8] = [
+        ("exec", &["exec", "-d", id, "true"]),
+        ("exec", &["exec", "-d", "-u", "0", "--privileged", id, "true"]),
+        ("archive-path", &["cp", "ID:/etc/passwd", "-"]),
+        ("commit", &["commit", id, &image]),
+        ("export", &["export", "-o", "/dev/null", id]),
+        ("rename", &["rename", id, &name]),
+        ("update", &["update", "--cpus", "0.5", id]),
+        ("attach", &["attach", "--no-stdin", id]),
+    ];
+    for (turn, (word, act)) in acts.into_iter().enumerate() {
+        let session = format!("agent:main:act-{turn}");
+        assert!(world.system.says(&["chat", "--session", &session, "/exec echo warm"]).contains("warm"));
+        let list: Value = serde_json::from_str(&world.system.says(&["sandbox", "list", "--json"])).unwrap();
+        let row = list.as_array().unwrap().iter().find(|row| row["sessionKey"] == session.as_str()).unwrap();
+        let container = row["container"].as_str().unwrap().to_owned();
+        let args: Vec<String> = act.iter().map(|arg| arg.replace(id, &container)).collect();
+        let mut hand = Command::new("docker");
+        hand.arg("--host").arg(format!("unix://{}", world.socket.display())).args(&args);
+        hand.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut hand = hand.spawn().unwrap();
+        let seen = wait_for(&format!("{word} to be seen"), || {
+            world.signals().into_iter().find(|record| record["container"] == container.as_str())
+        });
+        assert_eq!((seen["signal"].as_str(), seen["class"].as_str()), (Some("D2"), Some("S3")), "{seen}");
+        assert!(seen["detail"].as_str().unwrap().contains(word), "{word}: {seen}");
+        wait_for("the container's end", || (!all(&world.socket).contains(&container)).then_some(()));
+        let _ = hand.kill();
+        let _ = hand.wait();
+        // The operator looks, so that the next one is a first one.
+        wait_for("the end of the reaction", || {
+            world.system.moltbot(&["lockdown", "clear"]).status.success().then_some(())
+        });
+        wait_for("the set", || world.system.status()["ready"].as_bool().filter(|ready| *ready));
+    }
+    let _ = world.docker(&["rmi", "-f", &image]);
+}
+
+/// What somebody inside can try. Each attempt is answered by its class; its twin is that nothing graver follows.
+#[test]
+fn every_attempt_from_inside_is_seen_at_its_class() {
+    let Some(world) = World::new() else { return };
+    let attempts: [(&str, &str, &str); 24] = [
+        ("S2", "D4", "busybox pivot_root / /tmp"),
+        ("S2", "D4", "busybox reboot -f"),
+        ("S2", "D4", "busybox rmmod moltbot"),
+        ("S2", "D4", "echo x > /workspace/m.ko; busybox insmod /workspace/m.ko"),
+        ("S1", "D18", "cat /proc/1/root/etc/shadow"),
+        ("S1", "D18", "echo /tmp/x > /sys/fs/cgroup/release_agent"),
+        ("S1", "D18", "mkdir /sys/fs/cgroup/x; echo 1 > /sys/fs/cgroup/x/notify_on_release"),
+        ("S1", "D18", "echo '|/tmp/x' > /proc/sys/kernel/core_pattern"),
+        ("S1", "D18", "nsenter -t 1 -m -p true"),
+        ("S1", "D18", "ls -la /var/run/docker.sock /run/docker.sock"),
+        ("S1", "D18", "ls /run/containerd/containerd.sock"),
+        ("S1", "D18", "dd if=/dev/vda of=/dev/null count=1"),
+        ("S1", "D18", "head -c 1 /dev/sda"),
+        ("S1", "D18", "head -c 1 /dev/mem"),
+        ("S1", "D18", "head -c 1 /proc/kcore"),
+        ("S1", "D18", "echo c > /proc/sysrq-trigger"),
+        ("S1", "D18", "modprobe overlay"),
+        ("S1", "D18", "wget -T 1 http://169.254.169.254/latest/meta-data"),
+        ("S1", "D17", "printf 'uid=%s\\n' '0(root)'"),
+        ("S1", "D17", "printf 'release%s\\n' _agent"),
+        ("S1", "D17", "printf 'docker%s\\n' .sock"),
+        ("S1", "D17", "printf 'nsen%s\\n' ter >&2"),
+        ("S1", "D17", "printf '/proc/1/%s\\n' root"),
+        ("S1", "D17", "printf 'insm%s\\n' od"),
+    ];
+    for (turn, (class, signal, attempt)) in attempts.into_iter().enumerate() {
+        let session = format!("agent:main:try-{turn}");
+        let _ = world.system.says(&["chat", "--session", &session, &format!("/exec {attempt}")]);
+        let of_it: Vec<Value> =
+            world.signals().into_iter().filter(|record| record["sessionKey"] == session.as_str()).collect();
+        assert!(of_it.iter().any(|it| it["class"] == class && it["signal"] == signal), "{attempt}: {of_it:?}");
+        assert!(of_it.iter().all(|it| it["class"].as_str() <= Some(class)), "{attempt}: {of_it:?}");
+        let _ = world.system.moltbot(&["sandbox", "kill", &session]);
+    }
+    assert_eq!((world.mode().as_str(), world.system.role("sandboxd")["epoch"].as_u64()), ("open", Some(1)));
 }

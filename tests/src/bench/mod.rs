@@ -10,6 +10,7 @@ mod footprint;
 mod net;
 mod reliability;
 mod start;
+mod watch;
 
 pub use control::serve as serve_control;
 
@@ -144,7 +145,7 @@ fn ms(time: Duration) -> f64 {
 type Bench = fn(bool) -> Vec<Row>;
 
 /// Every bench by its name.
-const BENCHES: [(&str, Bench); 10] = [
+const BENCHES: [(&str, Bench); 11] = [
     ("p1", start::p1),
     ("p2", footprint::p2),
     ("p3", net::p3),
@@ -155,6 +156,7 @@ const BENCHES: [(&str, Bench); 10] = [
     ("p12", footprint::p12),
     ("r1", reliability::r1),
     ("r3", reliability::r3),
+    ("r7", watch::r7),
 ];
 
 /// Runs the named benches, or all; prints rows as they come, and returns the document for `target/bench.json`.
