@@ -210,10 +210,8 @@ impl Reaction {
         }
         let mut suspects: Vec<Role> = suspect.into_iter().collect();
         let reporter = suspect.filter(|_| is_report(cause));
-        if reporter.is_some() {
-            // What ran in the sandbox came by way of it.
-            suspects.push(Role::Gateway);
-        }
+        // What ran in the sandbox came by way of it.
+        suspects.extend(reporter.map(|_| Role::Gateway));
         let (step, outcome) = (Step::Intake, Outcome::Done);
         let mut incident =
             Incident { severity, suspects, reporter, step, since: now, due: now, waits: Vec::new(), outcome };
