@@ -11,7 +11,7 @@ use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
 use proto::channel::{CallError, Outgoing};
 use proto::ids::SessionKey;
-use proto::sandbox::{OutputChunk, SandboxReply, SandboxRequest};
+use proto::sandbox::{ExecOptions, OutputChunk, SandboxReply, SandboxRequest};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +107,7 @@ async fn exec(turn: &mut Turn<'_>, plan: &Plan, command: &str) -> End {
         turn.say("refused (command.too_long): a command has at most 8192 bytes");
         return End::Final;
     };
-    let request = SandboxRequest::Exec { session: SessionKey(session), command };
+    let request = SandboxRequest::Exec { session: SessionKey(session), command, options: ExecOptions::default() };
     let mut stream = match turn.gateway.sandbox.stream(&request, CREDIT, SANDBOX_WAIT).await {
         Ok(stream) => stream,
         Err(CallError::Refused(refusal)) => return turn.refused(&refusal),

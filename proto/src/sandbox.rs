@@ -6,6 +6,7 @@ use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
 use crate::ids::{RunId, SessionKey};
 use crate::watch::Senses;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU32;
 
 /// gateway -> sandboxd.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -16,6 +17,22 @@ pub enum SandboxRequest {
         session: SessionKey,
         /// The command as it was written; sandboxd alone judges it.
         command: BoundedStr<8192>,
+        /// Where, how long, and how it is waited for.
+        options: ExecOptions,
+    },
+    /// Something about the session's commands that run on, or ended and are kept.
+    Process {
+        /// Conversation they belong to; nobody else's are seen.
+        session: SessionKey,
+        /// What.
+        verb: ProcessVerb,
+    },
+    /// Something with a file of the session's workspace.
+    File {
+        /// Conversation whose workspace it is.
+        session: SessionKey,
+        /// What.
+        verb: FileVerb,
     },
     /// Which backend serves, or why none does.
     Describe,
@@ -23,6 +40,142 @@ pub enum SandboxRequest {
     Close {
         /// Conversation it belongs to.
         session: SessionKey,
+    },
+}
+
+/// How a command runs.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ExecOptions {
+    /// Directory to run in; the workspace where empty.
+    pub cwd: WorkspacePath,
+    /// Seconds that it gets, sandboxd's most at most; sandboxd's default where none are said.
+    pub timeout_s: Option<NonZeroU32>,
+    /// When its run is handed over to [`ProcessVerb`]s.
+    pub wait: Wait,
+    /// Its standard input stays open for [`ProcessVerb::Write`]; otherwise there is none.
+    pub stdin: bool,
+    /// It gets a terminal, and its output is one stream.
+    pub pty: bool,
+}
+
+/// How long whoever asked waits for a command.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Wait {
+    /// Until it ends.
+    #[default]
+    ToItsEnd,
+    /// This many milliseconds; then it runs on, and the answer is [`SandboxReply::Yielded`].
+    Yield(u32),
+    /// Not at all; the answer is [`SandboxReply::Yielded`] as soon as it runs.
+    Background,
+}
+
+/// Path in the session's workspace: relative to it, or absolute with `/workspace` in front. Empty is the workspace itself.
+/// It cannot lead out: not by `..`, not by a link.
+pub type WorkspacePath = BoundedStr<1024>;
+
+/// A part of a file, in one packet.
+pub type Piece = BoundedBytes<131_072>;
+
+/// Text of an edit or a patch, in one packet.
+pub type PieceText = BoundedStr<131_072>;
+
+/// What may be done about commands that were handed over. A run is named by the [`RunId`] that its command was
+/// answered with.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum ProcessVerb {
+    /// Which there are: [`SandboxReply::Processes`].
+    List,
+    /// Output since the last poll, as chunks, and [`SandboxReply::Polled`]. Where there is none yet and it still runs, it
+    /// is waited for up to `wait_ms`.
+    Poll {
+        /// Which.
+        run: RunId,
+        /// Milliseconds, 120 000 at most.
+        wait_ms: u32,
+    },
+    /// Lines of everything it wrote and that is kept, both streams in the order they came, as chunks of standard output,
+    /// and [`SandboxReply::Logged`].
+    Log {
+        /// Which.
+        run: RunId,
+        /// First line, counted from 0; where none is said, the last `limit` lines.
+        offset: Option<u32>,
+        /// How many lines; 200 where none is said.
+        limit: Option<NonZeroU32>,
+    },
+    /// Give it input: [`SandboxReply::Done`].
+    Write {
+        /// Which.
+        run: RunId,
+        /// The input.
+        data: BoundedBytes<65_536>,
+        /// Close its input behind this.
+        eof: bool,
+    },
+    /// End it: [`SandboxReply::Polled`] with how it ended.
+    Kill {
+        /// Which.
+        run: RunId,
+    },
+    /// Forget one that ended; one that runs is ended first: [`SandboxReply::Done`].
+    Remove {
+        /// Which.
+        run: RunId,
+    },
+}
+
+/// What may be done with files of the workspace, answered by [`SandboxReply::File`]. They are read and written inside the
+/// sandbox, with its rights and limits.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum FileVerb {
+    /// Its bytes as chunks of standard output, and [`FileReply::Read`].
+    Read {
+        /// Which.
+        path: WorkspacePath,
+        /// First byte.
+        offset: u64,
+        /// Bytes at most; 8 MiB at most.
+        limit: u64,
+    },
+    /// Put these bytes in, making directories that are missing: [`FileReply::Written`].
+    Write {
+        /// Which.
+        path: WorkspacePath,
+        /// The bytes.
+        bytes: Piece,
+        /// Behind what is there, instead of in its place: how a file that is larger than a packet is written.
+        append: bool,
+    },
+    /// Replace a text, which must be there once unless `all` is said: [`FileReply::Changed`].
+    Edit {
+        /// Which.
+        path: WorkspacePath,
+        /// Text that is there.
+        old: PieceText,
+        /// What is put in its place.
+        new: PieceText,
+        /// Every place.
+        all: bool,
+    },
+    /// A patch in the form `*** Begin Patch` ... `*** End Patch`; either all of it is applied or nothing:
+    /// [`FileReply::Changed`].
+    Patch {
+        /// The patch.
+        patch: PieceText,
+    },
+    /// What a directory holds, by name: [`FileReply::Listed`].
+    List {
+        /// Which.
+        path: WorkspacePath,
+    },
+    /// Lines that match an extended regular expression, in a file or everything beneath a directory, as chunks
+    /// `PATH:LINE:TEXT`, and [`FileReply::Found`].
+    Grep {
+        /// The expression.
+        pattern: BoundedStr<1024>,
+        /// Where.
+        path: WorkspacePath,
     },
 }
 
@@ -158,6 +311,119 @@ pub enum SandboxReply {
     },
     /// The sandbox is gone.
     Closed,
+    /// The command runs on; what it wrote so far came as chunks.
+    Yielded {
+        /// Its name for [`ProcessVerb`]s.
+        run: RunId,
+    },
+    /// The session's runs that were handed over, the oldest first.
+    Processes(BoundedVec<ProcessInfo, 32>),
+    /// How far it is, and bytes of output that nobody polled in time.
+    Polled {
+        /// How far.
+        state: RunState,
+        /// Bytes that are not among the chunks because the cap on what is kept was reached.
+        dropped: u64,
+    },
+    /// What the log was cut from.
+    Logged {
+        /// How far it is.
+        state: RunState,
+        /// Number of the first line that came.
+        first: u32,
+        /// Lines there are.
+        lines: u32,
+        /// Bytes at the log's front that are not kept any more.
+        dropped: u64,
+    },
+    /// It is done.
+    Done,
+    /// Answer to a [`FileVerb`].
+    File(FileReply),
+}
+
+/// Answer to a [`FileVerb`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum FileReply {
+    /// It is written.
+    Written,
+    /// How large the file is; the bytes came as chunks.
+    Read {
+        /// Bytes it has.
+        size: u64,
+    },
+    /// Files that were changed, one word each and the path behind it: `A` added, `M` modified, `D` deleted, `R` renamed to.
+    Changed {
+        /// How many places, or how many hunks.
+        places: u32,
+        /// The first of them.
+        files: BoundedVec<BoundedStr<1026>, 24>,
+    },
+    /// The directory's entries, sorted by name.
+    Listed {
+        /// They.
+        entries: BoundedVec<Entry, 1024>,
+        /// True where there are more.
+        more: bool,
+    },
+    /// How many lines matched; they came as chunks.
+    Found {
+        /// Lines.
+        lines: u32,
+        /// True where the search stopped at a cap.
+        more: bool,
+    },
+}
+
+/// A run that was handed over.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ProcessInfo {
+    /// Its name.
+    pub run: RunId,
+    /// The command, or its beginning.
+    pub command: BoundedStr<512>,
+    /// How far it is.
+    pub state: RunState,
+    /// Seconds since it began.
+    pub age_s: u64,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum RunState {
+    /// It runs.
+    Running,
+    /// It ended.
+    Ended {
+        /// How.
+        end: RunEnd,
+        /// After how many milliseconds.
+        duration_ms: u64,
+    },
+}
+
+/// Something in a directory of the workspace.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Entry {
+    /// Its name, which need not be text.
+    pub name: BoundedBytes<255>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Bytes it has, of a file.
+    pub size: u64,
+}
+
+/// What something in a directory is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum EntryKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A link, which no verb follows.
+    Link,
+    /// Anything else.
+    Other,
 }
 
 /// Part of a run's output.
@@ -198,6 +464,17 @@ pub enum LaunchRequest {
         workspace: WorkspaceName,
         /// The program's absolute path, and its arguments behind it.
         words: Words,
+        /// Directory of the workspace to begin in.
+        cwd: WorkspacePath,
+        /// Seconds of wall clock it gets.
+        timeout_s: u32,
+    },
+    /// Run the runner for one file verb; the packet carries two descriptors as for [`LaunchRequest::Run`].
+    File {
+        /// Workspace to mount writable.
+        workspace: WorkspaceName,
+        /// A frame of a [`FileVerb`], given to it as its input.
+        verb: BoundedBytes<180_000>,
         /// Seconds of wall clock it gets.
         timeout_s: u32,
     },

@@ -186,7 +186,7 @@ async fn server_that_reads_nothing_costs_each_call_its_own_deadline_and_no_place
     let large = || {
         let command = proto::bounded::BoundedStr::truncated(&"x".repeat(8_000));
         let session = proto::ids::SessionKey(proto::bounded::BoundedStr::truncated("s"));
-        proto::sandbox::SandboxRequest::Exec { session, command }
+        proto::sandbox::SandboxRequest::Exec { session, command, options: proto::sandbox::ExecOptions::default() }
     };
     let wait = Duration::from_millis(100);
     let mut sent = 0;

@@ -5,17 +5,21 @@
 #![forbid(unsafe_code)]
 
 pub mod approval;
+mod container;
 pub mod docker;
 pub mod drift;
 mod exec;
 mod freeze;
+pub mod job;
 pub mod judge;
 pub mod launch;
 mod listing;
 pub mod native;
 pub mod policy;
 pub mod posture;
+mod processes;
 mod reacting;
+pub mod resident;
 pub mod runs;
 pub mod seccomp;
 mod senses;
@@ -23,4 +27,5 @@ pub mod serve;
 mod serving;
 pub mod spec;
 pub mod state;
+mod verbs;
 pub mod watch;

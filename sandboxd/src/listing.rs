@@ -4,6 +4,7 @@ use crate::reacting::Alert;
 use crate::runs::lock;
 use crate::serve::Sandboxd;
 use crate::serving::Serving;
+use crate::state::place;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::ids::SessionKey;
 use proto::watch::{SandboxAnswer, SandboxRow, SandboxVerb};
@@ -52,7 +53,7 @@ impl Sandboxd {
             age_s: age.as_secs(),
             class,
             signals: u32::try_from(signals).unwrap_or(u32::MAX),
-            suspended: alert.is_suspended(session),
+            suspended: self.is_suspended(session),
             quarantined: lock(&self.quarantined).contains(session),
         }
     }
@@ -62,8 +63,8 @@ impl Sandboxd {
         let running = self.running.each().contains(session);
         let mut ended = u32::from(running);
         if let Serving::Docker(docker, _) = self.serving().await.as_ref() {
-            ended = u32::from(docker.watch().of_session(session).is_some());
-            docker.discard(session).await;
+            ended = u32::from(docker.watch().of_session(&place(self.settings.scope, session)).is_some());
+            docker.discard(&place(self.settings.scope, session)).await;
         }
         self.alert.end(session);
         ended

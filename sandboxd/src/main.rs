@@ -5,7 +5,12 @@ use confine::startup::{Start, StartError};
 use proto::control::{Resource, RoleConfig};
 use proto::exit::Exit;
 use proto::ids::Role;
-use sandboxd::{judge::Judge, policy, serve, state::Settings, watch::processes::Processes};
+use sandboxd::{
+    judge::Judge,
+    policy, serve,
+    state::{Prune, Settings},
+    watch::processes::Processes,
+};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -14,7 +19,8 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, exec, .. } = start.config() else {
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, scope, exec, .. } = start.config()
+    else {
         return Err(start.wrong_config());
     };
     let judge = Judge::new(exec).map_err(StartError::permanent)?;
@@ -24,6 +30,9 @@ fn start(start: Start) -> Result<Exit, StartError> {
         choice: *backend,
         instance: instance.to_string(),
         sizes: *sizes,
+        pool: usize::from(keep.pool),
+        prune: Prune::of(keep),
+        scope: *scope,
     };
     let processes = Processes::open().map_err(|errno| StartError::permanent(format!("/proc: {errno}")))?;
     let (sealed, control) = start.seal(&policy::SANDBOXD, &[(Resource::Processes, processes.as_fd())])?;

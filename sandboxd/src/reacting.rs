@@ -7,6 +7,7 @@ use crate::docker::DockerBackend;
 use crate::runs::lock;
 use crate::serve::Sandboxd;
 use crate::serving::Serving;
+use crate::state::place;
 use crate::watch::processes::Processes;
 use crate::watch::table::{Signal, Table};
 use crate::watch::text::{self, Hit, Output, Searcher};
@@ -15,7 +16,9 @@ use proto::approval::ApprovalRequest;
 use proto::audit::{AuditRequest, Record};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::control::FromRole;
+use proto::edge::Refusal;
 use proto::ids::SessionKey;
+use proto::sandbox::SandboxReply;
 use proto::watch::{Class, WatchRecord};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -33,6 +36,8 @@ const EVIDENCE: Duration = Duration::from_secs(2);
 /// Status of a program that its filter ended, as a shell and the engine say it: 128 + SIGSYS.
 const SIGSYS_STATUS: u8 = 159;
 const SIGSYS: u8 = 31;
+/// Largest reply of a file verb.
+const LARGEST: usize = 64 << 10;
 /// Conversations whose last output is remembered.
 const REMEMBERED: usize = 64;
 
@@ -154,17 +159,44 @@ impl Sandboxd {
         }
     }
 
-    /// What was found in a piece of output; true where the piece goes no further.
-    pub(crate) async fn notice_output(&self, session: &SessionKey, hits: &[Hit]) -> bool {
+    /// What was found in a piece of output; true where the piece goes no further. Nothing is waited for: whoever passes the
+    /// piece on may be ended by what follows.
+    pub(crate) fn notice_output(&self, session: &SessionKey, hits: &[Hit]) -> bool {
+        let canary = hits.contains(&Hit::Canary);
         for hit in hits {
             let finding = match hit {
                 Hit::Canary => of(session, Signal::Canary, "a word that stands only in the engine's files".to_owned()),
                 Hit::Text(text, about) => of(session, Signal::OutputText, format!("{text}: {about}")),
             };
-            // By the other task: a reaction that ends this command must not end with it.
-            let _ = self.alert.findings.send(finding).await;
+            let told = self.alert.findings.try_send(finding).is_ok();
+            if canary && !told {
+                self.gate.close("something left its sandbox, and too much was seen at once to say what");
+            }
         }
-        hits.contains(&Hit::Canary)
+        canary
+    }
+
+    /// What a file verb brings out of a sandbox.
+    ///
+    /// # Errors
+    /// Where it goes no further.
+    pub(crate) fn looked_through(&self, session: &SessionKey, reply: SandboxReply) -> Result<SandboxReply, Refusal> {
+        let Some(serving) = self.serving.try_lock().ok().and_then(|slot| slot.as_ref().map(|(_, it)| Arc::clone(it)))
+        else {
+            return Ok(reply);
+        };
+        let bytes = proto::wire::encode_behind_length(&reply, LARGEST).unwrap_or_default();
+        let hits = Output::default().pass(self.searcher(&serving), false, &bytes);
+        let hits: Vec<Hit> = hits.into_iter().filter(|hit| *hit == Hit::Canary).collect();
+        if self.notice_output(session, &hits) {
+            return Err(Refusal::lockdown("something left its sandbox"));
+        }
+        Ok(reply)
+    }
+
+    /// True where nothing of the conversation runs unasked.
+    pub(crate) fn is_suspended(&self, session: &SessionKey) -> bool {
+        self.alert.is_suspended(session) || self.alert.is_suspended(&place(self.settings.scope, session))
     }
 
     /// How a command ended; the sentence that its user is told, where that was a signal.
@@ -192,13 +224,13 @@ impl Sandboxd {
         if finding.container.is_empty()
             && let Some(engine) = &engine
         {
-            finding.container = engine.watch().of_session(&session).unwrap_or_default();
+            finding.container = engine.watch().of_session(&place(self.settings.scope, &session)).unwrap_or_default();
         }
         let reaction = lock(&self.alert.table).on(self.alert.now(), &session, &finding.container, finding.signal);
         match reaction.class {
             Class::S1 => {
                 if let Some(engine) = &engine {
-                    engine.watch().alarm(&session);
+                    engine.watch().alarm(&place(self.settings.scope, &session));
                 }
                 if reaction.recorded {
                     self.keep(signal(&session, &finding, Class::S1)).await;
@@ -218,7 +250,11 @@ impl Sandboxd {
     async fn violation(&self, session: &SessionKey, finding: &Finding, engine: Option<Arc<DockerBackend>>) {
         if let Some(engine) = &engine {
             // A container of nobody's is no session's to discard.
-            if finding.session.is_some() { engine.discard(session).await } else { engine.end(&finding.container).await }
+            if finding.session.is_some() {
+                engine.discard(&place(self.settings.scope, session)).await;
+            } else {
+                engine.end(&finding.container).await;
+            }
         }
         self.alert.end(session);
         let suspend = ApprovalRequest::Suspend { session: session.clone() };

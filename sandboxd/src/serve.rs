@@ -2,15 +2,16 @@
 //! command is `exec`, where it runs is `serving`, ending everything is `freeze`.
 
 use crate::judge::Judge;
+use crate::processes::Processes;
 use crate::reacting::{self, Alert};
 use crate::runs::{Runs, lock};
 use crate::serving::Serving;
 use crate::state::Settings;
-use crate::watch::processes::Processes;
+use crate::watch::processes::Processes as Kernel;
 use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::BoundedStr;
 use proto::channel::{Channel, ChannelError};
-use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
+use proto::control::{AdminReply, AdminRequest, FromRole, Scope, ToRole};
 use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, SandboxdVault, ToAuditd};
 use proto::exit::Exit;
 use proto::gate::Gate;
@@ -26,6 +27,10 @@ use tokio::time::timeout;
 
 /// Runs at once.
 pub(crate) const RUNS: usize = 16;
+/// Of these, ones that nobody waits for.
+pub(crate) const BACKGROUND: usize = 8;
+/// File verbs at once.
+const FILES: usize = 8;
 
 /// All of it.
 pub(crate) struct Sandboxd {
@@ -40,6 +45,12 @@ pub(crate) struct Sandboxd {
     pub(crate) draining: AtomicBool,
     pub(crate) drain: Notify,
     pub(crate) runs: Semaphore,
+    pub(crate) background: Semaphore,
+    pub(crate) files: Semaphore,
+    /// Commands that were handed over.
+    pub(crate) processes: Processes,
+    /// A container was used, so one will be idle.
+    pub(crate) pruning: Notify,
     /// Closed while nothing may run.
     pub(crate) gate: Gate,
     pub(crate) running: Runs,
@@ -57,7 +68,7 @@ pub fn serve(
     control: Control,
     settings: Settings,
     judge: Judge,
-    processes: Processes,
+    kernel: Kernel,
 ) -> Result<Exit, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -80,13 +91,18 @@ pub fn serve(
             draining: AtomicBool::new(false),
             drain: Notify::new(),
             runs: Semaphore::new(RUNS),
+            background: Semaphore::new(BACKGROUND),
+            files: Semaphore::new(FILES),
+            processes: Processes::default(),
+            pruning: Notify::new(),
             gate: Gate::default(),
             running: Runs::default(),
             quarantined: std::sync::Mutex::default(),
-            alert: Alert::new(findings, Arc::new(processes)),
+            alert: Alert::new(findings, Arc::new(kernel)),
         });
         tokio::spawn(reacting::react(Arc::clone(&sandboxd), found));
         tokio::spawn(watch(Arc::clone(&sandboxd)));
+        tokio::spawn(prune(Arc::clone(&sandboxd)));
         let mut ready = false;
         loop {
             let word = tokio::select! {
@@ -183,13 +199,24 @@ async fn serve_gateway(sandboxd: Arc<Sandboxd>, end: Channel) {
 async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) {
     let Request { request, responder, .. } = request;
     let outcome = match &request {
-        SandboxRequest::Exec { session, command } => sandboxd.exec(session, command, &responder).await,
+        SandboxRequest::Exec { session, command, options } => {
+            return sandboxd.exec(session, command, options, responder).await;
+        }
+        SandboxRequest::Process { session, verb } => sandboxd.on_process(session, verb, &responder).await,
+        SandboxRequest::File { session, verb } => {
+            let answer = sandboxd.on_file(session, verb, &responder).await;
+            answer.and_then(|reply| sandboxd.looked_through(session, reply))
+        }
         SandboxRequest::Describe => {
             let (backend, detail) = sandboxd.describe().await;
             Ok(SandboxReply::Described { backend, detail: BoundedStr::truncated(&detail) })
         }
         SandboxRequest::Close { session } => {
-            if let Serving::Docker(docker, _) = sandboxd.serving().await.as_ref() {
+            sandboxd.processes.forget(session);
+            // What others use stays.
+            if let (Serving::Docker(docker, _), Scope::Session) =
+                (sandboxd.serving().await.as_ref(), sandboxd.settings.scope)
+            {
                 docker.discard(session).await;
             }
             Ok(SandboxReply::Closed)
@@ -200,6 +227,24 @@ async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) 
         Ok(reply) => responder.reply(&reply, &[]).await,
         Err(refusal) => responder.refuse(&refusal).await,
     };
+}
+
+/// Throws containers away in time; sleeps until the first is due, and without an end where there is none.
+async fn prune(sandboxd: Arc<Sandboxd>) {
+    loop {
+        let docker = match sandboxd.serving.lock().await.as_ref().map(|(_, serving)| Arc::clone(serving)).as_deref() {
+            Some(Serving::Docker(docker, _)) => Some(Arc::clone(docker)),
+            _ => None,
+        };
+        let due = match docker {
+            Some(docker) => docker.prune().await,
+            None => None,
+        };
+        match due {
+            Some(due) => tokio::time::sleep_until(due.into()).await,
+            None => sandboxd.pruning.notified().await,
+        }
+    }
 }
 
 impl Sandboxd {

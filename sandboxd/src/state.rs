@@ -1,10 +1,11 @@
 //! Which backend serves: a pure decision over what was found.
 
 use proto::bounded::BoundedStr;
-use proto::control::{BackendChoice, Sizes};
+use proto::control::{BackendChoice, Keep, Scope, Sizes};
 use proto::ids::SessionKey;
 use proto::sandbox::{Backend, WorkspaceName};
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 /// What broker said at the start.
 #[derive(Clone, Debug)]
@@ -19,6 +20,36 @@ pub struct Settings {
     pub instance: String,
     /// How large a container is.
     pub sizes: Sizes,
+    /// Containers that are started before a session needs one.
+    pub pool: usize,
+    /// When a session's container is thrown away.
+    pub prune: Prune,
+    /// Who shares a sandbox.
+    pub scope: Scope,
+}
+
+/// When a session's container is thrown away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Prune {
+    /// Nothing ran in it for this long.
+    pub idle: Duration,
+    /// It was made this long ago, and nothing runs in it.
+    pub age: Duration,
+}
+
+impl Prune {
+    /// As the configuration says.
+    #[must_use]
+    pub fn of(keep: &Keep) -> Self {
+        let hours = |hours: u32| Duration::from_secs(u64::from(hours).saturating_mul(60 * 60));
+        Self { idle: hours(keep.idle_hours), age: hours(keep.age_days.saturating_mul(24)) }
+    }
+}
+
+impl Default for Prune {
+    fn default() -> Self {
+        Self::of(&Keep { pool: 0, idle_hours: 24, age_days: 7 })
+    }
 }
 
 /// What a look at the engine found.
@@ -63,6 +94,19 @@ pub fn choose(choice: BackendChoice, engine: &Engine, settings: &Settings) -> Ch
     }
 }
 
+/// Whose sandbox a session's commands run in: its own, its agent's, everybody's. A key that names no agent (`agent:ID:...`)
+/// has its own in any case but the last.
+#[must_use]
+pub fn place(scope: Scope, session: &SessionKey) -> SessionKey {
+    let mut parts = session.0.splitn(3, ':');
+    let shared = match (scope, parts.next(), parts.next()) {
+        (Scope::Shared, ..) => "shared".to_owned(),
+        (Scope::Agent, Some("agent"), Some(agent)) if !agent.is_empty() => format!("agent:{agent}"),
+        _ => return session.clone(),
+    };
+    SessionKey(BoundedStr::truncated(&shared))
+}
+
 /// A session's directory or label: the first half of the key's SHA-256, since the key itself is a stranger's text.
 #[must_use]
 pub fn workspace(session: &SessionKey) -> WorkspaceName {
@@ -83,15 +127,23 @@ pub fn nonce() -> Result<[u8; 32], String> {
     Ok(bytes)
 }
 
+/// 128 random bits.
+///
+/// # Errors
+/// Where the kernel gives none.
+pub fn random_bytes() -> Result<[u8; 16], String> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| format!("getrandom: {errno}"))?;
+    Ok(bytes)
+}
+
 /// 128 random bits as hexadecimal digits.
 ///
 /// # Errors
 /// Where the kernel gives none.
 pub fn random() -> Result<String, String> {
-    let mut bytes = [0u8; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| format!("getrandom: {errno}"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(random_bytes()?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Name of the backend that a tier is.
@@ -111,6 +163,9 @@ mod tests {
             choice: BackendChoice::Auto,
             instance: "0".into(),
             sizes: Sizes::default(),
+            pool: 0,
+            prune: Prune::default(),
+            scope: Scope::default(),
         }
     }
 
@@ -131,6 +186,23 @@ mod tests {
         for engine in [Engine::Ready("20.10".into()), Engine::NoImage, Engine::Silent("x".into())] {
             assert!(matches!(choose(BackendChoice::Native, &engine, &settings()), Choice::Native(_)));
         }
+    }
+
+    #[test]
+    fn sandbox_is_shared_as_far_as_the_scope_says() {
+        let key = |text: &str| SessionKey(BoundedStr::new(text).unwrap());
+        let place = |scope, text: &str| super::place(scope, &key(text)).0.to_string();
+        for own in ["agent:main:one", "agent:main:two:three", "odd", "agent::x", ""] {
+            assert_eq!(place(Scope::Session, own), own);
+            assert_eq!(place(Scope::Shared, own), "shared");
+        }
+        assert_eq!(place(Scope::Agent, "agent:main:one"), place(Scope::Agent, "agent:main:two:three"));
+        assert_ne!(place(Scope::Agent, "agent:main:one"), place(Scope::Agent, "agent:other:one"));
+        for own in ["odd", "agent::x", ""] {
+            assert_eq!(place(Scope::Agent, own), own);
+        }
+        // No session's own key is what a shared one is called.
+        assert_ne!(workspace(&key("agent:main")), workspace(&key("agent:main:one")));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use proto::bounded::{BoundedStr, BoundedVec};
 use proto::control::{FromRole, ToRole};
 use proto::edge::Refusal;
 use proto::ids::{Role, SessionKey};
-use proto::sandbox::{LaunchRequest, SandboxRequest, WorkspaceName};
+use proto::sandbox::{ExecOptions, LaunchRequest, SandboxRequest, WorkspaceName};
 use proto::topology::EdgeId;
 use proto::vault::{LeaseRequest, VaultRequest};
 use proto::wire::{Kind, MAX_FRAME};
@@ -108,7 +108,8 @@ fn request_under_way_in_egress_is_ended() {
 
 fn exec(peer: &Peer, id: u32, session: &str) -> Option<String> {
     let session = SessionKey(BoundedStr::truncated(session));
-    let request = SandboxRequest::Exec { session, command: BoundedStr::truncated("true") };
+    let request =
+        SandboxRequest::Exec { session, command: BoundedStr::truncated("true"), options: ExecOptions::default() };
     peer.send(Kind::Request, id, &request, &[]).unwrap();
     refused_by(peer)
 }
@@ -152,7 +153,8 @@ fn freeze_before_the_first_edge_holds_when_the_edges_come() {
 
 fn launch(peer: &Peer, id: u32, command: &str) {
     let workspace = WorkspaceName(BoundedStr::truncated("0123456789abcdef0123456789abcdef"));
-    let request = LaunchRequest::Run { workspace, words: proto::sandbox::shell(command).unwrap(), timeout_s: 60 };
+    let words = proto::sandbox::shell(command).unwrap();
+    let request = LaunchRequest::Run { workspace, words, cwd: BoundedStr::default(), timeout_s: 60 };
     let null = null();
     peer.send(Kind::Request, id, &request, &[null.as_fd(), null.as_fd()]).unwrap();
 }

@@ -7,7 +7,7 @@ use proto::channel::ChannelError;
 use proto::control::FromRole;
 use proto::edge::Refusal;
 use proto::ids::{LeafHash, Role, Seq, SessionKey};
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest, SandboxRequest};
+use proto::sandbox::{Backend, ExecOptions, LaunchReply, LaunchRequest, SandboxRequest};
 use proto::topology::EdgeId;
 use proto::wire::{Kind, MAX_FRAME};
 use std::time::{Duration, Instant};
@@ -67,7 +67,8 @@ fn launcher(peer: Peer, commands: Commands) -> std::sync::mpsc::Receiver<u32> {
 fn command(sealed: &Sealed, credit: u32) -> Peer {
     let peer = sealed.grant(EdgeId::GatewaySandboxd);
     let session = SessionKey(BoundedStr::truncated("agent:main:main"));
-    let request = SandboxRequest::Exec { session, command: BoundedStr::truncated("yes") };
+    let request =
+        SandboxRequest::Exec { session, command: BoundedStr::truncated("yes"), options: ExecOptions::default() };
     peer.send(Kind::Request, 1, &request, &[]).unwrap();
     peer.send(Kind::Credit, 1, &credit, &[]).unwrap();
     peer

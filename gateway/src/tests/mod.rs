@@ -148,7 +148,7 @@ async fn sandbox(server: Server<GatewaySandboxd>) {
                 responder.reply(&reply, &[]).await.unwrap();
                 continue;
             }
-            SandboxRequest::Close { .. } => continue,
+            SandboxRequest::Close { .. } | SandboxRequest::Process { .. } | SandboxRequest::File { .. } => continue,
         };
         if command.as_str() == "die" {
             return;

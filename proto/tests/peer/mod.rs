@@ -6,7 +6,7 @@ use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::{Channel, ChannelError, frame};
 use proto::edge::{Edge, GatewaySandboxd};
 use proto::ids::{RequestId, RunId, SessionKey};
-use proto::sandbox::{OutputChunk, SandboxReply, SandboxRequest};
+use proto::sandbox::{ExecOptions, OutputChunk, SandboxReply, SandboxRequest};
 use proto::wire::{Kind, MAX_FRAME};
 use serde::Serialize;
 use std::os::fd::{AsFd, OwnedFd};
@@ -74,6 +74,7 @@ pub fn exec() -> SandboxRequest {
     SandboxRequest::Exec {
         session: SessionKey(BoundedStr::truncated("agent:main:main")),
         command: BoundedStr::truncated("true"),
+        options: ExecOptions::default(),
     }
 }
 
