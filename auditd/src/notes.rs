@@ -194,13 +194,14 @@ impl NotesFile {
     ///
     /// # Errors
     /// What reading says.
-    pub fn torn(&self) -> std::io::Result<Option<(u64, Fragment)>> {
+    pub fn torn(&mut self) -> std::io::Result<Option<(u64, Fragment)>> {
         if !self.torn {
             return Ok(None);
         }
         let content = self.content()?;
         let rest = usize::try_from(self.bytes).ok().and_then(|from| content.get(from..)).unwrap_or_default();
-        Ok((!rest.is_empty()).then(|| (self.bytes, Fragment::of(rest))))
+        self.torn = !rest.is_empty();
+        Ok(self.torn.then(|| (self.bytes, Fragment::of(rest))))
     }
 
     /// The log accounts for what was torn.

@@ -14,7 +14,7 @@ use crate::tree::Hash;
 use crate::verify::{EpochKey, Position, Verifier};
 use proto::audit::{Receipt, Stream};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,9 @@ pub struct Report {
     pub checkpoints: usize,
     /// True where the end is torn: what the next start accounts for.
     pub torn: bool,
+    /// Files of checkpoints that end in a part of one, beside files that are closed: nothing can be written there any more
+    /// that would account for it, and the next file's first record signs the same lines.
+    pub cut_short: Vec<String>,
 }
 
 /// The first thing that is wrong.
@@ -153,13 +156,17 @@ pub fn verify(
     mut each: impl FnMut(Head, u64),
 ) -> Result<Report, OfflineError> {
     let outcome = attempt(files, stream, expected, false, &mut each);
-    match &outcome {
-        // A torn checkpoint may look like a bad one, or like one of lines that are gone. Few logs have any, so the lines
-        // are asked for them only where something is wrong.
-        Err(OfflineError::Fault(_)) if files.iter().any(|pair| pair.checkpoints.is_some()) => {
-            attempt(files, stream, expected, true, &mut each)
-        }
-        _ => outcome,
+    // A torn checkpoint may look like a bad one, or like one of lines that are gone. Few logs have any, so the lines are
+    // asked for them only where something is wrong.
+    let wrong = match &outcome {
+        Ok(report) => report.torn || !report.cut_short.is_empty(),
+        Err(OfflineError::Fault(_)) => true,
+        Err(_) => false,
+    };
+    if wrong && files.iter().any(|pair| pair.checkpoints.is_some()) {
+        attempt(files, stream, expected, true, &mut each)
+    } else {
+        outcome
     }
 }
 
@@ -173,7 +180,7 @@ fn attempt(
     let mut verifier = Verifier::new(stream, expected.pruned.clone().unwrap_or_default(), expected.first_key);
     let mut kept = Feed::new(&expected.checkpoints);
     let (mut done, mut checkpoints, mut torn, mut first_line) = (0u64, 0usize, false, None);
-    let mut cosigned = 0;
+    let (mut cosigned, mut cut_short) = (0, Vec::new());
     for (at, pair) in files.iter().enumerate() {
         let fault = |broken| OfflineError::Fault(Fault { file: name(&pair.log), broken });
         let last_line = |verifier: &Verifier, class| verifier.rewritten(class);
@@ -212,9 +219,12 @@ fn attempt(
         if feed.left().is_some_and(|left| left.point.size > size) {
             return Err(fault(last_line(&verifier, Class::Truncated)));
         }
-        torn = found.tail != Tail::Clean || known.rest.is_some();
+        torn = found.tail != Tail::Clean;
         done = done.saturating_add(found.bytes);
-        if at.saturating_add(1) == files.len() {
+        if at.saturating_add(1) < files.len() {
+            cut_short.extend(known.rest.is_some().then(|| notes_name(pair)));
+        } else {
+            torn |= known.rest.is_some();
             let receipt = expected.receipts.iter().any(|receipt| receipt.seq.0 >= size);
             if receipt || kept.left().is_some_and(|left| left.point.size > size) {
                 return Err(fault(last_line(&verifier, Class::RolledBack)));
@@ -235,6 +245,7 @@ fn attempt(
                 cosigned,
                 checkpoints,
                 torn,
+                cut_short,
             });
         }
     }
@@ -345,6 +356,23 @@ pub fn parse_key(text: &str) -> Result<Hash, String> {
     key.ok_or_else(|| "neither a key line (name+id+base64) nor 64 hexadecimal digits".to_owned())
 }
 
+/// The last notes of a file, from the beginning of one on.
+fn notes_at_the_end(path: &Path) -> std::io::Result<Vec<u8>> {
+    const ENOUGH: u64 = 16 << 10;
+    let mut file = File::open(path)?;
+    let from = file.metadata()?.len().saturating_sub(ENOUGH);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(ENOUGH).read_to_end(&mut bytes)?;
+    if from > 0 {
+        // A note has one empty line within, and one behind it: its first line begins with its origin's first word.
+        let begins =
+            bytes.windows(10).position(|text| text == b"\n\nmoltbot/").map_or(bytes.len(), |at| at.saturating_add(2));
+        bytes.drain(..begins);
+    }
+    Ok(bytes)
+}
+
 /// The newest checkpoint among a stream's files.
 ///
 /// # Errors
@@ -352,8 +380,13 @@ pub fn parse_key(text: &str) -> Result<Hash, String> {
 pub fn newest_checkpoint(files: &[LogPath]) -> Result<Option<SignedNote>, OfflineError> {
     for pair in files.iter().rev() {
         let Some(path) = pair.checkpoints.as_deref().filter(|path| path.is_file()) else { continue };
-        let bytes = std::fs::read(path).map_err(unreadable(path))?;
-        if let Some(entry) = notes::parse(&bytes, &[]).ok().and_then(|notes| notes.entries.into_iter().next_back()) {
+        let last =
+            |bytes: &[u8]| notes::parse(bytes, &[]).ok()?.entries.into_iter().max_by_key(|entry| entry.point.size);
+        let found = match last(&notes_at_the_end(path).map_err(unreadable(path))?) {
+            None => last(&std::fs::read(path).map_err(unreadable(path))?),
+            found => found,
+        };
+        if let Some(entry) = found {
             return Ok(Some(entry.note));
         }
     }

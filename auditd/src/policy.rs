@@ -22,7 +22,7 @@ const PRIVATE: u64 = 0o600;
 const KEEP_SIZE: u64 = 1;
 
 const NEW_KEY: &str = "a signing key is replaced in the first second after it is an hour old";
-const ROTATION: &str = "a stream goes on in a new file after 10 MiB, or in the first second after 30 days";
+const ROTATION: &str = "a stream goes on in a new file once one is as large or as old as the configuration says";
 
 const OWN: &[Rule] = &[
     Rule::with(

@@ -5,10 +5,11 @@
 
 use crate::chain::{Fragment, Head, hex};
 use crate::clock::{Instant, rfc3339_micros};
-use crate::redact::Redactor;
-use proto::audit::{AuthMethod, AuthOutcome, CommandRecord, Record, RequestStep, RunEnd};
 use proto::ids::{Epoch, RequestId, Role};
-use proto::witness::StoreStep;
+
+mod payload;
+
+pub use payload::{kind, payload};
 
 /// Bytes of a text that is kept whole: what a command may have, though each of them takes six in JSON.
 const LONGEST: usize = 8_192;
@@ -134,6 +135,13 @@ impl Line {
         self
     }
 
+    /// Adds that there is nothing to say.
+    pub fn null(&mut self, name: &str) -> &mut Self {
+        self.key(name);
+        self.text.extend_from_slice(b"null");
+        self
+    }
+
     /// Adds a truth value.
     pub fn flag(&mut self, name: &str, value: bool) -> &mut Self {
         self.key(name);
@@ -142,167 +150,17 @@ impl Line {
     }
 }
 
-/// The record's kind, as its field `type` says it.
-#[must_use]
-pub const fn kind(record: &Record) -> &'static str {
-    match record {
-        Record::Auth { .. } => "auth",
-        Record::Command(CommandRecord::Intent { .. }) => "intent",
-        Record::Command(CommandRecord::Outcome { .. }) => "outcome",
-        Record::Command(CommandRecord::Refused { .. }) => "refused",
-        Record::Secret { .. } => "secret",
-        Record::Request { .. } => "request",
-        Record::Sender { .. } => "sender",
-        Record::Store { step: StoreStep::Intended, .. } => "store-intent",
-        Record::Store { step: StoreStep::Committed, .. } => "store-committed",
-        Record::Cosigner { .. } => "cosigner",
-        Record::Role { .. } => "role",
-        Record::Operator { .. } => "operator",
-        Record::Incident { .. } => "incident",
-        Record::Lifecycle { .. } => "lifecycle",
-    }
-}
-
-/// Adds a record's own fields.
-pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redactor) {
-    match record {
-        Record::Auth { client, method, outcome } => {
-            line.number("timestamp", now.millis())
-                .text("clientIp", &redactor.clean(client))
-                .text("method", method.name());
-            if let AuthMethod::Device(device) = method {
-                line.text("device", &device.to_string());
-            }
-            match outcome {
-                AuthOutcome::Accepted => line.flag("success", true),
-                AuthOutcome::Rejected(reason) => line.flag("success", false).text("reason", reason.name()),
-            };
-        }
-        Record::Command(command) => {
-            line.number("timestamp", now.millis());
-            command_payload(line, command, redactor);
-        }
-        Record::Secret { name, verb, requester, granted, detail } => {
-            line.text("name", &redactor.clean(name))
-                .text("verb", verb)
-                .text("requester", &redactor.clean_name(requester))
-                .flag("success", *granted);
-            if !detail.is_empty() {
-                line.text("detail", &redactor.clean(detail));
-            }
-        }
-        Record::Request { id, session, credential, to, what, step } => {
-            line.text("request", id)
-                .text("sessionKey", &session.0)
-                .text("credential", &redactor.clean(credential))
-                .text("to", &redactor.clean(to))
-                .text("what", &redactor.clean(what));
-            request_payload(line, step);
-        }
-        Record::Sender { channel, sender, verb, requester, granted, detail } => {
-            line.text("channel", channel)
-                .text("sender", &redactor.clean(sender))
-                .text("verb", verb)
-                .text("requester", requester)
-                .flag("success", *granted);
-            if !detail.is_empty() {
-                line.text("detail", &redactor.clean(detail));
-            }
-        }
-        Record::Store { step: _, state } => {
-            line.number("generation", state.generation).text("root", &hex(&state.root));
-        }
-        Record::Cosigner { key } => {
-            line.text("key", key);
-        }
-        Record::Role { role, epoch, event, detail } => {
-            line.text("role", role.name())
-                .number("epoch", u64::from(epoch.0))
-                .text("event", event)
-                .text("detail", &redactor.clean(detail));
-        }
-        Record::Operator { uid, pid, verb, detail } => {
-            line.number("uid", u64::from(*uid)).number("pid", u64::from(*pid)).text("verb", verb);
-            if !detail.is_empty() {
-                line.text("detail", &redactor.clean(detail));
-            }
-        }
-        Record::Incident { incident, severity, step, outcome, took_ms, detail } => {
-            line.text("incident", incident)
-                .text("severity", severity.name())
-                .text("step", step)
-                .text("outcome", outcome)
-                .number("tookMs", *took_ms)
-                .text("detail", &redactor.clean(detail));
-        }
-        // Its layout is the envelope's: both are broker's configuration, and a key stands once in an object.
-        Record::Lifecycle { event, layout: _ } => {
-            line.text("event", event);
-        }
-    }
-}
-
-fn request_payload(line: &mut Line, step: &RequestStep) {
-    match step {
-        RequestStep::Begun => line.text("step", "begun"),
-        RequestStep::Answered { address, status, sent, received, scrubbed, duration_ms } => line
-            .text("step", "answered")
-            .text("address", address)
-            .number("status", u64::from(*status))
-            .number("sent", *sent)
-            .number("received", *received)
-            .number("scrubbed", u64::from(*scrubbed))
-            .number("duration", *duration_ms),
-        RequestStep::Failed { rule, received, duration_ms } => line
-            .text("step", "failed")
-            .text("rule", rule)
-            .number("received", *received)
-            .number("duration", *duration_ms),
-    };
-}
-
-fn command_payload(line: &mut Line, command: &CommandRecord, redactor: &Redactor) {
-    match command {
-        CommandRecord::Intent { run, session, command, backend, allowed_by } => {
-            line.text("runId", &run.0)
-                .text("sessionKey", &redactor.clean_name(&session.0))
-                .text("command", &redactor.clean(command))
-                .flag("sandbox", true)
-                .flag("elevated", false)
-                .flag("approved", true)
-                .text("backend", backend)
-                .text("allowedBy", &redactor.clean(allowed_by));
-        }
-        CommandRecord::Outcome { run, session, end, duration_ms } => {
-            line.text("runId", &run.0).text("sessionKey", &redactor.clean_name(&session.0)).flag("sandbox", true);
-            match end {
-                RunEnd::Exited(status) => line.number("exitCode", u64::from(*status)),
-                RunEnd::Signalled(signal) => line.number("signal", u64::from(*signal)),
-                RunEnd::TimedOut => line.flag("timedOut", true),
-                RunEnd::Aborted => line.flag("aborted", true),
-                RunEnd::Lost => line.flag("lost", true),
-            };
-            line.number("duration", *duration_ms);
-        }
-        CommandRecord::Refused { session, command, rule } => {
-            line.text("sessionKey", &redactor.clean_name(&session.0))
-                .text("command", &redactor.clean(command))
-                .flag("approved", false)
-                .text("rule", rule);
-        }
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::redact::Redactor;
     use crate::writer::Writer;
     use proptest::prelude::*;
-    use proto::audit::AuthReason;
+    use proto::audit::{AuthMethod, AuthOutcome, AuthReason, CommandRecord, Record};
     use proto::bounded::BoundedStr;
     use proto::ids::{RunId, SessionKey};
 
-    const VAULT: Source = Source { role: Role::Vault, epoch: Some(Epoch(2)), request: Some(RequestId(9)) };
+    pub(crate) const VAULT: Source = Source { role: Role::Vault, epoch: Some(Epoch(2)), request: Some(RequestId(9)) };
 
     pub(crate) fn auth(client: &str, accepted: bool) -> Record {
         let outcome = if accepted { AuthOutcome::Accepted } else { AuthOutcome::Rejected(AuthReason::TokenMismatch) };
@@ -343,7 +201,7 @@ pub(crate) mod tests {
             concat!(
                 r#"{"seq":0,"ts":"2026-11-23T11:00:01.000042Z","boot":"00000000-0000-0000-0000-000000000000","mono":7,"#,
                 r#""stream":"auth-audit","type":"auth","actor":"vault","actorEpoch":2,"req":9,"layout":"single-uid","timestamp":1795431601000,"#,
-                r#""clientIp":"192.0.2.7","method":"token","success":false,"reason":"token_mismatch","#,
+                r#""clientIp":"192.0.2.7","method":"token","success":false,"reason":"token_mismatch","user":null,"#,
                 r#""prev":"0000000000000000000000000000000000000000000000000000000000000000"}"#
             )
         );

@@ -1,6 +1,7 @@
 //! Decisions of auditd, without a clock and without a file: who may write what, and when a stream may be appended to.
 
 use proto::audit::{Record, Stream};
+use proto::control::LogFiles;
 use proto::ids::Role;
 use std::time::Duration;
 
@@ -41,15 +42,23 @@ pub struct Limits {
     pub note_interval: Duration,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
+impl Limits {
+    /// The usual ones, with files of this size and age.
+    #[must_use]
+    pub fn of(files: LogFiles) -> Self {
         Self {
-            file_bytes: 10 << 20,
-            file_age: Duration::from_secs(30 * 86_400),
+            file_bytes: files.bytes,
+            file_age: Duration::from_secs(86_400).saturating_mul(files.days),
             epoch_age: Duration::from_secs(3_600),
             checkpoint_every: 1_024,
             note_interval: Duration::from_secs(1),
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::of(LogFiles::default())
     }
 }
 

@@ -243,7 +243,7 @@ impl LogStream {
             self.commit(draft)?;
         }
         self.health = Health::Sound;
-        Ok(())
+        self.account(pen)
     }
 
     /// Reads the end again and accounts for what is torn.

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{Broker, PATIENCE, auth, verify};
+use common::{Broker, PATIENCE, auth, receipts, verify};
 use proto::audit::Stream;
 use proto::channel::{CallError, Channel, ChannelError};
-use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
+use proto::control::{AdminReply, AdminRequest, FromRole, LogFiles, ToRole};
 use proto::topology::EdgeId;
 
 #[test]
@@ -86,6 +86,26 @@ fn file_size_limit_of_the_operator_is_a_refusal_and_no_death() {
     let broker = Broker::ready(logs.path());
     broker.edge(EdgeId::VaultAuditd).call(&auth("192.0.2.1"), &[], PATIENCE).unwrap();
     assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn sealed_auditd_goes_on_in_a_new_file_at_the_size_that_it_is_told() {
+    let grow = |bytes| {
+        let logs = tempfile::tempdir().unwrap();
+        let broker = Broker::ready_with(logs.path(), LogFiles { bytes, ..LogFiles::default() });
+        let mut vault = broker.edge(EdgeId::VaultAuditd);
+        let receipts: Vec<_> = (0..500).map(|_| vault.call(&auth("192.0.2.1"), &[], PATIENCE).unwrap().0).collect();
+        assert_eq!(broker.exit(), Some(0));
+        let files = auditd::offline::find(logs.path(), Stream::Auth).unwrap();
+        let text: Vec<u8> = files.iter().flat_map(|pair| std::fs::read(&pair.log).unwrap()).collect();
+        receipts::kept(&text, &receipts, "over all files");
+        assert_eq!(verify(logs.path(), Stream::Auth).files, files.len());
+        let sizes = files.iter().map(|pair| std::fs::metadata(&pair.log).unwrap().len());
+        (files.len(), sizes.max().unwrap())
+    };
+    let (files, largest) = grow(64 << 10);
+    assert!(files >= 3 && largest < 66 << 10, "{files} files, the largest of {largest}");
+    assert_eq!(grow(10 << 20).0, 1);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use auditd::writer::Writer;
 use confine::startup::{Start, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::Channel;
-use proto::control::{FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{FromRole, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::exit::Exit;
 use proto::ids::{RequestId, Role};
 use proto::wire::{self, Header, Kind};
@@ -113,7 +113,11 @@ fn attempt(name: &str, logs: &Path) -> ExitStatus {
         .unwrap();
     let FromRole::Hello { .. } = hear(&control) else { panic!("hello") };
     let directory: OwnedFd = std::fs::File::open(logs).unwrap().into();
-    let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default() };
+    let config = RoleConfig::Auditd {
+        layout: BoundedStr::truncated("single-uid"),
+        redact: BoundedVec::default(),
+        files: LogFiles::default(),
+    };
     let resources = BoundedVec::new(vec![Resource::LogDir]).unwrap();
     say(&control, &ToRole::Configure { layout: Layout::SplitUid, config, resources }, &[directory.as_fd()]);
     let FromRole::Confined(_) = hear(&control) else { panic!("confined") };

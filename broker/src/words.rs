@@ -5,7 +5,7 @@ use config::Config;
 use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
-use proto::control::{BackendChoice, Layout, Resource, RoleConfig, Sizes};
+use proto::control::{BackendChoice, Keep, Layout, LogFiles, Resource, RoleConfig, Sizes};
 use proto::ids::Role;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -82,9 +82,13 @@ impl Setup {
             Role::Auditd => {
                 let patterns = config.logging.redact_patterns.iter().map(BoundedStr::new);
                 let redact = BoundedVec::new(patterns.collect::<Result<Vec<_>, _>>()?)?;
-                RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact }
+                let files = LogFiles { bytes: config.logging.max_file_bytes, days: config.logging.max_file_days };
+                RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact, files }
             }
-            Role::Vault => RoleConfig::Vault { answers: BoundedVec::texts(config.answer_keys())? },
+            Role::Vault => RoleConfig::Vault {
+                senders: BoundedVec::texts(config.senders())?,
+                answers: BoundedVec::texts(config.answer_keys())?,
+            },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::new(config.docker_socket())?,
                 workspaces: BoundedStr::new(path.join("workspaces").to_string_lossy())?,
@@ -98,6 +102,7 @@ impl Setup {
                 exec: BoundedBytes::new(config.exec_json().into_bytes())?,
                 tools: BoundedBytes::new(config.tools_json().into_bytes())?,
                 sizes: sizes(&config.agents.defaults.sandbox.docker),
+                keep: keep(&config.agents.defaults.sandbox),
             },
             Role::Dialer => RoleConfig::Dialer {
                 allow: BoundedVec::texts(config.allowed())?,
@@ -135,6 +140,11 @@ impl Setup {
         };
         wanted.iter().filter_map(open).collect()
     }
+}
+
+const fn keep(sandbox: &config::Sandbox) -> Keep {
+    let prune = &sandbox.prune;
+    Keep { pool: sandbox.pool, idle_hours: prune.idle_hours, age_days: prune.max_age_days }
 }
 
 const fn sizes(docker: &config::Docker) -> Sizes {

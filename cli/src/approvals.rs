@@ -2,18 +2,23 @@
 //! it is hashed; what could not be seen is spelled out.
 
 use crate::CliError;
-use crate::args::{ApprovalsCommand, Args};
+use crate::args::{ApprovalsCommand, Args, How};
+use crate::confirm;
 use crate::door::{Door, unexpected};
 use crate::paint::Paint;
+use crate::propose::{Proposal, asked_lately};
+use command::decide::Place;
 use command::show::visible;
 use proto::approval::{ApprovalAnswer, ApprovalId, ApprovalRow, ApprovalVerb, Subject};
 use proto::operator::{OperatorReply, OperatorRequest};
 use proto::vault::{VaultAnswer, VaultVerb};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+/// Questions that were the same before one answer for all is offered.
+const OFTEN: usize = 2;
 /// How often `watch` looks.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -23,11 +28,16 @@ const LOOK: Duration = Duration::from_secs(1);
 /// [`CliError`].
 pub fn run(dir: &Path, command: &ApprovalsCommand, args: &Args) -> Result<(), CliError> {
     let mut door = Door::open(dir)?;
+    if let ApprovalsCommand::Approve { id, rule: true, yes, .. } = command {
+        return approve_its_like(&mut door, dir, *id, *yes, args);
+    }
     let verb = match command {
-        ApprovalsCommand::Watch => return watch(&mut door, args),
+        ApprovalsCommand::Watch => return watch(&mut door, dir, args),
         ApprovalsCommand::List => ApprovalVerb::List,
         ApprovalsCommand::Show { id } => ApprovalVerb::Show(*id),
-        ApprovalsCommand::Approve { id, uses, span } => ApprovalVerb::Approve { id: *id, uses: *uses, for_s: *span },
+        ApprovalsCommand::Approve { id, uses, span, .. } => {
+            ApprovalVerb::Approve { id: *id, uses: *uses, for_s: *span }
+        }
         ApprovalsCommand::Deny { id } => ApprovalVerb::Deny(*id),
         ApprovalsCommand::Grants => ApprovalVerb::Grants,
         ApprovalsCommand::Revoke { id } => ApprovalVerb::Revoke(*id),
@@ -45,10 +55,17 @@ pub fn run(dir: &Path, command: &ApprovalsCommand, args: &Args) -> Result<(), Cl
             if rows.is_empty() {
                 println!("nothing");
             }
-            rows.iter().for_each(|row| println!("{}", row_text(row, Paint::new(args))));
+            let lately = if matches!(command, ApprovalsCommand::List) { asked_lately(dir)? } else { BTreeMap::new() };
+            for row in rows.iter() {
+                println!("{}", row_text(row, Paint::new(args)));
+                println_some(&offer(row, &lately, Paint::new(args)));
+            }
         }
         ApprovalAnswer::One(subject, row) if args.json => println!("{}", subject_json(&subject, &row)),
-        ApprovalAnswer::One(subject, row) => print!("{}", subject_text(&subject, &row, Paint::new(args))),
+        ApprovalAnswer::One(subject, row) => {
+            print!("{}", subject_text(&subject, &row, Paint::new(args)));
+            println_some(&offer(&row, &asked_lately(dir)?, Paint::new(args)));
+        }
         ApprovalAnswer::Done(count) if args.json => println!("{}", json!({ "ok": true, done: count })),
         ApprovalAnswer::Done(count) => println!("{done}: {count}"),
     }
@@ -62,8 +79,41 @@ fn ask(door: &mut Door, verb: ApprovalVerb) -> Result<ApprovalAnswer, CliError> 
     }
 }
 
+/// Lets it run, and writes a rule for its like. The one that waits is answered first: what runs hears of a rule by a start
+/// of sandboxd, and that would end it.
+fn approve_its_like(door: &mut Door, dir: &Path, id: ApprovalId, yes: bool, args: &Args) -> Result<(), CliError> {
+    let ApprovalAnswer::One(subject, _) = ask(door, ApprovalVerb::Show(id))? else { return Err(unexpected()) };
+    let place = if subject.image.starts_with("native") { Place::Native } else { Place::Docker };
+    let proposal = Proposal::of(dir, &subject.command, &subject.session.0, place)?;
+    eprint!("{}", proposal.as_text(Paint::new(args)));
+    if !yes {
+        confirm::confirm("approving", "Let this run now, and its like unasked from now on?")?;
+    }
+    ask(door, ApprovalVerb::Approve { id, uses: 1, for_s: 0 })?;
+    proposal.add(dir, How { dry_run: false, yes: true, no_apply: true }, args)
+}
+
+/// Where the same was asked often lately, the one answer that spares the next questions.
+fn offer(row: &ApprovalRow, lately: &BTreeMap<(String, String), usize>, paint: Paint) -> String {
+    let before = lately.get(&(row.session.0.to_string(), row.command.to_string())).copied().unwrap_or_default();
+    if before < OFTEN {
+        return String::new();
+    }
+    let id = row.id;
+    paint.dim(&format!(
+        "       asked {before} times within the last hour: `moltbot approvals approve {id} --uses 10 --for 1h` answers the next \
+         ones too,\n       `moltbot approvals approve {id} --rule` shows a rule for good"
+    ))
+}
+
+fn println_some(text: &str) {
+    if !text.is_empty() {
+        println!("{text}");
+    }
+}
+
 /// Shows each question once, when it comes.
-fn watch(door: &mut Door, args: &Args) -> Result<(), CliError> {
+fn watch(door: &mut Door, dir: &Path, args: &Args) -> Result<(), CliError> {
     use std::io::Write as _;
     let mut known: BTreeSet<ApprovalId> = BTreeSet::new();
     loop {
@@ -71,6 +121,9 @@ fn watch(door: &mut Door, args: &Args) -> Result<(), CliError> {
         for row in rows.iter().filter(|row| known.insert(row.id)) {
             let line = if args.json { row_json(row).to_string() } else { row_text(row, Paint::new(args)) };
             writeln!(std::io::stdout(), "{line}")?;
+            if !args.json {
+                println_some(&offer(row, &asked_lately(dir)?, Paint::new(args)));
+            }
         }
         std::thread::sleep(LOOK);
     }

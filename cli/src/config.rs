@@ -2,6 +2,7 @@
 //! the operator's rights; broker is asked to put it in force, and records that. Nothing that does not load is ever written.
 
 mod risk;
+pub mod seal;
 mod show;
 mod write;
 
@@ -41,8 +42,14 @@ pub fn run(dir: &Path, command: &ConfigCommand, args: &Args) -> Result<(), CliEr
         }
         ConfigCommand::Apply => {
             is_taken(&config::Config::load(&file).map_err(CliError::failed)?)?;
-            apply(&mut Door::open(dir)?, args)
+            let mut door = Door::open(dir)?;
+            let sealed = seal::seal(dir, &mut door)?.as_text();
+            if !args.json && !sealed.is_empty() {
+                println!("{sealed}");
+            }
+            apply(&mut door, args)
         }
+        ConfigCommand::Seal => seal::run(dir, args),
         ConfigCommand::Set { path, value, how } if write::SECRETS.contains(&path.as_str()) => {
             write::secret(dir, path, value, *how, args)
         }
@@ -61,6 +68,26 @@ pub fn run(dir: &Path, command: &ConfigCommand, args: &Args) -> Result<(), CliEr
     }
 }
 
+/// Puts rules behind those of `tools.exec.rules`.
+///
+/// # Errors
+/// [`CliError`].
+pub fn append_rules(dir: &Path, rules: &[Value], how: crate::args::How, args: &Args) -> Result<(), CliError> {
+    write::change(dir, &dir.join(NAME), how, args, |text| {
+        let there = config::read_value(text).unwrap_or_default();
+        let list = there.pointer("/tools/exec/rules").and_then(Value::as_array);
+        let Some(list) = list else {
+            return config::edit::set(text, "tools.exec.rules", &Value::from(rules.to_vec()));
+        };
+        let mut text = text.to_owned();
+        for (at, rule) in rules.iter().enumerate() {
+            let at = list.len().saturating_add(at);
+            text = config::edit::set(&text, &format!("tools.exec.rules[{at}]"), rule)?;
+        }
+        Ok(text)
+    })
+}
+
 /// Tries what only a role understands, and would end by: patterns that are redacted, rules about commands. It costs a
 /// refusal here, and there the whole set.
 ///
@@ -69,6 +96,8 @@ pub fn run(dir: &Path, command: &ConfigCommand, args: &Args) -> Result<(), CliEr
 pub fn is_taken(config: &config::Config) -> Result<(), CliError> {
     let patterns = config.logging.redact_patterns.iter().map(String::as_str);
     auditd::redact::Patterns::new(patterns).map_err(CliError::failed)?;
+    let senders = config.senders();
+    vault::senders::configured::Configured::read(senders.iter().map(String::as_str)).map_err(CliError::failed)?;
     let rules = command::decide::Policy::from_json(&config.exec_json());
     rules.map(drop).map_err(|error| CliError::Failed(format!("tools.exec: {error}")))
 }

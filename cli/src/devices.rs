@@ -67,7 +67,11 @@ fn told(args: &Args, row: &DeviceRow, what: &str) -> Result<(), CliError> {
     say(args, &json!({ "ok": true, "id": row.id.to_string() }), &format!("{} {what}", short(row)))
 }
 
-fn rows(door: &mut Door) -> Result<Vec<DeviceRow>, CliError> {
+/// Every device, those that wait first.
+///
+/// # Errors
+/// [`CliError`].
+pub fn rows(door: &mut Door) -> Result<Vec<DeviceRow>, CliError> {
     match ask(door, VaultVerb::Login(LoginVerb::ListDevices))? {
         VaultAnswer::Login(LoginAnswer::Devices(rows)) => Ok(rows.into_vec()),
         _ => Err(unexpected()),

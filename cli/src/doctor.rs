@@ -5,7 +5,7 @@ use crate::CliError;
 use crate::args::{Args, DoctorOptions};
 use crate::audit::{self, FileFact};
 use crate::door::Door;
-use crate::paint::{Paint, harmless};
+use crate::paint::{Paint, columns, folded, harmless};
 use auditd::offline::{self, Expected};
 use config::Config;
 use proto::audit::Stream;
@@ -104,9 +104,11 @@ fn print(lines: &[Line], mended: &[String], args: &Args) -> Result<(), CliError>
             Standing::Warn => paint.warn("warn"),
             Standing::Bad => paint.bad("BAD "),
         };
-        println!("{mark}  {:<12} {}", line.name, harmless(&line.text));
+        let columns = columns();
+        println!("{mark}  {:<12} {}", line.name, folded(&harmless(&line.text), 19, columns.saturating_sub(19)));
         if line.standing != Standing::Good {
-            println!("{:19}{}", "", paint.dim(&format!("-> {}", harmless(&line.remedy))));
+            let remedy = folded(&harmless(&line.remedy), 22, columns.saturating_sub(22));
+            println!("{:19}{}", "", paint.dim(&format!("-> {remedy}")));
         }
     }
     for what in mended {

@@ -8,6 +8,7 @@ use crate::CliError;
 use crate::args::{Args, ImportOptions};
 use crate::confirm::confirm;
 use crate::door::Door;
+use crate::overwrite::{open, write_over};
 use crate::paint::harmless;
 use crate::secrets::{ask, say};
 use config::secrets::{Clear, find, find_in_env, take};
@@ -17,9 +18,7 @@ use proto::senders::{ChannelId, SenderId, SenderVerb};
 use proto::vault::VaultVerb;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Largest file that is looked into.
@@ -39,9 +38,7 @@ struct Source {
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Kind {
-    /// Moltbot's own configuration, which takes no reference where a secret stood.
-    Own,
-    /// Another one's configuration, or a file of credentials.
+    /// A configuration, or a file of credentials.
     Json,
     /// Lines `NAME=value`.
     Env,
@@ -110,11 +107,6 @@ fn read(path: &Path) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
-fn open(path: &Path, write: bool) -> std::io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW.union(rustix::fs::OFlags::NONBLOCK).bits();
-    OpenOptions::new().read(true).write(write).custom_flags(i32::try_from(flags).unwrap_or_default()).open(path)
-}
-
 /// Entries of a directory that are no links, by name. None where there is no such directory.
 fn entries(dir: &Path) -> Vec<PathBuf> {
     if !std::fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir()) {
@@ -136,9 +128,8 @@ impl Plan {
         }
         for path in entries(from) {
             // With the backups that were kept beside them.
-            if let Some(config) = CONFIGS.iter().find(|config| file_name(&path).starts_with(**config)) {
-                let own = *config == "moltbot.json" && file_name(&path) == *config;
-                self.look_into(&path, "", if own { Kind::Own } else { Kind::Json });
+            if CONFIGS.iter().any(|config| file_name(&path).starts_with(config)) {
+                self.look_into(&path, "", Kind::Json);
             }
         }
         for name in BESIDE {
@@ -172,7 +163,7 @@ impl Plan {
         };
         let mut clear = match kind {
             Kind::Env => find_in_env(&text).into_iter().map(|(_, clear)| clear).collect(),
-            Kind::Own | Kind::Json => match config::read_value(&text) {
+            Kind::Json => match config::read_value(&text) {
                 Some(value) => find(&value, prefix),
                 None => return self.left.push(format!("{}: it does not read as JSON5", path.display())),
             },
@@ -297,6 +288,9 @@ impl Plan {
 }
 
 fn put(door: &mut Door, clear: &Clear, replace: bool) -> Result<(), String> {
+    if clear.name == config::secrets::PASSWORD {
+        return crate::config::seal::take_over(door, &clear.name, &clear.value).map(drop).map_err(|e| e.to_string());
+    }
     let name = BoundedStr::new(clear.name.as_str()).map_err(|error| error.to_string())?;
     let secret = || Secret::new(clear.value.as_bytes().to_vec()).map_err(|error| error.to_string());
     let verb = VaultVerb::PutSecret { name: name.clone(), value: secret()?, rotate: false };
@@ -316,8 +310,7 @@ fn put(door: &mut Door, clear: &Clear, replace: bool) -> Result<(), String> {
 
 fn without(text: &str, clear: &Clear, kind: Kind) -> Result<String, String> {
     if kind != Kind::Env {
-        return take(text, clear, kind == Kind::Own && !clear.path.starts_with("models.providers"))
-            .map_err(|error| error.to_string());
+        return take(text, &clear.path, &clear.name).map_err(|error| error.to_string());
     }
     let lines: BTreeSet<usize> =
         find_in_env(text).into_iter().filter(|(_, found)| found.path == clear.path).map(|(at, _)| at).collect();
@@ -333,58 +326,9 @@ fn without(text: &str, clear: &Clear, kind: Kind) -> Result<String, String> {
     Ok(new)
 }
 
-/// Puts another text in the file's place, readable to its owner alone, and writes zeros over what was there.
-fn write_over(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut old = open(path, true)?;
-    let found = old.metadata()?;
-    let next = path.with_added_extension("moltbot-new");
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-        std::os::unix::fs::fchown(&file, Some(found.uid()), Some(found.gid()))?;
-        file.sync_all()?;
-        std::fs::rename(&next, path)
-    });
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(&next);
-        return Err(error);
-    }
-    if let Some(parent) = path.parent() {
-        File::open(parent)?.sync_all()?;
-    }
-    old.seek(SeekFrom::Start(0))?;
-    let zeros = vec![0; usize::try_from(found.len()).unwrap_or_default()];
-    old.write_all(&zeros)?;
-    old.sync_data()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn file_that_was_written_over_is_private_and_its_old_bytes_are_gone_from_every_link() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, link) = (dir.path().join("a.json"), dir.path().join("b"));
-        std::fs::write(&path, "{ token: 'plain' }").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        std::fs::hard_link(&path, &link).unwrap();
-        write_over(&path, "{ token: 'vault:token' }").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{ token: 'vault:token' }");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read(&link).unwrap(), [0; 18]);
-    }
-
-    #[test]
-    fn own_configuration_keeps_a_name_only_where_one_is_taken() {
-        let text = "{ gateway: { auth: { token: 'plain' } }, models: { providers: { a: { apiKey: 'sk' } } } }";
-        let mut found = config::secrets::find(&config::read_value(text).unwrap(), "");
-        found.sort_by(|one, other| one.path.cmp(&other.path));
-        let left = |kind| found.iter().fold(text.to_owned(), |text, clear| without(&text, clear, kind).unwrap());
-        let (own, other) = (left(Kind::Own), left(Kind::Json));
-        assert!(own.contains("vault:a.apikey") && !own.contains("token"), "{own}");
-        assert!(other.contains("vault:a.apikey") && other.contains("vault:gateway.auth.token"), "{other}");
-    }
 
     #[test]
     fn link_is_neither_read_nor_written_over() {

@@ -22,8 +22,10 @@ mod logins;
 mod logs;
 mod man;
 mod migrate;
+mod overwrite;
 mod paint;
 mod people;
+mod propose;
 mod prune;
 mod qr;
 mod restart;
@@ -35,6 +37,7 @@ mod status;
 mod up;
 mod vault;
 mod verify;
+mod why;
 mod witness;
 mod ws;
 
@@ -114,6 +117,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Security { command: SecurityCommand::Migrate(options) } => migrate::run(&dir, options, args),
         Command::Doctor(options) => doctor::run(&dir, *options, args),
         Command::Explain { command: ExplainCommand::BlastRadius { role } } => explain::blast_radius(&dir, role, args),
+        Command::Why(options) => why::run(&dir, options, args),
         Command::Incident { command: IncidentCommand::Report(options) } => incident::report(&dir, options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),
         Command::Drill { command: DrillCommand::Run } => drill::run(&dir, args),

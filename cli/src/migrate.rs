@@ -5,12 +5,16 @@
 //! Secrets and allowlists go to the vault through broker, so something must run; the configuration is written last, so that
 //! a migration which was interrupted is made again from the start, and finds what it has done.
 
+mod kept;
+
 use crate::CliError;
 use crate::args::{Args, MigrateOptions};
 use crate::door::{Door, unexpected};
 use crate::paint::{Paint, harmless};
 use crate::secrets;
-use config::migrate::{Found, Migrated, migrate, secret_name};
+use config::migrate::{Found, Migrated, migrate};
+use config::secrets::name as secret_name;
+use kept::{Conversation, OldDevice};
 use proto::bounded::BoundedStr;
 use proto::secret::Secret;
 use proto::senders::{ChannelId, SenderId, SenderVerb};
@@ -31,6 +35,8 @@ struct Plan {
     from: PathBuf,
     file: PathBuf,
     migrated: Migrated,
+    conversations: Vec<Conversation>,
+    devices: Vec<OldDevice>,
     /// What stays behind, and why.
     left: Vec<String>,
 }
@@ -67,6 +73,12 @@ pub fn run(dir: &Path, options: &MigrateOptions, args: &Args) -> Result<(), CliE
     }
     for (channel, id) in &plan.migrated.allowed {
         allow(&mut door, channel, id)?;
+    }
+    for conversation in &plan.conversations {
+        kept::take_over(dir, &mut door, conversation)?;
+    }
+    for device in &plan.devices {
+        kept::admit(&mut door, device)?;
     }
     let ours = dir.join("moltbot.json");
     let old = std::fs::read_to_string(&ours).unwrap_or_else(|_| "{}\n".to_owned());
@@ -109,8 +121,22 @@ impl Plan {
         profiles(&from, &mut migrated)?;
         migrated.allowed.sort();
         migrated.allowed.dedup();
-        let left = left(&from);
-        Ok(Self { from, file, migrated, left })
+        let mut left = Vec::new();
+        let weak = |found: &Found| secret_name(&found.path) == "gateway.token" && is_weak(&found.value);
+        if migrated.secrets.iter().any(weak) {
+            migrated.secrets.retain(|found| !weak(found));
+            left.push(
+                "the old gateway token has less than 32 bytes, or less than 20 different ones: clients need the new one, \
+                 `moltbot gateway token --reveal`"
+                    .to_owned(),
+            );
+        }
+        let conversations = kept::conversations(&from, &mut left);
+        let devices = kept::devices(&from, &mut left)?;
+        if from.join("exec-approvals.json").is_file() {
+            left.push("exec-approvals.json: what may run unasked is decided by rules here".to_owned());
+        }
+        Ok(Self { from, file, migrated, conversations, devices, left })
     }
 
     fn print(&self, args: &Args, dry_run: bool) -> Result<(), CliError> {
@@ -126,10 +152,18 @@ impl Plan {
             let allowed: Vec<Value> =
                 self.migrated.allowed.iter().map(|(channel, id)| json!({ "channel": channel, "sender": id })).collect();
             let text: Value = serde_json::from_str(&self.migrated.text).unwrap_or_default();
+            let conversations: Vec<Value> = self
+                .conversations
+                .iter()
+                .map(|it| json!({ "session": it.session, "id": it.id.to_string(), "messages": it.messages }))
+                .collect();
+            let devices: Vec<Value> =
+                self.devices.iter().map(|it| json!({ "name": it.name, "scopes": it.scopes.names() })).collect();
             println!(
                 "{}",
                 json!({ "ok": true, "dryRun": dry_run, "from": self.from, "config": text, "changes": changes,
-                "secrets": secrets, "allowed": allowed, "left": self.left })
+                "secrets": secrets, "allowed": allowed, "conversations": conversations, "devices": devices,
+                "left": self.left })
             );
             return Ok(());
         }
@@ -143,6 +177,17 @@ impl Plan {
         }
         for (channel, id) in &self.migrated.allowed {
             println!("  [Senders]  {} may go on speaking on {}", harmless(id), harmless(channel));
+        }
+        for it in &self.conversations {
+            let (session, id) = (harmless(&it.session), it.id);
+            println!("  [Sessions] {session}: {} messages, sealed and closed, as {id}", it.messages);
+        }
+        for it in &self.devices {
+            let scopes = it.scopes.names().join(" ");
+            println!(
+                "  [Devices]  {} is let in by its key, for {scopes}; its old token stays behind",
+                harmless(&it.name)
+            );
         }
         for what in &self.left {
             println!("  [Left]     {}", paint.warn(&harmless(what)));
@@ -212,27 +257,17 @@ fn profiles(from: &Path, migrated: &mut Migrated) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What is there and does not come along.
-fn left(from: &Path) -> Vec<String> {
-    let sessions = named(&from.join("agents"), "")
-        .iter()
-        .map(|agent| named(&agent.join("sessions"), ".jsonl").len())
-        .sum::<usize>();
-    let mut left = Vec::new();
-    if sessions > 0 {
-        left.push(format!("{sessions} conversations stay where they are: they were never sealed, and ours begin anew"));
-    }
-    if from.join("devices/paired.json").is_file() {
-        left.push("paired devices ask again: each proves its key to the vault, and you approve it".to_owned());
-    }
-    if from.join("exec-approvals.json").is_file() {
-        left.push("exec-approvals.json: what may run unasked is decided by rules here".to_owned());
-    }
-    left
+/// As the vault judges a token for the gateway. Source: Phase 1, SEC-03.
+fn is_weak(token: &str) -> bool {
+    token.len() < 32 || vault::token::distinct(token.as_bytes()) < vault::token::DISTINCT
 }
 
 fn put(door: &mut Door, found: &Found) -> Result<(), CliError> {
-    let name = BoundedStr::truncated(&secret_name(&found.path));
+    let name = secret_name(&found.path);
+    if name == config::secrets::PASSWORD || name == "gateway.token" {
+        return crate::config::seal::take_over(door, &name, &found.value).map(drop);
+    }
+    let name = BoundedStr::truncated(&name);
     let value = Secret::new(found.value.clone().into_bytes())
         .map_err(|error| CliError::Failed(format!("{}: {error}", found.path)))?;
     match secrets::ask(door, VaultVerb::PutSecret { name, value, rotate: false }) {

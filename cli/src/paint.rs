@@ -62,9 +62,46 @@ pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
 }
 
+/// How wide the terminal is; without one, as wide as need be.
+#[must_use]
+pub fn columns() -> u16 {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    size.map(|size| size.ws_col).ok().filter(|columns| *columns > 0).unwrap_or(u16::MAX)
+}
+
+/// The text in lines of at most `width` columns, broken at blanks, all but the first indented. What has no blank stays whole.
+#[must_use]
+pub fn folded(text: &str, indent: usize, width: u16) -> String {
+    let width = usize::from(width);
+    let (mut lines, mut used) = (String::new(), 0usize);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used.saturating_add(length).saturating_add(1) > width {
+            lines.push('\n');
+            lines.push_str(&" ".repeat(indent));
+            used = indent;
+        } else if used > 0 {
+            lines.push(' ');
+            used = used.saturating_add(1);
+        }
+        lines.push_str(word);
+        used = used.saturating_add(length);
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_text_is_folded_at_blanks_and_stays_whole() {
+        assert_eq!(folded("aa bb cc", 1, 5), "aa bb\n cc");
+        assert_eq!(folded("aaaaaaaa b", 2, 4), "aaaaaaaa\n  b");
+        let text = "one two three four";
+        assert_eq!(folded(text, 3, u16::MAX), text);
+        assert_eq!(folded(text, 3, 9).split_whitespace().collect::<Vec<_>>().join(" "), text);
+    }
 
     #[test]
     fn escape_sequence_is_made_harmless_and_plain_text_is_kept() {

@@ -8,7 +8,9 @@ use crate::door::{Door, unexpected};
 use crate::paint::harmless;
 use crate::secrets::{ask, say, time};
 use proto::bounded::BoundedStr;
-use proto::senders::{AllowedRow, ChannelId, ChannelRow, PairingCode, PendingRow, SenderAnswer, SenderId, SenderVerb};
+use proto::senders::{
+    AllowedRow, ChannelId, ChannelRow, PairingCode, PendingRow, SenderAnswer, SenderId, SenderMode, SenderVerb,
+};
 use proto::vault::{VaultAnswer, VaultVerb};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -114,15 +116,51 @@ fn ask_first(door: &mut Door, channel: &ChannelId, code: PairingCode) -> Result<
     confirm::confirm("approving", question)
 }
 
-fn pending(door: &mut Door) -> Result<Vec<PendingRow>, CliError> {
+/// Strangers that wait.
+///
+/// # Errors
+/// [`CliError`].
+pub fn pending(door: &mut Door) -> Result<Vec<PendingRow>, CliError> {
     match verb(door, SenderVerb::Pending)? {
         SenderAnswer::Pending(rows) => Ok(rows.into_vec()),
         _ => Err(unexpected()),
     }
 }
 
-fn list(door: &mut Door, only: Option<&String>, args: &Args) -> Result<(), CliError> {
-    let SenderAnswer::Channels(channels) = verb(door, SenderVerb::Channels)? else { return Err(unexpected()) };
+/// What the vault has of one sender.
+pub struct Standing {
+    /// How the channel stands; none where nothing was ever said of it.
+    pub mode: Option<SenderMode>,
+    /// The sender's line of the list.
+    pub row: Option<AllowedRow>,
+    /// The code that it was shown, where it waits.
+    pub waits: Option<PairingCode>,
+}
+
+/// Looks a sender up.
+///
+/// # Errors
+/// [`CliError`].
+pub fn standing(door: &mut Door, channel: &str, sender: &str) -> Result<Standing, CliError> {
+    let mode = channels(door)?.iter().find(|row| row.channel.0.as_str() == channel).map(|row| row.mode);
+    let is_it = |on: &ChannelId, id: &SenderId| on.0.as_str() == channel && id.0.as_str() == sender;
+    let row = allowed(door)?.into_iter().find(|row| is_it(&row.channel, &row.sender));
+    let waits = pending(door)?.into_iter().find(|row| is_it(&row.channel, &row.sender)).map(|row| row.code);
+    Ok(Standing { mode, row, waits })
+}
+
+fn channels(door: &mut Door) -> Result<Vec<ChannelRow>, CliError> {
+    match verb(door, SenderVerb::Channels)? {
+        SenderAnswer::Channels(rows) => Ok(rows.into_vec()),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Everybody on a list.
+///
+/// # Errors
+/// [`CliError`].
+pub fn allowed(door: &mut Door) -> Result<Vec<AllowedRow>, CliError> {
     let mut rows: Vec<AllowedRow> = Vec::new();
     loop {
         let after = rows.last().map(|row| (row.channel.clone(), row.sender.clone()));
@@ -130,9 +168,13 @@ fn list(door: &mut Door, only: Option<&String>, args: &Args) -> Result<(), CliEr
         let full = page.len() == PAGE;
         rows.extend(page.into_vec());
         if !full {
-            break;
+            return Ok(rows);
         }
     }
+}
+
+fn list(door: &mut Door, only: Option<&String>, args: &Args) -> Result<(), CliError> {
+    let (channels, rows) = (channels(door)?, allowed(door)?);
     let channels: Vec<&ChannelRow> = channels.iter().filter(|row| is_of(&row.channel, only)).collect();
     let of = |row: &&ChannelRow| rows.iter().filter(|found| found.channel == row.channel).collect::<Vec<_>>();
     if args.json {
@@ -151,7 +193,9 @@ fn list(door: &mut Door, only: Option<&String>, args: &Args) -> Result<(), CliEr
         writeln!(out, "{} ({}{waiting})", row.channel.0, row.mode.name())?;
         for entry in of(row) {
             let how = if entry.paired { "paired" } else { "added" };
-            writeln!(out, "  {:<24} {how:<6} {}  {}", entry.sender.0, time(entry.since), line(&entry.name))?;
+            // The configuration does not say since when.
+            let since = if entry.since == 0 { "-".to_owned() } else { time(entry.since) };
+            writeln!(out, "  {:<24} {how:<6} {since:<20}  {}", entry.sender.0, line(&entry.name))?;
         }
     }
     Ok(())

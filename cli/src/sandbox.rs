@@ -1,9 +1,10 @@
 //! `moltbot sandbox`: how commands are judged. The same code as sandboxd's, on the same configuration, so that rules can be
 //! tried before anything starts with them.
 
-use crate::CliError;
-use crate::args::{Args, RulesCommand, SandboxCommand};
+use crate::args::{Args, How, RulesCommand, SandboxCommand};
 use crate::paint::Paint;
+use crate::propose::Proposal;
+use crate::{CliError, confirm};
 use command::decide::{Decision, Facts, Place, Policy};
 use command::rules::{Outcome, built_in, read};
 use command::show::visible;
@@ -33,10 +34,31 @@ pub fn run(dir: &Path, command: &SandboxCommand, args: &Args) -> Result<(), CliE
         }
         SandboxCommand::Rules { command: RulesCommand::List } => list(&policy(dir)?, args),
         SandboxCommand::Rules { command: RulesCommand::Test { file } } => test(dir, file.as_deref(), args),
+        SandboxCommand::Rules { command: RulesCommand::Propose { command, session } } => {
+            let proposal = Proposal::of(dir, command, session, Place::Docker)?;
+            if args.json {
+                println!("{}", proposal.as_json());
+            } else {
+                print!("{}", proposal.as_text(Paint::new(args)));
+            }
+            Ok(())
+        }
+        SandboxCommand::Rules { command: RulesCommand::Add { command, session, how } } => {
+            let proposal = Proposal::of(dir, command, session, Place::Docker)?;
+            eprint!("{}", proposal.as_text(Paint::new(args)));
+            if !how.yes && !how.dry_run {
+                confirm::confirm("adding the rule", "Let its like run unasked from now on?")?;
+            }
+            proposal.add(dir, How { yes: true, ..*how }, args)
+        }
     }
 }
 
-fn policy(dir: &Path) -> Result<Policy, CliError> {
+/// The rules in force.
+///
+/// # Errors
+/// [`CliError`] where the configuration does not load.
+pub fn policy(dir: &Path) -> Result<Policy, CliError> {
     let config = Config::load(&dir.join("moltbot.json")).map_err(CliError::failed)?;
     Policy::from_json(&config.exec_json()).map_err(|error| CliError::Failed(format!("tools.exec: {error}")))
 }

@@ -21,7 +21,7 @@ pub fn show(dir: &Path, args: &Args) -> Result<(), CliError> {
     if args.json {
         writeln!(out, "{}", as_json(&status))?;
     } else {
-        write!(out, "{}", as_text(&status, Paint::new(args)))?;
+        write!(out, "{}", as_text(&status, Paint::new(args), crate::paint::columns()))?;
     }
     Ok(())
 }
@@ -95,11 +95,11 @@ fn engine_as_json(posture: &Posture) -> Value {
 }
 
 /// A line about the engine, where one serves.
-fn engine_as_text(posture: &Posture, paint: Paint) -> String {
+fn engine_as_text(posture: &Posture, paint: Paint, width: u16) -> String {
     if posture.components.is_empty() {
         return String::new();
     }
-    let summary = posture.summary();
+    let summary = crate::paint::folded(&posture.summary(), 8, width.saturating_sub(8));
     let good = posture.findings.is_empty() && (posture.rootless || posture.userns_remap);
     format!("engine  {}\n", if good { paint.good(&summary) } else { paint.warn(&summary) })
 }
@@ -109,54 +109,35 @@ fn is_shown(row: &RoleStatus) -> bool {
     row.role != Role::Launcher || row.state != RoleState::Idle
 }
 
-fn as_text(status: &Status, paint: Paint) -> String {
+fn as_text(status: &Status, paint: Paint, width: u16) -> String {
     let ready = if status.ready { paint.good("ready") } else { paint.warn("not ready") };
-    let mut text = format!(
-        "moltbot {} · {ready} · {} · {} · {}\n",
+    let fold = |text: &str| crate::paint::folded(text, 8, width) + "\n";
+    let mut text = fold(&format!(
+        "moltbot {} · {ready} · {} · {} · {}",
         status.version, status.listen, status.layout, status.state_dir
-    );
+    ));
     let sandbox = match status.backend {
         Backend::Docker | Backend::NativeN1 => paint.good(status.backend.name()),
         Backend::NativeN2 => paint.warn("native-n2 (lower tier)"),
         Backend::None => paint.bad("none: commands are refused"),
     };
-    text.push_str(&format!("sandbox {sandbox} {}\n", paint.dim(&status.backend_detail)));
+    text.push_str(&fold(&format!("sandbox {sandbox} {}", paint.dim(&status.backend_detail))));
     if !status.vault.is_empty() {
-        text.push_str(&format!("vault   {} {}\n", paint.bad("refuses everything:"), status.vault));
+        text.push_str(&fold(&format!("vault   {} {}", paint.bad("refuses everything:"), status.vault)));
     }
-    text.push_str(&engine_as_text(&status.posture, paint));
+    text.push_str(&engine_as_text(&status.posture, paint, width));
     if status.lockdown.mode != Mode::Open || !status.lockdown.quarantined.is_empty() {
         text.push_str(&crate::lockdown::as_text(&status.lockdown, paint));
     }
     text.push('\n');
-    text.push_str(
-        "ROLE          PID    UID  EPOCH  STATE     RESTARTS   UPTIME  SECCOMP  NNP  LANDLOCK  CAPABILITIES      ATTESTED\n",
-    );
+    let wide = width >= WIDE;
+    text.push_str(if wide { HEAD } else { NARROW_HEAD });
     for row in status.roles.iter().filter(|row| is_shown(row)) {
-        let state = format!("{:<9}", row.state.name());
-        let state = match row.state {
-            RoleState::Ready => paint.good(&state),
-            RoleState::Failed => paint.bad(&state),
-            _ => paint.warn(&state),
-        };
-        let landlock = if row.landlock_abi == 0 { "-".to_owned() } else { format!("ABI {}", row.landlock_abi) };
-        let attested = if row.attested_ms == 0 { "-".to_owned() } else { format!("{} s ago", row.attested_ms / 1000) };
-        text.push_str(&format!(
-            "{:<9} {:>7} {:>6} {:>6}  {state} {:>8} {:>8}  {:>7}  {:>3}  {landlock:>8}  {:016x}  {attested:>8}\n",
-            row.role.name(),
-            row.pid,
-            row.uid,
-            row.epoch.0,
-            row.restarts,
-            duration(row.uptime_s),
-            row.seccomp,
-            u8::from(row.no_new_privs),
-            row.capabilities,
-        ));
+        text.push_str(&if wide { wide_row(row, paint) } else { narrow_row(row, paint) });
     }
     for row in status.roles.iter() {
         for lack in row.degraded.iter() {
-            text.push_str(&format!("{} {}: {lack}\n", paint.warn("weaker:"), row.role));
+            text.push_str(&fold(&format!("{} {}: {lack}", paint.warn("weaker:"), row.role)));
         }
     }
     text.push('\n');
@@ -166,10 +147,65 @@ fn as_text(status: &Status, paint: Paint) -> String {
             head.stream.name(),
             head.size,
             head.cosigned,
-            paint.dim(&hex(&head.leaf.0))
+            paint.dim(hex(&head.leaf.0).get(..if wide { 64 } else { 24 }).unwrap_or_default())
         ));
     }
     text
+}
+
+/// Columns that the whole table needs.
+const WIDE: u16 = 118;
+const HEAD: &str = "ROLE          PID    UID  EPOCH  STATE     RESTARTS   UPTIME  SECCOMP  NNP  LANDLOCK  CAPABILITIES      ATTESTED\n";
+const NARROW_HEAD: &str = "ROLE          PID    UID  EPOCH  STATE     RESTARTS   UPTIME  WALL   ATTESTED\n";
+
+fn painted_state(row: &RoleStatus, paint: Paint) -> String {
+    let state = format!("{:<9}", row.state.name());
+    match row.state {
+        RoleState::Ready => paint.good(&state),
+        RoleState::Failed => paint.bad(&state),
+        _ => paint.warn(&state),
+    }
+}
+
+fn attested(row: &RoleStatus) -> String {
+    if row.attested_ms == 0 { "-".to_owned() } else { format!("{} s ago", row.attested_ms / 1000) }
+}
+
+fn wide_row(row: &RoleStatus, paint: Paint) -> String {
+    let landlock = if row.landlock_abi == 0 { "-".to_owned() } else { format!("ABI {}", row.landlock_abi) };
+    format!(
+        "{:<9} {:>7} {:>6} {:>6}  {} {:>8} {:>8}  {:>7}  {:>3}  {landlock:>8}  {:016x}  {:>8}\n",
+        row.role.name(),
+        row.pid,
+        row.uid,
+        row.epoch.0,
+        painted_state(row, paint),
+        row.restarts,
+        duration(row.uptime_s),
+        row.seccomp,
+        u8::from(row.no_new_privs),
+        row.capabilities,
+        attested(row),
+    )
+}
+
+/// The wall in one word: `whole` is a filter, no new privileges, Landlock, and no capability; broker, which starts the
+/// others, has no Landlock and holds four.
+fn narrow_row(row: &RoleStatus, paint: Paint) -> String {
+    let broker = row.role == Role::Broker;
+    let whole = row.seccomp == 2 && row.no_new_privs && (broker || (row.landlock_abi > 0 && row.capabilities == 0));
+    let wall = if whole { paint.good("whole") } else { paint.bad("open ") };
+    format!(
+        "{:<9} {:>7} {:>6} {:>6}  {} {:>8} {:>8}  {wall}  {:>8}\n",
+        row.role.name(),
+        row.pid,
+        row.uid,
+        row.epoch.0,
+        painted_state(row, paint),
+        row.restarts,
+        duration(row.uptime_s),
+        attested(row),
+    )
 }
 
 fn duration(seconds: u64) -> String {

@@ -43,7 +43,10 @@ pub fn up(dir: &Path, port: Option<u16>, foreground: bool, args: &Args) -> Resul
     }
     let mut child = command.spawn().map_err(|error| CliError::Failed(format!("{}: {error}", broker.display())))?;
     match wait_ready(dir, &mut child) {
-        Ok(status) => print_banner(&status, args),
+        Ok(status) => {
+            print_banner(&status, args);
+            settle(dir, &status, args)?;
+        }
         Err(error) if foreground => return Err(error),
         Err(error) => {
             let text = std::fs::read(&log).unwrap_or_default();
@@ -67,6 +70,20 @@ fn is_taken(dir: &Path) -> Result<(), CliError> {
         Ok(config) => crate::config::is_taken(&config),
         Err(_) => Ok(()),
     }
+}
+
+/// Moves secrets that stand in the configuration into the vault. Where the vault does not take one, what was started goes on
+/// without it, and the command fails with the reason.
+fn settle(dir: &Path, status: &Status, args: &Args) -> Result<(), CliError> {
+    // A vault that waits for its passphrase, or for the operator's word, takes nothing.
+    if !status.vault.is_empty() {
+        return Ok(());
+    }
+    let sealed = crate::config::seal::seal(dir, &mut Door::open(dir)?)?.as_text();
+    if !sealed.is_empty() && !args.json {
+        println!("  secrets  {sealed}");
+    }
+    Ok(())
 }
 
 fn wait_ready(dir: &Path, child: &mut Child) -> Result<Status, CliError> {

@@ -27,7 +27,7 @@ const STEP: u64 = 8 << 20;
 pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliError> {
     let logs = |path: &Option<PathBuf>| path.clone().unwrap_or_else(|| dir.join("logs"));
     match command {
-        LogsCommand::Verify { path, from_key, checkpoint, cosigner, stream } => {
+        LogsCommand::Verify { path, from_key, checkpoint, cosigner, stream, progress } => {
             let logs = logs(path);
             let key = match cosigner {
                 Some(text) => Some(offline::parse_cosigner(text).map_err(|what| unchecked(text, what))?),
@@ -39,7 +39,7 @@ pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliErro
                 let kept = offline::parse_kept(&text).map_err(|error| unchecked(file.display(), error))?;
                 expected.checkpoints.extend(kept);
             }
-            verify(&logs, stream.map(Stream::from), &expected, args)?;
+            verify(&logs, stream.map(Stream::from), &expected, *progress, args)?;
             if let (None, Some(key), false) = (cosigner, &expected.cosigner, args.json) {
                 println!("cosigned with {key}; once noted elsewhere, say --cosigner");
             }
@@ -82,7 +82,7 @@ fn unreadable(error: OfflineError) -> CliError {
     CliError::Unchecked(error.to_string())
 }
 
-fn verify(path: &Path, only: Option<Stream>, expected: &Expected, args: &Args) -> Result<(), CliError> {
+fn verify(path: &Path, only: Option<Stream>, expected: &Expected, tell: bool, args: &Args) -> Result<(), CliError> {
     let found = if path.is_file() { offline::stream_of(path) } else { None };
     let streams: Vec<Stream> = match only.or(found) {
         Some(stream) => vec![stream],
@@ -94,7 +94,7 @@ fn verify(path: &Path, only: Option<Stream>, expected: &Expected, args: &Args) -
     for stream in &streams {
         let expected = of_stream(expected, *stream);
         let outcome = offline::find(path, *stream).and_then(|files| {
-            let mut progress = Progress::new(&files, *stream);
+            let mut progress = Progress::new(&files, *stream, tell);
             let outcome = pruned::verify(path, *stream, &expected, |_, bytes| progress.at(bytes));
             progress.end();
             outcome
@@ -171,6 +171,7 @@ fn as_json(report: &Report, attested: Attested) -> Value {
         "firstKey": key(&report.first_key),
         "key": key(&report.key),
         "torn": report.torn,
+        "cutShort": report.cut_short,
         "tiles": attested.tiles,
         "attestedByTilesOnly": attested.pruned,
     })
@@ -201,38 +202,47 @@ fn as_text(report: &Report, attested: Attested, paint: Paint) -> String {
     if report.torn {
         text.push_str(&format!("\n      {}", paint.warn("ends in a torn line, which the next start accounts for")));
     }
+    for file in &report.cut_short {
+        let what = format!("{file} ends in a part of a checkpoint; the next file's first record signs the same lines");
+        text.push_str(&format!("\n      {}", paint.warn(&what)));
+    }
     if report.first_key.is_none() {
         text.push_str(&format!("\n      {}", paint.warn("names no key: chained, not signed")));
     }
     text
 }
 
-/// Signs of life on standard error, where a person looks on and the log is large.
+/// Signs of life on standard error: on one line where a person looks on and the log is large, a line each where asked for.
 struct Progress {
     stream: Stream,
     total: u64,
     next: u64,
+    /// One line for all of them.
+    over: bool,
     shown: bool,
 }
 
 impl Progress {
-    fn new(files: &[LogPath], stream: Stream) -> Self {
+    fn new(files: &[LogPath], stream: Stream, tell: bool) -> Self {
         let total = files.iter().filter_map(|pair| std::fs::metadata(&pair.log).ok()).map(|meta| meta.len()).sum();
-        let next = if total >= LARGE && std::io::stderr().is_terminal() { STEP } else { u64::MAX };
-        Self { stream, total, next, shown: false }
+        let over = std::io::stderr().is_terminal();
+        let next = if tell || total >= LARGE && over { STEP.min(total) } else { u64::MAX };
+        Self { stream, total, next, over, shown: false }
     }
 
     fn at(&mut self, bytes: u64) {
-        if bytes >= self.next {
-            self.next = bytes.saturating_add(STEP);
-            self.shown = true;
-            let percent = bytes.saturating_mul(100).checked_div(self.total).unwrap_or(100);
-            eprint!("\r{}: {percent:>3} % of {} MiB", self.stream.name(), self.total >> 20);
+        if bytes < self.next {
+            return;
         }
+        self.next = if bytes >= self.total { u64::MAX } else { bytes.saturating_add(STEP).min(self.total) };
+        self.shown = true;
+        let percent = bytes.saturating_mul(100).checked_div(self.total).unwrap_or(100);
+        let (begin, end) = if self.over { ("\r", "") } else { ("", "\n") };
+        eprint!("{begin}{}: {percent:>3} % of {} KiB{end}", self.stream.name(), self.total >> 10);
     }
 
     fn end(&self) {
-        if self.shown {
+        if self.shown && self.over {
             eprint!("\r\x1b[K");
         }
     }

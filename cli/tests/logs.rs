@@ -5,8 +5,9 @@ use auditd::journal::Journal;
 use auditd::record::Source;
 use auditd::state::Limits;
 use auditd::writer::Writer;
-use proto::audit::{AuthMethod, AuthOutcome, AuthReason, Record, Stream};
+use proto::audit::{AuthMethod, AuthOutcome, AuthReason, CommandRecord, Record, Stream};
 use proto::bounded::BoundedStr;
+use proto::ids::{RunId, SessionKey};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -19,10 +20,33 @@ fn state() -> tempfile::TempDir {
     state
 }
 
-fn log_in(state: &Path, times: usize, outcome: AuthOutcome) {
+fn journal(state: &Path) -> Journal {
     let writer = Writer::new("00000000-0000-0000-0000-000000000000".into(), "single-uid".into());
     let directory = std::fs::File::open(state.join("logs")).unwrap().into();
-    let mut journal = Journal::open(directory, writer, Limits::default()).unwrap();
+    Journal::open(directory, writer, Limits::default()).unwrap()
+}
+
+/// Two commands that ran and one that was refused, of two conversations.
+fn run_commands(state: &Path) {
+    let mut journal = journal(state);
+    let session = |name: &str| SessionKey(BoundedStr::truncated(name));
+    let ran = |name, command| CommandRecord::Intent {
+        run: RunId(BoundedStr::truncated("r-1")),
+        session: session(name),
+        command: BoundedStr::truncated(command),
+        backend: BoundedStr::truncated("native"),
+        allowed_by: BoundedStr::truncated("rule"),
+    };
+    let (command, rule) = (BoundedStr::truncated("wget -q x"), BoundedStr::truncated("network"));
+    let refused = CommandRecord::Refused { session: session("agent:main:work"), command, rule };
+    for record in [ran("agent:main:main", "ls -l"), ran("agent:main:work", "curl https://example.org"), refused] {
+        journal.append(Stream::Command, &[(Source::OWN, &Record::Command(record))]).unwrap();
+    }
+    journal.close().unwrap();
+}
+
+fn log_in(state: &Path, times: usize, outcome: AuthOutcome) {
+    let mut journal = journal(state);
     let client = BoundedStr::truncated("192.0.2.1\u{1b}[31m");
     let record = Record::Auth { client, method: AuthMethod::Token, outcome };
     for _ in 0..times {
@@ -121,4 +145,72 @@ fn records_are_shown_and_filtered_from_the_files_and_steer_no_terminal() {
     let coloured = out(&moltbot(state.path(), &["auth", "--color", "always", "-n", "1"]));
     assert!(coloured.contains("\u{1b}[31mauth") && !coloured.contains("\u{1b}[31m "), "{coloured:?}");
     assert_eq!(moltbot(state.path(), &["auth", "-f"]).status.code(), Some(3));
+}
+
+#[test]
+fn every_filter_leaves_its_records_and_no_others() {
+    let state = state();
+    run_commands(state.path());
+    for (option, value, count, other) in [
+        ("--session", "agent:main:work", 2, "agent:main"),
+        ("--type", "refused", 1, "outcome"),
+        ("--actor", "auditd", 5, "gateway"),
+        ("--grep", "wget -q", 1, "wget -v"),
+        ("--since", "1h", 5, "9999-01-01"),
+        ("--until", "9999-01-01", 5, "1h"),
+        ("--since", "1970-01-01T00:00:00Z", 5, "9999-01-01T00:00:00Z"),
+    ] {
+        for (value, count) in [(value, count), (other, 0)] {
+            let said = out(&moltbot(state.path(), &["command", "--json", option, value]));
+            assert_eq!(said.lines().count(), count, "{option} {value}: {said}");
+        }
+    }
+    // Together they leave what each of them does.
+    let both = ["command", "--json", "--session", "agent:main:work", "--type", "intent"];
+    assert!(out(&moltbot(state.path(), &both)).contains("curl"));
+    assert_eq!(out(&moltbot(state.path(), &both)).lines().count(), 1);
+}
+
+/// What the Phase 1 guide has people type after an incident.
+#[test]
+fn searches_of_the_guide_find_what_they_are_for() {
+    let state = state();
+    run_commands(state.path());
+    let typed = |line: &str| {
+        let logs = state.path().join("logs");
+        out(&Command::new("sh").args(["-c", line]).current_dir(logs).output().unwrap()).lines().count()
+    };
+    assert_eq!(typed("cat auth-audit.jsonl | grep '\"success\":false'"), 1);
+    assert_eq!(typed("cat auth-audit.jsonl | grep '\"success\":true'"), 5);
+    assert_eq!(typed("cat command-audit.jsonl | grep -E '(eval|wget|curl)'"), 2);
+    assert_eq!(typed("cat command-audit.jsonl | grep '\"user\":\"operator\"'"), 3);
+    assert_eq!(typed("cat command-audit.jsonl | grep '\"approved\":false'"), 1);
+}
+
+#[test]
+fn check_says_how_far_it_is_where_it_is_asked_to() {
+    let state = state();
+    let said = |args: &[&str]| String::from_utf8(moltbot(state.path(), args).stderr).unwrap();
+    let told = said(&["verify", "--progress"]);
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 4, "{told}");
+    assert!(lines[0].starts_with("auth-audit: 100 % of ") && lines[3].starts_with("system-audit: 100 % of "), "{told}");
+    assert_eq!(said(&["verify"]), "");
+}
+
+#[test]
+fn checkpoint_is_drawn_for_a_camera_or_printed_to_be_read_back() {
+    let state = state();
+    let plain = out(&moltbot(state.path(), &["checkpoint"]));
+    let drawn = out(&moltbot(state.path(), &["checkpoint", "--qr"]));
+    let block = |c: char| matches!(c, '\u{2588}' | '\u{2580}' | '\u{2584}');
+    assert!(plain.contains("/auth-audit\n") && !plain.contains(block));
+    for stream in Stream::ALL {
+        assert!(drawn.lines().any(|line| line == stream.name()));
+    }
+    let codes: Vec<_> =
+        drawn.split(|c: char| c.is_ascii_lowercase() || c == '-').filter(|c| c.contains(block)).collect();
+    assert_eq!(codes.len(), 4);
+    assert!(codes.iter().all(|code| code.lines().filter(|line| line.contains(block)).count() >= 20));
+    assert!(codes.windows(2).all(|pair| pair[0] != pair[1]), "each its own");
 }

@@ -243,6 +243,21 @@ impl Policy {
         }
     }
 
+    /// True where no rule is about this program with these arguments.
+    pub(crate) fn misses(&self, program: &crate::plan::Program, facts: &Facts<'_>) -> bool {
+        self.judge(program, facts).1 == "miss"
+    }
+
+    /// The same with more rules, from the text of a JSON list.
+    ///
+    /// # Errors
+    /// [`RuleError`].
+    pub fn with(&self, json: &str) -> Result<Self, RuleError> {
+        let mut more = self.clone();
+        more.rules.extend(read(json)?);
+        Ok(more)
+    }
+
     /// What the operator's choice makes of it.
     fn mode(&self, mut decision: Decision, facts: &Facts<'_>) -> Decision {
         let (outcome, rule) = match (self.ask, decision.outcome) {

@@ -55,7 +55,15 @@ pub enum Style {
 pub struct Grammar {
     style: Style,
     options: BTreeMap<String, Value>,
-    operands: Vec<(Kind, Times)>,
+    operands: Vec<Operand>,
+}
+
+/// What may stand where no option does.
+#[derive(Clone, Debug)]
+enum Operand {
+    Of(Kind, Times),
+    /// This word and no other.
+    Exactly(String),
 }
 
 fn kind(text: &str) -> Result<Kind, String> {
@@ -70,7 +78,7 @@ fn kind(text: &str) -> Result<Kind, String> {
 }
 
 impl Grammar {
-    /// From a rule's words: options as `-a --all --width:number --color?:word`, operands as `text path*`.
+    /// From a rule's words: options as `-a --all --width:number --color?:word`, operands as `=status text path*`.
     pub(crate) fn new(style: Style, options: &str, operands: &str) -> Result<Self, String> {
         let mut grammar = Self { style, ..Self::default() };
         for option in options.split_whitespace() {
@@ -94,12 +102,16 @@ impl Grammar {
             grammar.options.insert(name.to_owned(), value);
         }
         for operand in operands.split_whitespace() {
+            if let Some(word) = operand.strip_prefix('=') {
+                grammar.operands.push(Operand::Exactly(word.to_owned()));
+                continue;
+            }
             let (name, times) = match (operand.strip_suffix('*'), operand.strip_suffix('?')) {
                 (Some(name), _) => (name, Times::Any),
                 (_, Some(name)) => (name, Times::AtMostOnce),
                 _ => (operand, Times::Once),
             };
-            grammar.operands.push((kind(name)?, times));
+            grammar.operands.push(Operand::Of(kind(name)?, times));
         }
         Ok(grammar)
     }
@@ -127,8 +139,10 @@ impl Grammar {
             }
             self.option(text, &mut rest)?;
         }
-        match operands.find(|(_, times)| *times == Times::Once) {
-            Some((kind, _)) => Err(format!("an operand is missing ({kind:?})")),
+        let missing = |operand: &&Operand| matches!(operand, Operand::Of(_, Times::Once) | Operand::Exactly(_));
+        match operands.find(missing) {
+            Some(Operand::Of(kind, _)) => Err(format!("an operand is missing ({kind:?})")),
+            Some(Operand::Exactly(word)) => Err(format!("the word {word} is missing")),
             None => Ok(()),
         }
     }
@@ -183,8 +197,15 @@ fn next<'a>(kind: Kind, name: &str, rest: &mut impl Iterator<Item = &'a Arg>) ->
     }
 }
 
-fn operand(left: &mut std::iter::Peekable<std::slice::Iter<'_, (Kind, Times)>>, arg: &Arg) -> Result<(), String> {
-    let Some((kind, times)) = left.peek() else { return Err(format!("{} is one operand too many", arg.text())) };
+fn operand(left: &mut std::iter::Peekable<std::slice::Iter<'_, Operand>>, arg: &Arg) -> Result<(), String> {
+    let (kind, times) = match left.peek() {
+        None => return Err(format!("{} is one operand too many", arg.text())),
+        Some(Operand::Exactly(word)) => {
+            left.next();
+            return if crate::rules::is(arg, word) { Ok(()) } else { Err(format!("{} is not {word}", arg.text())) };
+        }
+        Some(Operand::Of(kind, times)) => (kind, times),
+    };
     if *times != Times::Any {
         left.next();
     }
@@ -201,7 +222,7 @@ fn operand(left: &mut std::iter::Peekable<std::slice::Iter<'_, (Kind, Times)>>, 
     }
 }
 
-fn fits(kind: Kind, text: &str) -> Result<(), String> {
+pub(crate) fn fits(kind: Kind, text: &str) -> Result<(), String> {
     let fits = match kind {
         Kind::Text => true,
         Kind::Format => text.starts_with('+'),

@@ -13,6 +13,7 @@ mod grammar;
 pub mod lex;
 pub mod parse;
 pub mod plan;
+pub mod propose;
 pub mod rules;
 pub mod setup;
 pub mod show;

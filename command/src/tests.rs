@@ -286,3 +286,69 @@ fn long_and_deep_text_ends_in_as_many_steps_as_it_has_characters() {
         let _ = decide(&text);
     }
 }
+
+mod proposals {
+    use crate::decide::{Facts, Place, Policy};
+    use crate::propose::propose;
+    use crate::rules::Outcome;
+
+    const FACTS: Facts<'static> = Facts { session: "agent:main:main", place: Place::Docker };
+
+    fn policy() -> Policy {
+        Policy::from_json("{}").unwrap()
+    }
+
+    fn with(command: &str) -> Policy {
+        let rules = propose(&policy(), command, &FACTS).unwrap();
+        policy().with(&serde_json::Value::from(rules).to_string()).unwrap()
+    }
+
+    fn allows(policy: &Policy, command: &str) -> bool {
+        policy.decide(command, &FACTS).outcome == Outcome::Allow
+    }
+
+    #[test]
+    fn proposed_rule_lets_its_command_run_and_little_beside_it() {
+        for (command, also, never) in [
+            ("systemctl --no-pager status 3", "systemctl status 4", "systemctl stop 3"),
+            ("convert -a in/a.png out/b.png", "convert in/c.png x.png", "convert -b in/a.png out/b.png"),
+            ("frob --level=3 a.txt", "frob --level=4 b.txt", "frob --level=x a.txt"),
+            ("frob a.txt > out", "frob b.txt > other", "frob a.txt b.txt"),
+            ("frob a.txt | frob --x", "frob --x", "frob a.txt --y"),
+        ] {
+            assert!(
+                !allows(&policy(), command) && !allows(&policy(), also),
+                "{command}: a proposal must change something"
+            );
+            let more = with(command);
+            assert!(allows(&more, command) && allows(&more, also), "{command}");
+            assert!(!allows(&more, never), "{command} lets {never} run");
+            let main = |session| more.decide(command, &Facts { session, place: Place::Docker }).outcome;
+            assert_eq!(main("agent:main:telegram:dm:5"), Outcome::Ask, "another class of conversation");
+            assert_eq!(main("agent:other:main"), Outcome::Ask, "another agent");
+        }
+    }
+
+    #[test]
+    fn no_rule_is_proposed_for_what_runs_others_nor_for_what_none_is_needed() {
+        for command in [
+            "python3.11 -c x",
+            "bash x",
+            "env ls",
+            "find . -newer a",
+            "git status --x",
+            "npm test",
+            "sh -c 'rm x'",
+            "timeout 3 x",
+            "frob -n5",
+            "frob ../a",
+            "frob /etc/passwd",
+            "frob *.rs",
+            "ls",
+            "echo $(id)",
+            "ls | sh",
+        ] {
+            assert!(propose(&policy(), command, &FACTS).is_err(), "{command}");
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! `moltbot.json`: what the operator may set, its defaults, and errors that say where and what instead.
 //!
 //! The file is JSON5. It is strict: an unknown key anywhere is an error, and a file that does not load never means
-//! defaults. Secrets do not belong in it; the one that people would put there is refused with the way out.
+//! defaults. Secrets do not belong in it: a loaded configuration has the name of each and not its value, and `moltbot`
+//! moves the values into the vault.
 #![forbid(unsafe_code)]
 
 pub mod edit;
@@ -130,7 +131,11 @@ impl Config {
     }
 
     fn lower(source: &Source) -> Result<Self, ConfigError> {
-        serde_path_to_error::deserialize(&source.value).map_err(|error| {
+        let (value, secrets) = secrets::lift(source);
+        let without = |held: secrets::Held| secrets::Held { value: None, ..held };
+        let secrets = secrets.into_iter().map(without).collect();
+        let config = serde_path_to_error::deserialize(&value).map(|config| Self { secrets, ..config });
+        config.map_err(|error| {
             let (path, message) = (error.path().to_string(), error.inner().to_string());
             let path = if path == "." { String::new() } else { path };
             let (path, message) = explain(&path, &message);
@@ -170,6 +175,12 @@ impl Config {
     pub fn local(&self, tls: bool) -> Vec<String> {
         let providers = self.models.origins().filter(|(secure, _)| !secure && !tls).map(|(_, at)| at);
         self.egress.local(tls).chain(providers).collect()
+    }
+
+    /// Who may write on which channel, for the vault.
+    #[must_use]
+    pub fn senders(&self) -> Vec<String> {
+        self.channels.lines()
     }
 
     /// `tools.exec` as JSON, for sandboxd.

@@ -5,7 +5,7 @@
 
 use crate::edit::{Step as PathStep, parse_path};
 use crate::rules::{Severity, findings};
-use crate::secrets::REFERENCE;
+use crate::secrets::{REFERENCE, is_secret_key, name};
 use crate::source::{self, is_reference};
 use crate::{Config, ConfigError};
 use serde_json::{Value, json};
@@ -14,31 +14,8 @@ use std::path::Path;
 
 /// Steps after which a text is given up on: every key of upstream's schema, with room.
 const MAX_STEPS: usize = 4_000;
-/// Keys whose values are secrets, wherever they stand. Source: Phase 1, plan 05; upstream's schema.
-const SECRETS: [&str; 9] = [
-    "token",
-    "password",
-    "botToken",
-    "appToken",
-    "apiKey",
-    "signingSecret",
-    "webhookSecret",
-    "accessToken",
-    "refreshToken",
-];
-
 /// Where keys of providers stand.
 const PROVIDERS: &str = "models.providers";
-
-/// The vault's name for a secret that stood at this path: `channels.telegram.bottoken`.
-#[must_use]
-pub fn secret_name(path: &str) -> String {
-    let plain = |c: char| match c.to_ascii_lowercase() {
-        c @ ('a'..='z' | '0'..='9' | '.' | '_' | '-') => c,
-        _ => '-',
-    };
-    path.chars().map(plain).take(64).collect()
-}
 
 /// Something that was done to the text.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -203,16 +180,16 @@ fn take_secrets(value: &mut Value, path: &mut Vec<PathStep>, migrated: &mut Migr
     match value {
         Value::Object(members) => {
             let names: Vec<String> = members.keys().cloned().collect();
-            for name in names {
-                path.push(PathStep::Key(name.clone()));
-                let secret = SECRETS.contains(&name.as_str());
-                match members.get_mut(&name) {
+            for key in names {
+                path.push(PathStep::Key(key.clone()));
+                let secret = is_secret_key(&key);
+                match members.get_mut(&key) {
                     Some(Value::String(text)) if secret => take_secret(text, &shown(path), migrated),
                     Some(inner) => take_secrets(inner, path, migrated),
                     None => {}
                 }
-                if secret && members.get(&name).is_some_and(|left| left == "") {
-                    members.remove(&name);
+                if secret && members.get(&key).is_some_and(|left| left == "") {
+                    members.remove(&key);
                 }
                 path.pop();
             }
@@ -231,7 +208,7 @@ fn take_secrets(value: &mut Value, path: &mut Vec<PathStep>, migrated: &mut Migr
 /// Nothing is left of it, but for the key of a provider: there alone a secret's name stands where it stood.
 fn take_secret(text: &mut String, path: &str, migrated: &mut Migrated) {
     let of_provider = path.starts_with(PROVIDERS);
-    if text.is_empty() || (of_provider && text.starts_with(REFERENCE)) {
+    if text.is_empty() || text.starts_with(REFERENCE) {
         return;
     }
     if is_reference(text) {
@@ -240,7 +217,7 @@ fn take_secret(text: &mut String, path: &str, migrated: &mut Migrated) {
         return;
     }
     migrated.change(path, "moves into the vault");
-    let left = if of_provider { format!("{REFERENCE}{}", secret_name(path)) } else { String::new() };
+    let left = if of_provider { format!("{REFERENCE}{}", name(path)) } else { String::new() };
     migrated.secrets.push(Found { path: path.to_owned(), value: std::mem::replace(text, left) });
 }
 

@@ -6,8 +6,9 @@ mod channels;
 mod egress;
 mod models;
 mod sandbox;
+mod secrets;
 
-use crate::schema::{Bind, Config, Redact, TailscaleMode};
+use crate::schema::{Ask, Bind, Config, Redact, TailscaleMode};
 use serde::Serialize;
 
 /// How bad it is.
@@ -104,6 +105,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     rest(config, &mut all);
     egress::rules(config, &mut all);
     models::rules(config, &mut all);
+    secrets::rules(config, &mut all);
     all.0.sort_by_key(|finding| finding.severity);
     all.0
 }
@@ -164,17 +166,17 @@ fn gateway(config: &Config, all: &mut Findings) {
     }
     let Some(auth) = &gateway.auth else { return };
     all.refuse_if(
-        auth.token.is_some(),
-        "gateway.auth.token_in_config",
+        auth.token.as_deref().is_some_and(|token| token != "vault:gateway.token"),
+        "gateway.auth.token_elsewhere",
         "gateway.auth.token",
-        "the vault makes the token and holds it",
-        "remove the key, and read the token with `moltbot gateway token --reveal`",
+        "the gateway's token is one secret of the vault, and no other can take its place",
+        "remove the key, or name vault:gateway.token",
     );
     all.refuse_if(
-        auth.password.is_some(),
-        "config.secrets.gateway_password_in_config",
+        auth.password.as_deref().is_some_and(|password| password != "vault:gateway.password"),
+        "gateway.auth.password_elsewhere",
         "gateway.auth.password",
-        "a password does not stand in the configuration",
+        "the vault keeps how to tell the password, and no other secret can take its place",
         "remove the key, and set the password with `moltbot gateway password set`",
     );
     all.refuse_if(
@@ -195,6 +197,16 @@ fn tools(config: &Config, all: &mut Findings) {
         "no command runs on the host, whoever asks",
         "set it to false",
     );
+    if tools.exec.ask == Ask::Off {
+        all.push(
+            Severity::Warn,
+            "tools.exec.ask_off",
+            "tools.exec.ask",
+            "nobody is asked about a command that no rule knows",
+            "the sandbox is then the only wall",
+            "set it to on-miss",
+        );
+    }
     for (is, name) in [(tools.browser.enabled, "browser"), (tools.canvas.enabled, "canvas")] {
         all.refuse_if(
             is,
@@ -227,6 +239,20 @@ fn rest(config: &Config, all: &mut Findings) {
         "logging",
         "keepFiles and keepDays are 1 at least",
         "leave them out to keep everything",
+    );
+    all.refuse_if(
+        !(1 << 16..=1 << 30).contains(&logging.max_file_bytes),
+        "logging.file_size",
+        "logging.maxFileBytes",
+        "a file of the log is between 65536 and 1073741824 bytes",
+        "leave it out for 10 MiB",
+    );
+    all.refuse_if(
+        !(1..=3_650).contains(&logging.max_file_days),
+        "logging.file_age",
+        "logging.maxFileDays",
+        "a file of the log is closed after 1 to 3650 days",
+        "leave it out for 30",
     );
     all.refuse_if(
         logging.redact_patterns.len() > 32,

@@ -76,6 +76,9 @@ section! {
         pub tools: Tools,
         /// Commands that people type in a conversation.
         pub commands: Commands,
+        /// Secrets that it held or named a variable for, without their values.
+        #[serde(skip)]
+        pub secrets: Vec<crate::secrets::Held>,
     }
 }
 
@@ -88,6 +91,10 @@ section! {
         pub redact_sensitive: Redact,
         /// Regular expressions whose matches are redacted beside the built-in rules, never instead of them.
         pub redact_patterns: Vec<String>,
+        /// Bytes from which on a stream goes on in a new file: 65,536 to 1,073,741,824.
+        pub max_file_bytes: u64,
+        /// Days after which it does: 1 to 3,650.
+        pub max_file_days: u32,
         /// Files of each stream that `moltbot logs prune` keeps, the newest; 1 at least.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub keep_files: Option<u32>,
@@ -100,7 +107,15 @@ section! {
 impl Default for Logging {
     fn default() -> Self {
         let (level, redact_sensitive) = (Level::default(), Redact::default());
-        Self { level, redact_sensitive, redact_patterns: Vec::new(), keep_files: None, keep_days: None }
+        Self {
+            level,
+            redact_sensitive,
+            redact_patterns: Vec::new(),
+            max_file_bytes: 10 << 20,
+            max_file_days: 30,
+            keep_files: None,
+            keep_days: None,
+        }
     }
 }
 

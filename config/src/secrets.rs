@@ -3,7 +3,10 @@
 //! file is.
 
 use crate::edit::{self, EditError};
+use crate::source::{self, Env, Source};
+use crate::{ConfigError, join};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 /// What a key's name ends with whose value is a secret, without regard to case, hyphens and underscores.
 const ENDINGS: [&str; 10] = [
@@ -22,6 +25,10 @@ const ENDINGS: [&str; 10] = [
 const OF_PROFILES: [&str; 3] = ["key", "access", "refresh"];
 /// Beginnings of a path that say nothing about the secret.
 const NOISE: [&str; 4] = ["channels.", "models.providers.", "profiles.", "config."];
+/// Paths whose secret the vault keeps under a name of its own.
+const OWN: [(&str, &str); 2] = [("gateway.auth.token", "gateway.token"), ("gateway.auth.password", PASSWORD)];
+/// The name that stands for the password: the vault keeps no password, only how to tell it from others.
+pub const PASSWORD: &str = "gateway.password";
 /// What stands where a secret stood.
 pub const REFERENCE: &str = "vault:";
 /// Longest name in the vault, in bytes.
@@ -45,6 +52,101 @@ impl std::fmt::Debug for Clear {
     }
 }
 
+/// Where a secret of our own configuration was found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// In the file, in clear.
+    File,
+    /// In clear in a file that it includes.
+    Included(PathBuf),
+    /// In the environment, which the file names.
+    Environment,
+}
+
+/// A secret that our own configuration holds or names a variable for. In a loaded configuration its value is not kept.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Held {
+    /// Where it stands, as `gateway.auth.token`.
+    pub path: String,
+    /// The name that the vault has it under.
+    pub name: String,
+    /// Where it was found.
+    pub origin: Origin,
+    /// It, where it is there.
+    pub value: Option<String>,
+}
+
+/// Everything but the value.
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} -> {} ({:?})", self.path, self.name, self.origin)
+    }
+}
+
+/// The secrets of our own configuration, with their values.
+///
+/// # Errors
+/// [`ConfigError`] where it is not one.
+pub fn held(text: &str, file: &Path, env: Env<'_>) -> Result<Vec<Held>, ConfigError> {
+    Ok(lift(&source::read(text, file, env)?).1)
+}
+
+/// The values with a reference in the place of each secret, and the secrets.
+pub(crate) fn lift(source: &Source) -> (Value, Vec<Held>) {
+    let mut value = source.value.clone();
+    let mut held = Vec::new();
+    lift_from(&mut value, source, &Step::default(), &mut held);
+    (value, held)
+}
+
+/// A place on the way down: its path as the source has it, as it is written, and its last key.
+#[derive(Clone, Default)]
+struct Step {
+    plain: String,
+    written: String,
+    key: String,
+}
+
+fn lift_from(value: &mut Value, source: &Source, at: &Step, held: &mut Vec<Held>) {
+    match value {
+        Value::Object(members) => {
+            for (key, value) in members.iter_mut() {
+                let at = Step { plain: join(&at.plain, key), written: step(&at.written, key), key: key.clone() };
+                lift_from(value, source, &at, held);
+            }
+        }
+        Value::Array(items) => {
+            for (number, item) in items.iter_mut().enumerate() {
+                let (plain, written) = (format!("{}[{number}]", at.plain), format!("{}[{number}]", at.written));
+                lift_from(item, source, &Step { plain, written, key: at.key.clone() }, held);
+            }
+        }
+        Value::String(text) if is_secret_key(&at.key) && !text.trim().is_empty() && !text.starts_with(REFERENCE) => {
+            let missing = source::is_reference(text);
+            let file = source.place(&at.plain).file;
+            let origin = if missing || source.from_env.contains(&at.plain) {
+                Origin::Environment
+            } else if file == source.file {
+                Origin::File
+            } else {
+                Origin::Included(file)
+            };
+            let wanted = name(&at.written);
+            let mut name = wanted.clone();
+            // Two spellings that come to one name stay two secrets.
+            for number in 2.. {
+                if !held.iter().any(|other| other.name == name) {
+                    break;
+                }
+                name = format!("{}-{number}", wanted.get(..wanted.len().min(58)).unwrap_or(&wanted));
+            }
+            let lifted = std::mem::replace(text, format!("{REFERENCE}{name}"));
+            held.push(Held { path: at.written.clone(), name, origin, value: (!missing).then_some(lifted) });
+        }
+        _ => {}
+    }
+}
+
 /// True where a key of this name holds a secret.
 #[must_use]
 pub fn is_secret_key(key: &str) -> bool {
@@ -61,6 +163,9 @@ pub fn is_reference(text: &str) -> bool {
 /// A name in the vault for what stands at this path: `telegram.bottoken`.
 #[must_use]
 pub fn name(path: &str) -> String {
+    if let Some((_, own)) = OWN.iter().find(|(own, _)| *own == path) {
+        return (*own).to_owned();
+    }
     let mut path = path;
     for noise in NOISE {
         path = path.strip_prefix(noise).unwrap_or(path);
@@ -124,15 +229,12 @@ fn step(path: &str, key: &str) -> String {
     }
 }
 
-/// The text with a reference in the secret's place; or without its key, where `remove` says so.
+/// The text with a reference in the place of the secret that stands at `path`.
 ///
 /// # Errors
 /// [`EditError`].
-pub fn take(text: &str, clear: &Clear, remove: bool) -> Result<String, EditError> {
-    if remove {
-        return edit::unset(text, &clear.path);
-    }
-    edit::set(text, &clear.path, &Value::String(format!("{REFERENCE}{}", clear.name)))
+pub fn take(text: &str, path: &str, name: &str) -> Result<String, EditError> {
+    edit::set(text, path, &Value::String(format!("{REFERENCE}{name}")))
 }
 
 /// Secrets of a file of lines `NAME=value`: line, name in the vault, value.
@@ -176,7 +278,7 @@ mod tests {
         names.sort();
         let expected = [
             ("channels.telegram.botToken", "telegram.bottoken"),
-            ("gateway.auth.token", "gateway.auth.token"),
+            ("gateway.auth.token", "gateway.token"),
             ("list[0].password", "list.0.password"),
             ("models.providers[\"open.ai\"].apiKey", "models.providers.open.ai.apikey"),
             ("models.providers[\"open.ai\"].headers.Authorization", "models.providers.open.ai.headers.authorization"),
@@ -195,18 +297,16 @@ mod tests {
 
     #[test]
     fn text_that_they_were_taken_from_holds_none_and_keeps_the_rest() {
-        for remove in [false, true] {
-            let mut text = TEXT.to_owned();
-            for clear in found() {
-                text = take(&text, &clear, remove).unwrap();
-            }
-            for clear in found() {
-                assert!(!text.contains(&clear.value), "{clear:?}: {text}");
-                assert_eq!(text.contains(&format!("vault:{}", clear.name)), !remove, "{text}");
-            }
-            assert!(text.contains("// mine") && text.contains("// the end") && text.contains("${SLACK}"), "{text}");
-            assert!(find(&crate::read_value(&text).unwrap(), "").is_empty(), "{text}");
+        let mut text = TEXT.to_owned();
+        for clear in found() {
+            text = take(&text, &clear.path, &clear.name).unwrap();
         }
+        for clear in found() {
+            assert!(!text.contains(&clear.value), "{clear:?}: {text}");
+            assert!(text.contains(&format!("vault:{}", clear.name)), "{text}");
+        }
+        assert!(text.contains("// mine") && text.contains("// the end") && text.contains("${SLACK}"), "{text}");
+        assert!(find(&crate::read_value(&text).unwrap(), "").is_empty(), "{text}");
     }
 
     #[test]

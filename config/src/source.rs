@@ -3,6 +3,7 @@
 //! The files are the operator's own; they are read before broker seals itself, and by `moltbot`. An included file lies in
 //! the directory of the configuration or beneath it, and is no link: what can be written elsewhere cannot reconfigure us.
 
+use crate::secrets::is_secret_key;
 use crate::{ConfigError, Problem};
 use jsonc_parser::ast::Value as Ast;
 use jsonc_parser::common::Ranged;
@@ -34,7 +35,8 @@ pub struct Source {
     places: BTreeMap<String, Place>,
     /// Keys whose value came from the environment.
     pub from_env: BTreeSet<String>,
-    file: PathBuf,
+    /// The file.
+    pub(crate) file: PathBuf,
 }
 
 impl Source {
@@ -274,6 +276,8 @@ impl Source {
                     self.from_env.insert(path.to_owned());
                     *text = expanded;
                 }
+                // A secret's variable is needed until the vault has the secret, and not longer.
+                Err(_) if is_reference(text) && is_secret_key(last_key(path)) => {}
                 Err(name) => problems.push(self.problem(
                     path,
                     format!("the environment has no {name}, or an empty one; set it where Moltbot is started, or write $${{{name}}} for the text itself"),
@@ -292,6 +296,12 @@ impl Source {
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
+}
+
+/// The last key of a path, whatever it is in.
+fn last_key(path: &str) -> &str {
+    let path = path.trim_end_matches(|c: char| c == ']' || c == '[' || c.is_ascii_digit());
+    path.rsplit('.').next().unwrap_or(path)
 }
 
 /// Puts `${NAME}` in, NAME being `[A-Z_][A-Z0-9_]*`; `$${NAME}` is the text `${NAME}`. Anything else stays as it is.

@@ -68,6 +68,15 @@ pub enum End {
     NotMade(String),
 }
 
+/// What runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Program<'a> {
+    /// Absolute path of a program, and its arguments behind it.
+    Words(&'a [&'a str]),
+    /// The runner, by its descriptor, with this input.
+    Runner(BorrowedFd<'a>),
+}
+
 /// One run.
 #[derive(Debug)]
 pub struct JailSpec<'a> {
@@ -75,8 +84,10 @@ pub struct JailSpec<'a> {
     pub tier: Tier,
     /// Directory that it may write to.
     pub workspace: BorrowedFd<'a>,
-    /// Absolute path of the program, and its arguments behind it.
-    pub words: &'a [&'a str],
+    /// What runs.
+    pub program: Program<'a>,
+    /// Where, beneath the workspace; no link leads there. The workspace where empty.
+    pub cwd: &'a str,
     /// Its standard output.
     pub stdout: BorrowedFd<'a>,
     /// Its standard error.
@@ -91,6 +102,7 @@ pub struct Jailer {
     filters: Vec<seccompiler::BpfProgram>,
     no_sockets: seccompiler::BpfProgram,
     null: OwnedFd,
+    runner: Option<OwnedFd>,
     landlock_abi: u8,
 }
 
@@ -101,10 +113,13 @@ pub(crate) struct Prepared<'a> {
     uid_map: CString,
     gid_map: CString,
     words: Vec<CString>,
+    cwd: CString,
+    /// Executed in place of the first word.
+    runner: Option<OwnedFd>,
     /// Of `words`, and a null behind them.
     arguments: Vec<*const libc::c_char>,
     processes: u64,
-    null: OwnedFd,
+    stdin: OwnedFd,
     stdout: OwnedFd,
     stderr: OwnedFd,
     report: OwnedFd,
@@ -135,8 +150,20 @@ impl Jailer {
             filters: filter::common().map_err(|error| JailError::Filter(error.to_string()))?,
             no_sockets: filter::no_sockets().map_err(|error| JailError::Filter(error.to_string()))?,
             null: null.into(),
+            runner: None,
             landlock_abi,
         })
+    }
+
+    /// Takes the program that [`Program::Runner`] means.
+    pub fn set_runner(&mut self, runner: OwnedFd) {
+        self.runner = Some(runner);
+    }
+
+    /// True where there is one.
+    #[must_use]
+    pub const fn has_runner(&self) -> bool {
+        self.runner.is_some()
     }
 
     /// Starts a sandbox. The caller must be single-threaded: the child continues on a copy of its stack and must not
@@ -154,8 +181,15 @@ impl Jailer {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(os("pipe"))?;
         let raise = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, ABOVE).map_err(os("dup"));
         let line = |id: u32| CString::new(format!("65534 {id} 1\n")).map_err(|_| JailError::Nul);
+        let (words, input, runner) = match (spec.program, &self.runner) {
+            (Program::Words(words), _) => (words, self.null.as_fd(), None),
+            (Program::Runner(input), Some(runner)) => (&["moltbot-runner", "files"][..], input, Some(runner)),
+            (Program::Runner(_), None) => {
+                return Err(JailError::Lacks("there is no moltbot-runner beside the launcher"));
+            }
+        };
         let words: Vec<CString> =
-            spec.words.iter().map(|word| CString::new(*word)).collect::<Result<_, _>>().map_err(|_| JailError::Nul)?;
+            words.iter().map(|word| CString::new(*word)).collect::<Result<_, _>>().map_err(|_| JailError::Nul)?;
         let prepared = Prepared {
             tier: spec.tier,
             jailer: self,
@@ -163,12 +197,14 @@ impl Jailer {
             gid_map: line(getgid().as_raw())?,
             arguments: words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect(),
             words,
+            cwd: CString::new(spec.cwd).map_err(|_| JailError::Nul)?,
+            runner: runner.map(|runner| raise(runner.as_fd())).transpose()?,
             processes: match spec.tier {
                 Tier::N1 => PROCESSES,
                 // Without a user namespace the kernel counts all of this uid's tasks on the machine.
                 Tier::N2 => tasks_of(self.uid).saturating_add(PROCESSES),
             },
-            null: raise(self.null.as_fd())?,
+            stdin: raise(input)?,
             stdout: raise(spec.stdout)?,
             stderr: raise(spec.stderr)?,
             report: raise(write.as_fd())?,

@@ -224,6 +224,32 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
+/// The global allocator of a process that holds no secret and may be handed one within something else, as a record of a
+/// command is: blocks are the system's, and are wiped when freed.
+#[derive(Debug)]
+pub struct Wiping;
+
+// SAFETY: every block is the system's, asked for and given back with the caller's own layout.
+unsafe impl GlobalAlloc for Wiping {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's layout, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's layout, passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the block has at least the layout's size and its owner gives it up; it came from the system.
+        unsafe {
+            wipe(block, layout.size());
+            System.dealloc(block, layout);
+        }
+    }
+}
+
 fn carve(inner: &mut Inner, class: usize) -> *mut u8 {
     let Some(head) = inner.free.get_mut(class) else { return ptr::null_mut() };
     if !head.is_null() {

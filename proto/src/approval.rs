@@ -17,7 +17,7 @@ pub struct Subject {
     /// What runs: the program's path and its arguments, joined as a shell would read them.
     pub runs: BoundedStr<12_288>,
     /// Directory in which it begins.
-    pub cwd: BoundedStr<64>,
+    pub cwd: BoundedStr<1088>,
     /// The environment.
     pub environment: BoundedStr<256>,
     /// Backend and image, by the image's digest.

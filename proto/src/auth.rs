@@ -239,6 +239,15 @@ pub enum LoginVerb {
         /// What it may do from now on.
         scopes: Scopes,
     },
+    /// Pairs a device that was paired elsewhere, by its key. Whoever has that key is let in.
+    AdmitDevice {
+        /// Its Ed25519 key.
+        public_key: [u8; 32],
+        /// A name for it.
+        name: BoundedStr<64>,
+        /// What it may do from now on.
+        scopes: Scopes,
+    },
     /// Forgets that a device waits.
     DenyDevice {
         /// Which.
@@ -270,6 +279,7 @@ impl LoginVerb {
             Self::ClearPassword => "gateway.password.clear",
             Self::ListDevices => "devices.list",
             Self::ApproveDevice { .. } => "devices.approve",
+            Self::AdmitDevice { .. } => "devices.admit",
             Self::DenyDevice { .. } => "devices.deny",
             Self::RevokeDevice { .. } => "devices.revoke",
             Self::RotateToken { .. } => "devices.token.rotate",

@@ -37,6 +37,17 @@ pub enum Resource {
     WorkspaceDir,
 }
 
+/// How long containers are kept, and how many wait for a session.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Keep {
+    /// Started before a session needs one.
+    pub pool: u8,
+    /// Hours without a command after which a session's is thrown away.
+    pub idle_hours: u32,
+    /// Days after which it is, once nothing runs in it.
+    pub age_days: u32,
+}
+
 /// How large a container is. The defaults are the most that there is.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Sizes {
@@ -54,6 +65,21 @@ impl Default for Sizes {
     }
 }
 
+/// How large and how old a file of the log becomes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LogFiles {
+    /// Bytes from which on it is closed.
+    pub bytes: u64,
+    /// Days after which it is.
+    pub days: u32,
+}
+
+impl Default for LogFiles {
+    fn default() -> Self {
+        Self { bytes: 10 << 20, days: 30 }
+    }
+}
+
 /// What a role needs to know, decided by broker from the configuration. One enum per role, so none is told more.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum RoleConfig {
@@ -63,12 +89,17 @@ pub enum RoleConfig {
         layout: BoundedStr<32>,
         /// `logging.redactPatterns`: regular expressions of what is taken out of texts beside what the rules find.
         redact: BoundedVec<BoundedStr<512>, 32>,
+        /// When a stream goes on in a new file.
+        files: LogFiles,
     },
     /// vault
     Vault {
         /// Names of credentials that answers need, as those of models: conversations that strangers' words have reached lease
         /// these and no others.
         answers: BoundedVec<BoundedStr<64>, 64>,
+        /// What the configuration says of channels: `CHANNEL mode MODE` and `CHANNEL allow SENDER`, a line each; `*` is every
+        /// channel of which nothing is said.
+        senders: BoundedVec<BoundedStr<176>, 256>,
     },
     /// sandboxd
     Sandboxd {
@@ -88,6 +119,8 @@ pub enum RoleConfig {
         tools: BoundedBytes<16_384>,
         /// How large a container is.
         sizes: Sizes,
+        /// How long one is kept, and how many wait.
+        keep: Keep,
     },
     /// dialer
     Dialer {

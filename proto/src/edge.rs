@@ -125,7 +125,7 @@ edges! {
     /// egress has a connection made.
     EgressDialer: DialRequest => Dialed, chunk NoChunk, caps 4096, 4096, window 32, fds 0, 1;
     /// sandboxd has a native sandbox made.
-    SandboxdLauncher: LaunchRequest => LaunchReply, chunk NoChunk, caps 16_384, 4096, window 32, fds 2, 0;
+    SandboxdLauncher: LaunchRequest => LaunchReply, chunk NoChunk, caps 200_000, 4096, window 32, fds 2, 0;
     /// The vault compares what it and the log remember of each other, and cosigns.
     VaultWitness: WitnessRequest => WitnessReply, chunk NoChunk, caps 4096, 16_384, window 4, fds 0, 0;
     /// Anybody has a record written; auditd knows who by which end it came in on.

@@ -23,6 +23,7 @@ pub mod outbox;
 #[cfg(feature = "tokio")]
 pub mod port;
 pub mod probe;
+pub mod runner;
 pub mod sandbox;
 pub mod secret;
 pub mod senders;

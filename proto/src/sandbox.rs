@@ -473,6 +473,17 @@ pub enum LaunchRequest {
         workspace: WorkspaceName,
         /// The program's absolute path, and its arguments behind it.
         words: Words,
+        /// Directory of the workspace to begin in.
+        cwd: WorkspacePath,
+        /// Seconds of wall clock it gets.
+        timeout_s: u32,
+    },
+    /// Run the runner for one file verb; the packet carries two descriptors as for [`LaunchRequest::Run`].
+    File {
+        /// Workspace to mount writable.
+        workspace: WorkspaceName,
+        /// A frame of a [`FileVerb`], given to it as its input.
+        verb: BoundedBytes<180_000>,
         /// Seconds of wall clock it gets.
         timeout_s: u32,
     },

@@ -146,7 +146,7 @@ topology! {
     EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
     EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;
     GatewayVault: Gateway asks Vault "verify client, challenge, watch, verify code, may speak, open transcript" over GatewayVault;
-    GatewaySandboxd: Gateway asks Sandboxd "exec, describe, close" over GatewaySandboxd;
+    GatewaySandboxd: Gateway asks Sandboxd "exec, process, file, describe, close" over GatewaySandboxd;
     GatewayEgress: Gateway asks Egress "http" over GatewayEgress;
 }
 

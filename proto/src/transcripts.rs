@@ -113,6 +113,14 @@ pub enum TranscriptVerb {
         /// Which.
         id: TranscriptId,
     },
+    /// The key of a new transcript that is closed from the start, for a conversation that was held elsewhere: the operator's
+    /// command seals it, and gateway is never given it.
+    Import {
+        /// The conversation.
+        session: SessionKey,
+        /// The transcript, of which there must be none yet.
+        id: TranscriptId,
+    },
     /// Destroys the key of one: nobody reads it any more.
     Destroy {
         /// Which.
@@ -127,6 +135,7 @@ impl TranscriptVerb {
         match self {
             Self::List { .. } => "sessions.list",
             Self::Reveal { .. } => "sessions.show",
+            Self::Import { .. } => "sessions.import",
             Self::Destroy { .. } => "sessions.delete",
         }
     }

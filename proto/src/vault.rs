@@ -186,6 +186,14 @@ pub enum VaultVerb {
         /// True where the name must be there already, false where it must not.
         rotate: bool,
     },
+    /// Takes a value over that stands in the configuration or the environment, once: answered with 0 where it was taken
+    /// over before, whatever the vault has under this name now.
+    AdoptSecret {
+        /// The name.
+        name: BoundedStr<64>,
+        /// The value.
+        value: Secret,
+    },
     /// Forgets a secret.
     RemoveSecret {
         /// The name.
@@ -266,6 +274,7 @@ impl VaultVerb {
             Self::ListSecrets { .. } => "secrets.list",
             Self::PutSecret { rotate: false, .. } => "secrets.set",
             Self::PutSecret { rotate: true, .. } => "secrets.rotate",
+            Self::AdoptSecret { .. } => "secrets.adopt",
             Self::RemoveSecret { .. } => "secrets.remove",
             Self::RevealSecret { .. } => "secrets.reveal",
             Self::ReadPolicy { .. } => "secrets.policy",

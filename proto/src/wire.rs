@@ -106,6 +106,22 @@ pub fn encode<T: Serialize>(header: Header, body: &T, cap: usize) -> Result<Vec<
     Ok(frame)
 }
 
+/// Encodes a value of at most `cap` bytes behind its length (`u32 le`), for streams.
+///
+/// # Errors
+/// [`WireError::OverCap`] or [`WireError::Encode`].
+pub fn encode_behind_length<T: Serialize>(value: &T, cap: usize) -> Result<Vec<u8>, WireError> {
+    let mut frame = vec![0; 4];
+    bincode::serde::encode_into_std_write(value, &mut frame, CONFIG).map_err(WireError::Encode)?;
+    let found = frame.len().saturating_sub(4);
+    let length = u32::try_from(found).ok().filter(|_| found <= cap);
+    let length = length.ok_or(WireError::OverCap { found, cap })?;
+    if let Some(place) = frame.first_chunk_mut::<4>() {
+        *place = length.to_le_bytes();
+    }
+    Ok(frame)
+}
+
 /// Splits a packet into its header and its body.
 ///
 /// # Errors

@@ -1,68 +1,66 @@
-//! The Docker backend: a hardened container per session, kept while sandboxd lives.
+//! The Docker backend: a hardened container per session, kept while sandboxd lives, and a few that wait for a session.
 //!
-//! The engine has no way to end one exec; a command that must be ended therefore ends its whole container, and the session
-//! gets a fresh one. That loses the session's temporary files, and nothing can outlive it.
+//! A command runs by the container's resident runner. Where the image has none it runs by the engine's exec, which has no
+//! way to end one: a command that must be ended then ends its whole container, and the session gets a fresh one.
 
-use crate::drift::drift;
+use crate::container::{Container, Maker};
+use crate::job::{Event, Job};
 use crate::posture;
-use crate::spec::{self, INSTANCE, Image};
+use crate::runs::lock;
+use crate::spec::{INSTANCE, Image};
 use crate::state::{Engine, Settings, random, workspace};
-use bollard::container::{AttachContainerResults, LogOutput};
-use bollard::exec::{StartExecOptions, StartExecResults};
-use bollard::models::{ContainerCreateBody, ExecConfig};
-use bollard::query_parameters::{
-    AttachContainerOptions, CreateContainerOptions, ListContainersOptions, RemoveContainerOptions,
-};
+use bollard::query_parameters::ListContainersOptions;
 use bollard::{API_DEFAULT_VERSION, Docker};
-use futures_util::StreamExt;
 use futures_util::future::join_all;
 use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
 use proto::control::FromRole;
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
-use proto::sandbox::{Posture, Words};
-use std::collections::HashMap;
-use std::pin::Pin;
+use proto::runner::{LABEL, Launch, Program, VERSION};
+use proto::sandbox::{Posture, Words, WorkspacePath};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use tokio::io::AsyncWrite;
-use tokio::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, RwLock, mpsc};
 use tokio::time::timeout;
 
 /// How long the engine may take for one answer.
-const ANSWER: Duration = Duration::from_secs(20);
+pub(crate) const ANSWER: Duration = Duration::from_secs(20);
 /// How long it may take to pause a container.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long it may take to say whether it is there.
 const LOOK: Duration = Duration::from_secs(2);
+/// What a command gets that nobody said a time for.
+const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
-struct Container {
-    id: String,
-    /// Held open: its end is the container's. Nobody writes to it; the mutex lets the session's tasks share it.
-    _stdin: std::sync::Mutex<Pin<Box<dyn AsyncWrite + Send>>>,
-}
+/// A session's container, once it has one; whoever makes it holds the lock.
+type Slot = Arc<Mutex<Option<Arc<Container>>>>;
 
 /// The backend.
-pub struct DockerBackend {
-    docker: Docker,
-    settings: Settings,
-    image: Image,
+pub struct DockerBackend(Arc<Inner>);
+
+struct Inner {
+    maker: Maker,
     posture: Posture,
-    /// Where broker is told of an engine that does not do as it is told.
-    words: mpsc::Sender<FromRole>,
-    /// This start of sandboxd, on a label of every container it makes.
-    epoch: String,
     /// Something may be there that is in no table: a predecessor's, or what the engine made after it was given up on.
     unsure: AtomicBool,
-    sessions: Mutex<HashMap<String, Container>>,
+    sessions: std::sync::Mutex<HashMap<String, Slot>>,
+    /// Started containers that no session has had yet.
+    pool: std::sync::Mutex<VecDeque<Arc<Container>>>,
+    filling: AtomicBool,
+    /// Containers that this process made and has not removed.
+    known: std::sync::Mutex<HashSet<String>>,
+    /// Held for reading from before a container is made until it is known, for writing by whoever removes what is not.
+    making: RwLock<()>,
 }
 
 fn failed(what: &str) -> impl Fn(bollard::errors::Error) -> Refusal {
     move |error| Refusal::new("sandbox.docker", &format!("{what}: {error}"))
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     wait: Duration,
     what: &str,
     work: impl Future<Output = Result<T, bollard::errors::Error>>,
@@ -102,9 +100,12 @@ pub async fn look(settings: &Settings) -> (Engine, Option<Taken>) {
     let version = posture.components.first().map(|part| part.version.to_string()).unwrap_or_default();
     match timeout(LOOK, docker.inspect_image(&settings.image)).await {
         Ok(Ok(image)) => {
-            let env = image.config.and_then(|config| config.env).unwrap_or_default();
+            let config = image.config.unwrap_or_default();
             let Some(id) = image.id else { return silent("it has an image without an id".to_owned()) };
-            (Engine::Ready(version), Some(Taken { docker, image: Image { id, env }, posture }))
+            let runner = config.labels.unwrap_or_default().remove(LABEL);
+            let has_runner = runner.as_deref() == Some(VERSION.to_string().as_str());
+            let image = Image { id, env: config.env.unwrap_or_default(), has_runner };
+            (Engine::Ready(version), Some(Taken { docker, image, posture }))
         }
         Ok(Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })) => (Engine::NoImage, None),
         Ok(Err(error)) => silent(error.to_string()),
@@ -119,130 +120,76 @@ impl DockerBackend {
     /// [`Refusal`] where the system has no random bytes.
     pub async fn new(taken: Taken, settings: Settings, words: mpsc::Sender<FromRole>) -> Result<Self, Refusal> {
         let epoch = random().map_err(|error| Refusal::new("sandbox.resource", &error))?;
-        // Still unsure after the first look: the engine may be making what a killed predecessor asked for.
-        let unsure = AtomicBool::new(true);
         let Taken { docker, image, posture } = taken;
         let detail = BoundedStr::truncated(&posture.summary());
         let _ = words.send(FromRole::EngineTaken { detail }).await;
-        let backend = Self { docker, settings, image, posture, words, epoch, unsure, sessions: Mutex::default() };
-        backend.sweep(&HashMap::new()).await;
+        let backend = Self(Arc::new(Inner {
+            maker: Maker { docker, settings, image, words, epoch },
+            posture,
+            // Still unsure after the first look: the engine may be making what a killed predecessor asked for.
+            unsure: AtomicBool::new(true),
+            sessions: std::sync::Mutex::default(),
+            pool: std::sync::Mutex::default(),
+            filling: AtomicBool::new(false),
+            known: std::sync::Mutex::default(),
+            making: RwLock::default(),
+        }));
+        backend.0.sweep().await;
         Ok(backend)
     }
 
     /// The image that containers are made of, by its digest.
     #[must_use]
     pub fn image(&self) -> &str {
-        &self.image.id
+        &self.0.maker.image.id
+    }
+
+    /// True where the image has a runner that this sandboxd can speak to.
+    #[must_use]
+    pub fn has_runner(&self) -> bool {
+        self.0.maker.image.has_runner
     }
 
     /// How the engine stands.
     #[must_use]
-    pub const fn posture(&self) -> &Posture {
-        &self.posture
+    pub fn posture(&self) -> &Posture {
+        &self.0.posture
     }
 
-    /// The containers of this installation, whoever made them. The engine's filter is not relied on: what lacks the label is
-    /// somebody else's.
-    async fn labelled(&self) -> Vec<String> {
-        let label = format!("{INSTANCE}={}", self.settings.instance);
-        let filters = HashMap::from([("label".to_owned(), vec![label])]);
-        let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
-        let found = within(ANSWER, "list", self.docker.list_containers(Some(options))).await.unwrap_or_default();
-        let ours = |labels: &HashMap<String, String>| labels.get(INSTANCE) == Some(&self.settings.instance);
-        found.into_iter().filter(|found| found.labels.as_ref().is_some_and(ours)).filter_map(|found| found.id).collect()
+    /// Makes as many containers as are to wait for a session, in a task of its own.
+    pub fn fill(&self) {
+        self.0.fill();
     }
 
-    /// Removes what is of this installation and in no table.
-    async fn sweep(&self, known: &HashMap<String, Container>) {
-        for id in self.labelled().await {
-            if !known.values().any(|container| container.id == id) {
-                self.remove(&id).await;
-            }
-        }
+    /// Containers that wait for a session now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        lock(&self.0.pool).len()
     }
 
     /// Ends everything: first every container stands still, all at once, then they are removed; also those that were only
     /// just being made. Returns how many there were.
     pub async fn freeze(&self) -> usize {
-        self.sessions.lock().await.clear();
-        let all = self.labelled().await;
-        join_all(all.iter().map(|id| self.pause(id))).await;
-        join_all(all.iter().map(|id| self.remove(id))).await;
+        lock(&self.0.sessions).clear();
+        lock(&self.0.pool).clear();
+        let all = self.0.labelled().await;
+        join_all(all.iter().map(|id| self.0.pause(id))).await;
+        join_all(all.iter().map(|id| self.0.remove(id))).await;
         all.len()
     }
 
-    /// What cannot be paused has ended, or is removed a moment later.
-    async fn pause(&self, id: &str) {
-        let _ = within(PAUSE, "pause", self.docker.pause_container(id)).await;
+    /// Starts something in the session's container, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`Refusal`] where it could not be started.
+    pub async fn start(&self, session: &SessionKey, launch: Launch) -> Result<Job, Refusal> {
+        let container = self.0.container(session).await?;
+        container.touch();
+        self.0.maker.start(&container, launch).await
     }
 
-    /// Nothing in it runs on while the engine takes its time to remove it.
-    async fn end(&self, id: &str) {
-        self.pause(id).await;
-        self.remove(id).await;
-    }
-
-    async fn remove(&self, id: &str) {
-        let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
-        // It may be removing itself already: then there is nothing left to do.
-        let _ = within(ANSWER, "remove", self.docker.remove_container(id, Some(options))).await;
-    }
-
-    async fn container(&self, session: &SessionKey) -> Result<String, Refusal> {
-        let name = workspace(session).0.to_string();
-        let mut sessions = self.sessions.lock().await;
-        if let Some(container) = sessions.get(&name) {
-            let running = within(ANSWER, "inspect", self.docker.inspect_container(&container.id, None)).await;
-            if running.is_ok_and(|found| found.state.and_then(|state| state.running) == Some(true)) {
-                return Ok(container.id.clone());
-            }
-            sessions.remove(&name);
-        }
-        if self.unsure.swap(false, Ordering::AcqRel) {
-            self.sweep(&sessions).await;
-        }
-        let made = self.make().await;
-        // The engine may have made one and not said so, or not removed it.
-        self.unsure.fetch_or(made.is_err(), Ordering::AcqRel);
-        let container = made?;
-        let id = container.id.clone();
-        sessions.insert(name, container);
-        Ok(id)
-    }
-
-    async fn make(&self) -> Result<Container, Refusal> {
-        let body = spec::container(&self.image, &self.settings.instance, &self.epoch, self.settings.sizes);
-        let create = self.docker.create_container(None::<CreateContainerOptions>, body.clone());
-        let id = within(ANSWER, "create", create).await?.id;
-        match self.begin(&id, &body).await {
-            Ok(stdin) => Ok(Container { id, _stdin: std::sync::Mutex::new(stdin) }),
-            Err(refusal) => {
-                self.remove(&id).await;
-                Err(refusal)
-            }
-        }
-    }
-
-    async fn begin(&self, id: &str, body: &ContainerCreateBody) -> Result<Pin<Box<dyn AsyncWrite + Send>>, Refusal> {
-        let found = within(ANSWER, "inspect", self.docker.inspect_container(id, None)).await?;
-        let drift = drift(&found, id, body, &self.image);
-        if !drift.is_empty() {
-            let detail = BoundedStr::truncated(&drift.join(", "));
-            let _ = self.words.send(FromRole::EngineDrifted { detail }).await;
-            return Err(Refusal::new(
-                "sandbox.drift",
-                &format!("the engine made another container than was asked for: {}", drift.join(", ")),
-            ));
-        }
-        let options = AttachContainerOptions { stream: true, stdin: true, ..AttachContainerOptions::default() };
-        let AttachContainerResults { input, .. } =
-            within(ANSWER, "attach", self.docker.attach_container(id, Some(options))).await?;
-        within(ANSWER, "start", self.docker.start_container(id, None)).await?;
-        Ok(input)
-    }
-
-    /// Runs a command; `sink` is given its output as it comes. Dropping the future leaves the command running: the caller
-    /// then calls [`DockerBackend::discard`].
+    /// Runs a command to its end; `sink` is given its output as it comes. Dropping the future ends the command where there
+    /// is a runner; otherwise the caller calls [`DockerBackend::discard`].
     ///
     /// # Errors
     /// [`Refusal`] where it could not be started.
@@ -251,51 +198,171 @@ impl DockerBackend {
         S: FnMut(bool, Vec<u8>) -> F,
         F: Future<Output = ()>,
     {
-        let id = self.container(session).await?;
-        let exec = ExecConfig {
-            attach_stdin: Some(false),
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            tty: Some(false),
-            privileged: Some(false),
-            user: Some("65534:65534".to_owned()),
-            working_dir: Some("/workspace".to_owned()),
-            cmd: Some(words.iter().map(|word| word.to_string()).collect()),
-            ..ExecConfig::default()
-        };
-        let exec = within(ANSWER, "exec", self.docker.create_exec(&id, exec)).await?;
-        let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
-        let started = within(ANSWER, "exec", self.docker.start_exec(&exec.id, Some(options))).await?;
-        let StartExecResults::Attached { mut output, .. } = started else {
-            return Err(Refusal::new("sandbox.docker", "the engine did not attach the command's output"));
-        };
-        while let Some(Ok(piece)) = output.next().await {
-            match piece {
-                LogOutput::StdErr { message } => sink(true, message.to_vec()).await,
-                LogOutput::StdOut { message } | LogOutput::Console { message } => sink(false, message.to_vec()).await,
-                LogOutput::StdIn { .. } => {}
+        let timeout_ms = u64::try_from(LONG.as_millis()).unwrap_or(u64::MAX);
+        let program = Program::Words(words);
+        let cwd = WorkspacePath::default();
+        let mut job = self.start(session, Launch { program, cwd, timeout_ms, stdin: false, pty: false }).await?;
+        while let Some(event) = job.next().await {
+            match event {
+                Event::Output { is_error, bytes } => sink(is_error, bytes).await,
+                Event::Ended(end) => return end,
             }
         }
-        let ended = within(ANSWER, "exec", self.docker.inspect_exec(&exec.id)).await?;
-        Ok(match ended.exit_code.map(u8::try_from) {
-            Some(Ok(code)) if ended.running != Some(true) => RunEnd::Exited(code),
-            _ => RunEnd::Lost,
-        })
+        Ok(RunEnd::Lost)
     }
 
     /// Throws the session's container away.
     pub async fn discard(&self, session: &SessionKey) {
-        let container = self.sessions.lock().await.remove(workspace(session).0.as_str());
-        if let Some(container) = container {
-            self.end(&container.id).await;
+        let slot = lock(&self.0.sessions).remove(workspace(session).0.as_str());
+        if let Some(slot) = slot
+            && let Some(container) = slot.lock().await.take()
+        {
+            self.0.end(&container.id).await;
         }
     }
 
     /// Throws every container away.
     pub async fn discard_all(&self) {
-        let all: Vec<Container> = self.sessions.lock().await.drain().map(|(_, container)| container).collect();
-        for container in all {
+        let slots: Vec<Slot> = lock(&self.0.sessions).drain().map(|(_, slot)| slot).collect();
+        let mut all: Vec<Arc<Container>> = lock(&self.0.pool).drain(..).collect();
+        for slot in slots {
+            all.extend(slot.lock().await.take());
+        }
+        join_all(all.iter().map(|container| self.0.remove(&container.id))).await;
+    }
+
+    /// Throws containers away that were idle or have lived for too long; when the next one will be.
+    pub async fn prune(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let slots: Vec<(String, Slot)> =
+            lock(&self.0.sessions).iter().map(|(name, slot)| (name.clone(), Arc::clone(slot))).collect();
+        let mut next: Option<Instant> = None;
+        for (name, slot) in slots {
+            // Whoever holds it uses it.
+            let Ok(mut held) = slot.try_lock() else { continue };
+            let Some(container) = held.as_ref() else { continue };
+            let due = container.due(&self.0.maker.settings.prune);
+            if container.busy() || due > now {
+                next = Some(next.map_or(due, |next| next.min(due)).max(now + Duration::from_secs(60)));
+                continue;
+            }
+            let container = held.take();
+            lock(&self.0.sessions).remove(&name);
+            drop(held);
+            if let Some(container) = container {
+                self.0.remove(&container.id).await;
+            }
+        }
+        next
+    }
+}
+
+/// What is in no table is looked for before the next is made, unless this was called off.
+struct Doubt<'d>(&'d AtomicBool, bool);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_or(self.1, Ordering::AcqRel);
+    }
+}
+
+impl Inner {
+    /// The containers of this installation, whoever made them. The engine's filter is not relied on: what lacks the label is
+    /// somebody else's.
+    async fn labelled(&self) -> Vec<String> {
+        let instance = &self.maker.settings.instance;
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{INSTANCE}={instance}")])]);
+        let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
+        let found = within(ANSWER, "list", self.maker.docker.list_containers(Some(options))).await.unwrap_or_default();
+        let ours = |labels: &HashMap<String, String>| labels.get(INSTANCE) == Some(instance);
+        found.into_iter().filter(|found| found.labels.as_ref().is_some_and(ours)).filter_map(|found| found.id).collect()
+    }
+
+    /// Removes what is of this installation and in no table.
+    async fn sweep(&self) {
+        let _alone = self.making.write().await;
+        let known = lock(&self.known).clone();
+        for id in self.labelled().await {
+            if !known.contains(&id) {
+                self.maker.remove(&id).await;
+            }
+        }
+    }
+
+    /// What cannot be paused has ended, or is removed a moment later.
+    async fn pause(&self, id: &str) {
+        let _ = within(PAUSE, "pause", self.maker.docker.pause_container(id)).await;
+    }
+
+    async fn remove(&self, id: &str) {
+        self.maker.remove(id).await;
+        lock(&self.known).remove(id);
+    }
+
+    /// Nothing in it runs on while the engine takes its time to remove it.
+    async fn end(&self, id: &str) {
+        self.pause(id).await;
+        self.remove(id).await;
+    }
+
+    async fn container(self: &Arc<Self>, session: &SessionKey) -> Result<Arc<Container>, Refusal> {
+        let name = workspace(session).0.to_string();
+        let slot = Arc::clone(lock(&self.sessions).entry(name).or_default());
+        let mut held = slot.lock().await;
+        if let Some(container) = held.as_ref() {
+            if self.maker.lives(container).await {
+                return Ok(Arc::clone(container));
+            }
+            if let Some(dead) = held.take() {
+                self.remove(&dead.id).await;
+            }
+        }
+        let container = self.take().await?;
+        *held = Some(Arc::clone(&container));
+        Ok(container)
+    }
+
+    /// One that waits, or a new one.
+    async fn take(self: &Arc<Self>) -> Result<Arc<Container>, Refusal> {
+        loop {
+            let Some(container) = lock(&self.pool).pop_front() else { break };
+            self.fill();
+            if self.maker.lives(&container).await {
+                return Ok(container);
+            }
             self.remove(&container.id).await;
         }
+        let container = self.make().await;
+        self.fill();
+        container
+    }
+
+    async fn make(&self) -> Result<Arc<Container>, Refusal> {
+        if self.unsure.swap(false, Ordering::AcqRel) {
+            self.sweep().await;
+        }
+        let making = self.making.read().await;
+        // The engine may make one and not say so, not remove it, or say so when nobody waits any more.
+        let mut doubt = Doubt(&self.unsure, true);
+        let made = self.maker.make().await;
+        doubt.1 = made.is_err();
+        lock(&self.known).extend(made.iter().map(|container| container.id.clone()));
+        drop(making);
+        made.map(Arc::new)
+    }
+
+    fn fill(self: &Arc<Self>) {
+        if self.maker.settings.pool == 0 || self.filling.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            while lock(&inner.pool).len() < inner.maker.settings.pool {
+                // Whoever needs one next says what is wrong.
+                let Ok(container) = inner.make().await else { break };
+                lock(&inner.pool).push_back(container);
+            }
+            inner.filling.store(false, Ordering::Release);
+        });
     }
 }

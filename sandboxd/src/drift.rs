@@ -149,7 +149,7 @@ mod tests {
     const ID: &str = "c1";
 
     fn image() -> Image {
-        Image { id: "sha256:1".into(), env: vec!["PATH=/evil".into(), "LANGUAGE=de".into()] }
+        Image { id: "sha256:1".into(), env: vec!["PATH=/evil".into(), "LANGUAGE=de".into()], has_runner: true }
     }
 
     /// What an engine that does as it is told says of the container.

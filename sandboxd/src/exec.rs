@@ -1,32 +1,59 @@
 //! One command: judged, written down, run, written down again. What cannot be logged does not run.
 
 use crate::approval;
+use crate::job::{Event, Job};
 use crate::judge::{Ready, Surroundings, Verdict};
 use crate::native;
+use crate::processes::Process;
 use crate::runs::lock;
-use crate::serve::{RUNS, Sandboxd};
+use crate::serve::{BACKGROUND, RUNS, Sandboxd};
 use crate::serving::Serving;
 use crate::state::random;
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
 use proto::bounded::{BoundedBytes, BoundedStr};
-use proto::channel::CallError;
+use proto::channel::{CallError, ChannelError};
 use proto::edge::{GatewaySandboxd, Refusal};
 use proto::ids::{RunId, SessionKey};
 use proto::port::Responder;
-use proto::sandbox::{Backend, ExecOptions, OutputChunk, SandboxReply};
-use std::sync::atomic::{AtomicU64, Ordering};
+use proto::runner::{Launch, Program};
+use proto::sandbox::{Backend, ExecOptions, OutputChunk, RunState, SandboxReply, Wait};
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::time::{sleep_until, timeout};
 
 /// How long auditd may take for a record.
 const AUDIT: Duration = Duration::from_secs(1);
 /// How long it may take for the outcome of a command that ran: long enough for a hung auditd to be found and replaced.
 const OUTCOME: Duration = Duration::from_secs(15);
-/// Wall clock that a command gets.
+/// Wall clock that a command gets which is waited for, and one that may run on.
 const RUN: Duration = Duration::from_secs(120);
+const RUN_ON: Duration = Duration::from_secs(1_800);
+/// The most that may be asked for.
+const LONGEST: u32 = 7_200;
+/// The longest wait before a command is handed over.
+const YIELD: Duration = Duration::from_secs(120);
 /// Output of one run that is passed on, in bytes; the rest is counted.
 const OUTPUT: u64 = 8 << 20;
 /// Largest chunk, in bytes.
-const CHUNK: usize = 16_384;
+pub(crate) const CHUNK: usize = 16_384;
+/// How long a command may take to end once it is to.
+const ENDING: Duration = Duration::from_secs(2);
+/// What a sandbox is given beyond a command's own time before it ends the command by itself.
+const BEYOND: Duration = Duration::from_secs(5);
+
+/// A command that runs, and who follows it.
+struct Following<'f> {
+    session: &'f SessionKey,
+    job: Job,
+    /// Whoever waits for it, until it is handed over.
+    responder: Option<Responder<GatewaySandboxd>>,
+    process: Arc<Process>,
+    /// A piece on its way to whoever waits.
+    under_way: Option<(bool, Vec<u8>)>,
+    passed: u64,
+    dropped: u64,
+}
 
 impl Sandboxd {
     async fn append(&self, record: CommandRecord, wait: Duration) -> Result<(), CallError> {
@@ -80,98 +107,108 @@ impl Sandboxd {
         Ok(Ready { words, allowed_by: format!("approval {approved}") })
     }
 
+    /// Carries a command out, and answers.
     pub(crate) async fn exec(
         &self,
         session: &SessionKey,
         command: &BoundedStr<8192>,
         options: &ExecOptions,
-        responder: &Responder<GatewaySandboxd>,
-    ) -> Result<SandboxReply, Refusal> {
-        if *options != ExecOptions::default() {
-            return Err(Refusal::new("exec.not_here", "a command's options are not served here"));
+        responder: Responder<GatewaySandboxd>,
+    ) {
+        // Where gateway is gone meanwhile nobody waits for the answer.
+        if let Err((responder, refusal)) = self.try_exec(session, command, options, responder).await {
+            let _ = responder.refuse(&refusal).await;
         }
-        if self.draining.load(Ordering::Acquire) {
-            return Err(Refusal::new("sandbox.draining", "Moltbot is going down, or sandboxd is being restarted"));
-        }
-        if lock(&self.quarantined).contains(session) {
-            return Err(self.refuse(session, command, quarantine()).await);
-        }
-        if let Some(refusal) = self.gate.refusal() {
-            return Err(self.refuse(session, command, refusal).await);
+    }
+
+    async fn try_exec(
+        &self,
+        session: &SessionKey,
+        command: &BoundedStr<8192>,
+        options: &ExecOptions,
+        responder: Responder<GatewaySandboxd>,
+    ) -> Result<(), (Responder<GatewaySandboxd>, Refusal)> {
+        if self.draining.load(std::sync::atomic::Ordering::Acquire) {
+            let why = "Moltbot is going down, or sandboxd is being restarted";
+            return Err((responder, Refusal::new("sandbox.draining", why)));
         }
         let serving = self.serving().await;
-        let around = match serving.as_ref() {
-            Serving::Docker(docker, _) => Surroundings { backend: Backend::Docker, image: docker.image() },
-            Serving::Native(backend, _) => Surroundings { backend: *backend, image: "" },
-            Serving::Nowhere(why) => {
-                let refusal = Refusal::new(
-                    "sandbox.unavailable",
-                    &format!("nothing here can confine a command, so none runs: {why}"),
-                );
-                return Err(self.refuse(session, command, refusal).await);
-            }
-        };
-        let backend = around.backend;
-        let Ready { words, allowed_by } = match self.allowed(session, command, around, responder).await {
+        let Ready { words, allowed_by } = match self.may_run(session, command, options, &serving, &responder).await {
             Ok(ready) => ready,
-            Err(refusal) => return Err(self.refuse(session, command, refusal).await),
+            Err(refusal) => return Err((responder, self.refuse(session, command, refusal).await)),
         };
         // Only now: what waits for a person holds nobody else up. Meanwhile everything may have been frozen.
-        let pass = match self.gate.enter() {
+        let pass = match self.may_pass(session).and_then(|()| self.gate.enter()) {
             Ok(pass) => pass,
-            Err(refusal) => return Err(self.refuse(session, command, refusal).await),
+            Err(refusal) => return Err((responder, self.refuse(session, command, refusal).await)),
         };
-        if lock(&self.quarantined).contains(session) {
-            return Err(self.refuse(session, command, quarantine()).await);
-        }
-        let Ok(_permit) = self.runs.try_acquire() else {
-            let refusal =
-                Refusal::new("sandbox.busy", &format!("{RUNS} commands run already; try again when one has ended"));
-            return Err(self.refuse(session, command, refusal).await);
+        let runs_on = options.wait != Wait::ToItsEnd;
+        let permits = (self.runs.try_acquire(), runs_on.then(|| self.background.try_acquire()).transpose());
+        let (Ok(_permit), Ok(_background)) = permits else {
+            let refusal = Refusal::new(
+                "sandbox.busy",
+                &format!("{RUNS} commands run already, or {BACKGROUND} that run on; try again when one has ended"),
+            );
+            return Err((responder, self.refuse(session, command, refusal).await));
         };
-        let run = new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+        let run = match new_run() {
+            Ok(run) => run,
+            Err(error) => return Err((responder, Refusal::new("sandbox.resource", &error))),
+        };
         // From here on it is one of the commands that a freeze ends.
         let running = self.running.begin(&run, session);
-        self.record(CommandRecord::Intent {
+        let intent = CommandRecord::Intent {
             run: run.clone(),
             session: session.clone(),
             command: command.clone(),
-            backend: BoundedStr::truncated(backend.name()),
+            backend: BoundedStr::truncated(serving.backend().name()),
             allowed_by: BoundedStr::truncated(&allowed_by),
-        })
-        .await?;
+        };
+        if let Err(refusal) = self.record(intent).await {
+            return Err((responder, refusal));
+        }
         let started = Instant::now();
-        let (passed, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
-        let sink = |is_error: bool, bytes: Vec<u8>| {
-            let (passed, dropped) = (&passed, &dropped);
-            async move { pass_on(responder, is_error, &bytes, passed, dropped).await }
+        let limit = time_limit(options);
+        let launch = Launch {
+            program: Program::Words(words),
+            cwd: options.cwd.clone(),
+            timeout_ms: u64::try_from((limit + BEYOND).as_millis()).unwrap_or(u64::MAX),
+            stdin: options.stdin,
+            pty: options.pty,
         };
-        let stopped = async {
-            tokio::select! {
-                () = responder.cancelled() => {}
-                () = self.drained() => {}
-                _ = self.gate.closed() => {}
-            }
-        };
-        let work = async {
-            match serving.as_ref() {
-                Serving::Docker(docker, _) => docker.run(session, words, sink).await,
-                _ => native::run(&self.launcher, session, words, RUN, sink).await,
-            }
-        };
-        let outcome = tokio::select! {
+        let begun = tokio::select! {
             // First who is not to begin any more.
             biased;
-            () = stopped => Ok(RunEnd::Aborted),
-            outcome = work => outcome,
-            () = tokio::time::sleep(RUN) => Ok(RunEnd::TimedOut),
+            () = self.stopped(Some(&responder)) => Ok(None),
+            job = self.start(&serving, session, launch, limit) => job.map(Some),
         };
-        if let (Ok(RunEnd::Aborted | RunEnd::TimedOut | RunEnd::Lost) | Err(_), Serving::Docker(docker, _)) =
-            (&outcome, serving.as_ref())
-        {
-            docker.discard(session).await;
-        }
-        // Its sandbox is gone; what is left is its record, which a freeze does not wait for.
+        let (outcome, responder, process, dropped) = match begun {
+            Ok(Some(job)) => {
+                let process = Arc::new(Process::new(run.clone(), command, job.handle()));
+                let mut following = Following {
+                    session,
+                    job,
+                    responder: Some(responder),
+                    process: Arc::clone(&process),
+                    under_way: None,
+                    passed: 0,
+                    dropped: 0,
+                };
+                let outcome = self.follow(&mut following, started, limit, options.wait, &serving).await;
+                (outcome, following.responder, Some(process), following.dropped)
+            }
+            Ok(None) => {
+                // By the engine's exec it may have begun all the same.
+                if let Serving::Docker(docker, _) = serving.as_ref()
+                    && !docker.has_runner()
+                {
+                    docker.discard(session).await;
+                }
+                (Ok(RunEnd::Aborted), Some(responder), None, 0)
+            }
+            Err(refusal) => (Err(refusal), Some(responder), None, 0),
+        };
+        // Its end is seen to; what is left is its record, which a freeze does not wait for.
         drop(pass);
         let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
         if matches!(end, RunEnd::Aborted | RunEnd::Lost) {
@@ -181,13 +218,182 @@ impl Sandboxd {
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let record = CommandRecord::Outcome { run: run.clone(), session: session.clone(), end, duration_ms };
         // Nobody is told of an end that is not in the log. Not asked again: a record whose receipt was lost would be doubled.
-        if let Err(error) = self.append(record, OUTCOME).await {
+        let recorded = self.append(record, OUTCOME).await.map_err(|error| {
             let how = format!("the command ran ({end:?}), but that could not be recorded as {}: {error}", run.0);
             eprintln!("{how}");
-            return Err(Refusal::new("audit.unwritable", &how));
+            Refusal::new("audit.unwritable", &how)
+        });
+        let shown = if recorded.is_ok() { end } else { RunEnd::Lost };
+        process.iter().for_each(|process| process.ended(RunState::Ended { end: shown, duration_ms }));
+        let Some(responder) = responder else { return Ok(()) };
+        match recorded.and(outcome) {
+            Ok(end) => drop(responder.reply(&SandboxReply::Ended { run, end, duration_ms, dropped }, &[]).await),
+            Err(refusal) => return Err((responder, refusal)),
         }
-        outcome.map(|end| SandboxReply::Ended { run, end, duration_ms, dropped: dropped.load(Ordering::Relaxed) })
+        Ok(())
     }
+
+    /// What runs, where it may.
+    async fn may_run(
+        &self,
+        session: &SessionKey,
+        command: &BoundedStr<8192>,
+        options: &ExecOptions,
+        serving: &Serving,
+        responder: &Responder<GatewaySandboxd>,
+    ) -> Result<Ready, Refusal> {
+        self.may_pass(session)?;
+        let around = match serving {
+            Serving::Docker(docker, _) => Surroundings { backend: Backend::Docker, image: docker.image(), options },
+            Serving::Native(backend, _) => Surroundings { backend: *backend, image: "", options },
+            Serving::Nowhere(why) => {
+                let why = format!("nothing here can confine a command, so none runs: {why}");
+                return Err(Refusal::new("sandbox.unavailable", &why));
+            }
+        };
+        self.allowed(session, command, around, responder).await
+    }
+
+    /// Whether anything may be done for a conversation now.
+    pub(crate) fn may_pass(&self, session: &SessionKey) -> Result<(), Refusal> {
+        if lock(&self.quarantined).contains(session) {
+            return Err(quarantine());
+        }
+        self.gate.refusal().map_or(Ok(()), Err)
+    }
+
+    /// Waits until nothing may go on: whoever asked wants it no more, or everything ends.
+    pub(crate) async fn stopped(&self, responder: Option<&Responder<GatewaySandboxd>>) {
+        let withdrawn = async {
+            match responder {
+                Some(responder) => responder.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = withdrawn => {}
+            () = self.drained() => {}
+            _ = self.gate.closed() => {}
+        }
+    }
+
+    /// Starts something where it is confined.
+    pub(crate) async fn start(
+        &self,
+        serving: &Serving,
+        session: &SessionKey,
+        launch: Launch,
+        limit: Duration,
+    ) -> Result<Job, Refusal> {
+        match serving {
+            Serving::Docker(docker, _) => {
+                let job = docker.start(session, launch).await;
+                self.pruning.notify_one();
+                job
+            }
+            Serving::Native(..) => native::start(&self.launcher, session, launch, limit),
+            Serving::Nowhere(why) => Err(Refusal::new("sandbox.unavailable", why)),
+        }
+    }
+
+    /// Follows a command to its end.
+    async fn follow(
+        &self,
+        following: &mut Following<'_>,
+        started: Instant,
+        limit: Duration,
+        wait: Wait,
+        serving: &Serving,
+    ) -> Result<RunEnd, Refusal> {
+        let hand_over = match wait {
+            Wait::ToItsEnd => None,
+            Wait::Yield(ms) => Some(Duration::from_millis(u64::from(ms)).min(YIELD)),
+            Wait::Background => Some(Duration::ZERO),
+        };
+        let mut hand_over = hand_over.map(|after| (started + after).into());
+        let process = Arc::clone(&following.process);
+        let stop = loop {
+            let responder = following.responder.as_ref();
+            let (stopped, killed) = (self.stopped(responder), process.killed());
+            // What the two of them do is the same whoever waits, so `step` may be dropped for either.
+            tokio::select! {
+                biased;
+                () = stopped => break RunEnd::Aborted,
+                () = killed => break RunEnd::Aborted,
+                () = sleep_until((started + limit).into()) => break RunEnd::TimedOut,
+                () = sleep_until(hand_over.unwrap_or_else(|| started.into())), if hand_over.is_some() => {}
+                end = step(&mut following.job, responder, &process, &mut following.under_way, &mut following.passed,
+                    &mut following.dropped, wait) => return end,
+            }
+            hand_over = None;
+            self.hand_over(following).await;
+        };
+        let (session, job) = (following.session, &mut following.job);
+        end(job, serving, session).await;
+        Ok(stop)
+    }
+
+    /// Whoever waits is told that the command runs on.
+    async fn hand_over(&self, following: &mut Following<'_>) {
+        if let Some((is_error, bytes)) = following.under_way.take() {
+            following.process.wrote_unread(is_error, &bytes);
+        }
+        self.processes.add(following.session, Arc::clone(&following.process));
+        if let Some(responder) = following.responder.take() {
+            let run = following.process.run.clone();
+            let _ = responder.reply(&SandboxReply::Yielded { run }, &[]).await;
+        }
+    }
+}
+
+/// Takes output until the command ends.
+async fn step(
+    job: &mut Job,
+    responder: Option<&Responder<GatewaySandboxd>>,
+    process: &Process,
+    under_way: &mut Option<(bool, Vec<u8>)>,
+    passed: &mut u64,
+    dropped: &mut u64,
+    wait: Wait,
+) -> Result<RunEnd, Refusal> {
+    loop {
+        let (is_error, bytes) = match job.next().await {
+            Some(Event::Output { is_error, bytes }) => (is_error, bytes),
+            Some(Event::Ended(end)) => return end,
+            None => return Ok(RunEnd::Lost),
+        };
+        let Some(responder) = responder else {
+            process.wrote(is_error, &bytes, true);
+            continue;
+        };
+        if wait != Wait::ToItsEnd {
+            process.wrote(is_error, &bytes, false);
+        }
+        let bytes = under_way.insert((is_error, bytes)).1.clone();
+        pass_on(responder, is_error, &bytes, passed, dropped).await;
+        *under_way = None;
+    }
+}
+
+/// Ends a command: where it does not end by itself, its container does.
+async fn end(job: &mut Job, serving: &Serving, session: &SessionKey) {
+    let can_end = job.handle().kill();
+    let ended = async {
+        while let Some(event) = job.next().await {
+            if matches!(event, Event::Ended(_)) {
+                return;
+            }
+        }
+    };
+    let ended = can_end && timeout(ENDING, ended).await.is_ok();
+    if let (false, Serving::Docker(docker, _)) = (ended, serving) {
+        docker.discard(session).await;
+    }
+}
+
+fn time_limit(options: &ExecOptions) -> Duration {
+    let usual = if options.wait == Wait::ToItsEnd { RUN } else { RUN_ON };
+    options.timeout_s.map_or(usual, |seconds: NonZeroU32| Duration::from_secs(u64::from(seconds.get().min(LONGEST))))
 }
 
 fn quarantine() -> Refusal {
@@ -203,22 +409,30 @@ async fn pass_on(
     responder: &Responder<GatewaySandboxd>,
     is_error: bool,
     bytes: &[u8],
-    passed: &AtomicU64,
-    dropped: &AtomicU64,
+    passed: &mut u64,
+    dropped: &mut u64,
 ) {
     for piece in bytes.chunks(CHUNK) {
         let length = u64::try_from(piece.len()).unwrap_or_default();
-        if passed.load(Ordering::Relaxed).saturating_add(length) > OUTPUT {
-            dropped.fetch_add(length, Ordering::Relaxed);
+        if passed.saturating_add(length) > OUTPUT {
+            *dropped = dropped.saturating_add(length);
             continue;
         }
-        passed.fetch_add(length, Ordering::Relaxed);
-        let Ok(piece) = BoundedBytes::new(piece.to_vec()) else { continue };
-        let chunk = if is_error { OutputChunk::Stderr(piece) } else { OutputChunk::Stdout(piece) };
-        if responder.chunk(&chunk).await.is_err() {
-            dropped.fetch_add(length, Ordering::Relaxed);
+        *passed = passed.saturating_add(length);
+        if say(responder, is_error, piece).await.is_err() {
+            *dropped = dropped.saturating_add(length);
         }
     }
+}
+
+/// One chunk, of at most [`CHUNK`] bytes, under the client's credit.
+pub(crate) async fn say(
+    responder: &Responder<GatewaySandboxd>,
+    is_error: bool,
+    piece: &[u8],
+) -> Result<(), ChannelError> {
+    let Ok(piece) = BoundedBytes::new(piece) else { return Ok(()) };
+    responder.chunk(&if is_error { OutputChunk::Stderr(piece) } else { OutputChunk::Stdout(piece) }).await
 }
 
 fn new_run() -> Result<RunId, String> {

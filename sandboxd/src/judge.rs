@@ -10,7 +10,7 @@ use proto::approval::Subject;
 use proto::bounded::{BoundedStr, TooLong};
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
-use proto::sandbox::{Backend, Words, shell, words};
+use proto::sandbox::{Backend, ExecOptions, Words, shell, words};
 
 /// The rules in force.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct Surroundings<'s> {
     pub backend: Backend,
     /// The image's digest; empty where there is none.
     pub image: &'s str,
+    /// How.
+    pub options: &'s ExecOptions,
 }
 
 impl Judge {
@@ -129,13 +131,30 @@ fn subject(
         command: command.clone(),
         why: BoundedStr::truncated(&decision.why.join("; ")),
         runs: BoundedStr::truncated(&command::plan::quoted_words(&words)),
-        cwd: BoundedStr::truncated(command::plan::CWD),
-        environment: BoundedStr::truncated(&command::plan::ENVIRONMENT.join(" ")),
+        cwd: BoundedStr::truncated(&directory(&around.options.cwd)),
+        environment: BoundedStr::truncated(&environment(around.options)),
         image: BoundedStr::truncated(image.trim_end()),
         mounts: BoundedStr::truncated(mounts),
         network: BoundedStr::truncated("none"),
         secrets: BoundedStr::truncated("none"),
     }
+}
+
+/// Where it begins, as the sandbox sees it.
+fn directory(cwd: &str) -> String {
+    match cwd {
+        "" => command::plan::CWD.to_owned(),
+        absolute if absolute.starts_with('/') => absolute.to_owned(),
+        relative => format!("{}/{relative}", command::plan::CWD),
+    }
+}
+
+/// What it is given, what is written to it later included: nobody judges that.
+fn environment(options: &ExecOptions) -> String {
+    let mut words = command::plan::ENVIRONMENT.join(" ");
+    words.push_str(if options.pty { "; a terminal" } else { "" });
+    words.push_str(if options.stdin { "; the conversation writes its input" } else { "" });
+    words
 }
 
 /// One program runs by itself; where there are more, a shell runs them from the plan's own text, in which every word is

@@ -1,7 +1,7 @@
 //! The launcher at work: many runs at once, each a sandbox of its own; a run ends by itself, by its time, or because
 //! sandboxd no longer wants it. The tier is found once, by really making a sandbox, and is never lowered afterwards.
 
-use confine::jail::{End, Jail, JailError, JailSpec, Jailer, Tier};
+use confine::jail::{End, Jail, JailError, JailSpec, Jailer, Program, Tier};
 use confine::startup::{Control, Sealed, StartError};
 use proto::audit::RunEnd;
 use proto::bounded::{BoundedStr, BoundedVec};
@@ -10,10 +10,10 @@ use proto::control::{FromRole, ToRole};
 use proto::edge::{Edge, Refusal, SandboxdLauncher};
 use proto::exit::Exit;
 use proto::ids::RequestId;
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest, Words, WorkspaceName};
+use proto::sandbox::{Backend, LaunchReply, LaunchRequest, WorkspaceName};
 use proto::topology::{EdgeId, Side};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, mkdirat, open, openat, seek};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -190,9 +190,16 @@ impl Launcher<'_> {
                 };
                 Ok(Some(LaunchReply::Tier { backend, detail: BoundedStr::truncated(&detail) }))
             }
-            LaunchRequest::Run { workspace, words, timeout_s } => {
-                self.run(id, workspace, words, *timeout_s, &fds).map(|()| None)
+            LaunchRequest::Run { workspace, words, cwd, timeout_s } => {
+                let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
+                self.run(id, workspace, Program::Words(&words), cwd, *timeout_s, &fds).map(|()| None)
             }
+            LaunchRequest::File { workspace, verb, timeout_s } => match input(verb) {
+                Ok(input) => {
+                    self.run(id, workspace, Program::Runner(input.as_fd()), "", *timeout_s, &fds).map(|()| None)
+                }
+                Err(errno) => Err(Refusal::new("sandbox.resource", &format!("memory for the verb: {errno}"))),
+            },
         };
         match outcome {
             Ok(Some(reply)) => self.answer(id, Ok(reply)),
@@ -205,7 +212,8 @@ impl Launcher<'_> {
         &mut self,
         id: RequestId,
         workspace: &WorkspaceName,
-        words: &Words,
+        program: Program<'_>,
+        cwd: &str,
         timeout_s: u32,
         fds: &[OwnedFd],
     ) -> Result<(), Refusal> {
@@ -219,9 +227,13 @@ impl Launcher<'_> {
         let [stdout, stderr] = fds else { return Err(Refusal::new("launcher.descriptors", "two are needed")) };
         let failed = |what: &dyn std::fmt::Display| Refusal::new("sandbox.failed", &format!("{what} ({detail})"));
         let workspace = self.workspace(workspace).map_err(|errno| failed(&format!("workspace: {errno}")))?;
-        let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
+        let cwd = beneath(cwd)?;
+        if matches!(program, Program::Runner(_)) && !self.jailer.has_runner() {
+            let why = "there is no moltbot-runner beside the launcher's program, so there are no file verbs";
+            return Err(Refusal::new("sandbox.no_runner", why));
+        }
         let (stdout, stderr) = (stdout.as_fd(), stderr.as_fd());
-        let spec = JailSpec { tier, workspace: workspace.as_fd(), words: &words, stdout, stderr };
+        let spec = JailSpec { tier, workspace: workspace.as_fd(), program, cwd, stdout, stderr };
         let jail = self.jailer.spawn(&spec).map_err(|error| failed(&error))?;
         let until = Instant::now() + Duration::from_secs(u64::from(timeout_s));
         self.runs.push(Run { id, jail, until, timed_out: false, aborted: false });
@@ -302,7 +314,8 @@ impl Launcher<'_> {
         let spec = JailSpec {
             tier,
             workspace: workspace.as_fd(),
-            words: &["/bin/sh", "-c", "exit 0"],
+            program: Program::Words(&["/bin/sh", "-c", "exit 0"]),
+            cwd: "",
             stdout: null.as_fd(),
             stderr: null.as_fd(),
         };
@@ -318,8 +331,43 @@ impl Launcher<'_> {
     }
 }
 
+/// The runner's program, which lies beside the launcher's. To be called before a wall keeps the caller from looking there.
+#[must_use]
+pub fn runner() -> Option<OwnedFd> {
+    let path = std::env::current_exe().ok()?.with_file_name("moltbot-runner");
+    open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// A runner's input that nobody has to write while it reads.
+fn input(bytes: &[u8]) -> Result<OwnedFd, Errno> {
+    let memory = memfd_create("verb", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let written = rustix::io::write(&memory, rest)?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    seek(&memory, SeekFrom::Start(0))?;
+    Ok(memory)
+}
+
+/// A directory as it is beneath the workspace.
+fn beneath(cwd: &str) -> Result<&str, Refusal> {
+    let rest = match cwd.strip_prefix("/workspace") {
+        Some("") => "",
+        Some(rest) if rest.starts_with('/') => rest.trim_start_matches('/'),
+        _ => cwd,
+    };
+    if rest.starts_with('/') {
+        return Err(Refusal::new("sandbox.not_started", &format!("{cwd}: the directory is outside the workspace")));
+    }
+    Ok(rest)
+}
+
 fn answer_of(end: &End, timed_out: bool, aborted: bool) -> Result<LaunchReply, Refusal> {
     let ended = match end {
+        End::NotMade(why) if why.starts_with("directory of the workspace") => {
+            return Err(Refusal::new("sandbox.not_started", why));
+        }
         End::NotMade(why) => {
             return Err(Refusal::new("sandbox.failed", &format!("the sandbox could not be made: {why}")));
         }

@@ -5,15 +5,19 @@
 #![forbid(unsafe_code)]
 
 pub mod approval;
+mod container;
 pub mod docker;
 pub mod drift;
 mod exec;
 mod freeze;
+pub mod job;
 pub mod judge;
 pub mod launch;
 pub mod native;
 pub mod policy;
 pub mod posture;
+mod processes;
+pub mod resident;
 pub mod runs;
 pub mod seccomp;
 pub mod serve;
@@ -21,3 +25,4 @@ mod serving;
 pub mod spec;
 pub mod state;
 mod taint;
+mod verbs;

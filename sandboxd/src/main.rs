@@ -5,7 +5,11 @@ use confine::startup::{Start, StartError};
 use proto::control::RoleConfig;
 use proto::exit::Exit;
 use proto::ids::Role;
-use sandboxd::{judge::Judge, policy, serve, state::Settings};
+use sandboxd::{
+    judge::Judge,
+    policy, serve,
+    state::{Prune, Settings},
+};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -13,7 +17,7 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, exec, tools, .. } = start.config()
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, exec, tools, .. } = start.config()
     else {
         return Err(start.wrong_config());
     };
@@ -24,6 +28,8 @@ fn start(start: Start) -> Result<Exit, StartError> {
         choice: *backend,
         instance: instance.to_string(),
         sizes: *sizes,
+        pool: usize::from(keep.pool),
+        prune: Prune::of(keep),
     };
     let (sealed, control) = start.seal(&policy::SANDBOXD, &[])?;
     serve::serve(&sealed, control, settings, judge)

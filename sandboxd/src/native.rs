@@ -1,22 +1,29 @@
 //! The native backend, from sandboxd's side: two pipes, and a word to the launcher.
 
+use crate::job::{Event, Input, Job, WAITING};
 use crate::state::workspace;
 use proto::audit::RunEnd;
+use proto::bounded::BoundedBytes;
 use proto::channel::CallError;
 use proto::edge::{Refusal, SandboxdLauncher};
 use proto::ids::SessionKey;
 use proto::port::Port;
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest, Words};
+use proto::runner::{Launch, Program};
+use proto::sandbox::{Backend, LaunchReply, LaunchRequest};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::{Notify, mpsc};
 
 /// How long the launcher may take to be there and to find its tier.
 const PROBE: Duration = Duration::from_secs(12);
 /// Beyond the run's own time, for the launcher to end it.
 const GRACE: Duration = Duration::from_secs(5);
+/// Pieces of input that wait.
+const INPUT: usize = 4;
 /// Bytes taken from a pipe at once.
 const CHUNK: usize = 16_384;
 
@@ -52,14 +59,75 @@ fn receiver() -> Result<(Receiver, OwnedFd), Refusal> {
     Ok((Receiver::from_owned_fd_unchecked(read).map_err(|error| bad(&error))?, write))
 }
 
+/// Starts a command.
+///
+/// # Errors
+/// [`Refusal`] where this backend does not serve what is asked for.
+pub fn start(
+    launcher: &Port<SandboxdLauncher>,
+    session: &SessionKey,
+    launch: Launch,
+    limit: Duration,
+) -> Result<Job, Refusal> {
+    let Launch { program, cwd, stdin, pty, .. } = launch;
+    let timeout_s = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
+    let workspace = workspace(session);
+    let words = match program {
+        Program::Files => None,
+        Program::Words(_) if stdin || pty => {
+            return Err(Refusal::new(
+                "sandbox.native",
+                "the native backend gives a command neither input that is written later nor a terminal",
+            ));
+        }
+        Program::Words(words) => Some(words),
+    };
+    let (events, receiver) = mpsc::channel(WAITING);
+    let kill = Arc::new(Notify::new());
+    let (launcher, killed) = (launcher.clone(), Arc::clone(&kill));
+    let (give, mut given) = mpsc::channel(INPUT);
+    let is_file = words.is_none();
+    tokio::spawn(async move {
+        let request = async {
+            match words {
+                Some(words) => Ok(LaunchRequest::Run { workspace, words, cwd, timeout_s }),
+                None => verb(&mut given).await.map(|verb| LaunchRequest::File { workspace, verb, timeout_s }),
+            }
+        };
+        let sink = |is_error, bytes| {
+            let events = events.clone();
+            async move { drop(events.send(Event::Output { is_error, bytes }).await) }
+        };
+        let work = async { run(&launcher, &request.await?, limit, sink).await };
+        let end = tokio::select! {
+            biased;
+            () = killed.notified() => Ok(RunEnd::Aborted),
+            end = work => end,
+        };
+        let _ = events.send(Event::Ended(end)).await;
+    });
+    Ok(Job::task(receiver, Some(kill), is_file.then_some(give)))
+}
+
+/// The whole of a file verb: the launcher is given it at once.
+async fn verb(given: &mut mpsc::Receiver<Input>) -> Result<BoundedBytes<180_000>, Refusal> {
+    let mut verb = Vec::new();
+    while let Some((bytes, last)) = given.recv().await {
+        verb.extend_from_slice(&bytes);
+        if last {
+            break;
+        }
+    }
+    BoundedBytes::new(verb).map_err(|error| Refusal::new("file.too_large", &error.to_string()))
+}
+
 /// Runs a command; `sink` is given its output as it comes. Dropping the future has the launcher kill the sandbox.
 ///
 /// # Errors
 /// [`Refusal`] where it could not be started.
-pub async fn run<S, F>(
+async fn run<S, F>(
     launcher: &Port<SandboxdLauncher>,
-    session: &SessionKey,
-    words: Words,
+    request: &LaunchRequest,
     timeout: Duration,
     mut sink: S,
 ) -> Result<RunEnd, Refusal>
@@ -69,10 +137,8 @@ where
 {
     let (mut stdout, stdout_end) = receiver()?;
     let (mut stderr, stderr_end) = receiver()?;
-    let timeout_s = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
-    let request = LaunchRequest::Run { workspace: workspace(session), words, timeout_s };
     let call = async {
-        let answer = launcher.call_with(&request, &[stdout_end.as_fd(), stderr_end.as_fd()], timeout + GRACE).await;
+        let answer = launcher.call_with(request, &[stdout_end.as_fd(), stderr_end.as_fd()], timeout + GRACE).await;
         // Only now: the launcher had them before it answered, and a pipe without a writer looks ended.
         drop((stdout_end, stderr_end));
         answer

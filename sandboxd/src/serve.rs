@@ -2,6 +2,7 @@
 //! command is `exec`, where it runs is `serving`, ending everything is `freeze`.
 
 use crate::judge::Judge;
+use crate::processes::Processes;
 use crate::runs::{Runs, lock};
 use crate::serving::Serving;
 use crate::state::Settings;
@@ -24,6 +25,10 @@ use tokio::time::timeout;
 
 /// Runs at once.
 pub(crate) const RUNS: usize = 16;
+/// Of these, ones that nobody waits for.
+pub(crate) const BACKGROUND: usize = 8;
+/// File verbs at once.
+const FILES: usize = 8;
 
 /// All of it.
 pub(crate) struct Sandboxd {
@@ -38,6 +43,12 @@ pub(crate) struct Sandboxd {
     pub(crate) draining: AtomicBool,
     pub(crate) drain: Notify,
     pub(crate) runs: Semaphore,
+    pub(crate) background: Semaphore,
+    pub(crate) files: Semaphore,
+    /// Commands that were handed over.
+    pub(crate) processes: Processes,
+    /// A container was used, so one will be idle.
+    pub(crate) pruning: Notify,
     /// Closed while nothing may run.
     pub(crate) gate: Gate,
     pub(crate) running: Runs,
@@ -70,11 +81,16 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings, judge: Judge
             draining: AtomicBool::new(false),
             drain: Notify::new(),
             runs: Semaphore::new(RUNS),
+            background: Semaphore::new(BACKGROUND),
+            files: Semaphore::new(FILES),
+            processes: Processes::default(),
+            pruning: Notify::new(),
             gate: Gate::default(),
             running: Runs::default(),
             quarantined: std::sync::Mutex::default(),
         });
         tokio::spawn(watch(Arc::clone(&sandboxd)));
+        tokio::spawn(prune(Arc::clone(&sandboxd)));
         let mut ready = false;
         loop {
             let word = tokio::select! {
@@ -205,15 +221,16 @@ async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) 
             Ok(SandboxReply::Tools { names, outside: tainted || session.is_outside() })
         }
         SandboxRequest::Exec { session, command, options } => {
-            sandboxd.exec(session, command, options, &responder).await
+            return sandboxd.exec(session, command, options, responder).await;
         }
-        SandboxRequest::Process { .. } => Err(Refusal::new("process.not_here", "no run is ever handed over here")),
-        SandboxRequest::File { .. } => Err(Refusal::new("file.not_here", "files are not served here")),
+        SandboxRequest::Process { session, verb } => sandboxd.on_process(session, verb, &responder).await,
+        SandboxRequest::File { session, verb } => sandboxd.on_file(session, verb, &responder).await,
         SandboxRequest::Describe => {
             let (backend, detail) = sandboxd.describe().await;
             Ok(SandboxReply::Described { backend, detail: BoundedStr::truncated(&detail) })
         }
         SandboxRequest::Close { session } => {
+            sandboxd.processes.forget(session);
             if let Serving::Docker(docker, _) = sandboxd.serving().await.as_ref() {
                 docker.discard(session).await;
             }
@@ -225,6 +242,24 @@ async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) 
         Ok(reply) => responder.reply(&reply, &[]).await,
         Err(refusal) => responder.refuse(&refusal).await,
     };
+}
+
+/// Throws containers away in time; sleeps until the first is due, and without an end where there is none.
+async fn prune(sandboxd: Arc<Sandboxd>) {
+    loop {
+        let docker = match sandboxd.serving.lock().await.as_ref().map(|(_, serving)| Arc::clone(serving)).as_deref() {
+            Some(Serving::Docker(docker, _)) => Some(Arc::clone(docker)),
+            _ => None,
+        };
+        let due = match docker {
+            Some(docker) => docker.prune().await,
+            None => None,
+        };
+        match due {
+            Some(due) => tokio::time::sleep_until(due.into()).await,
+            None => sandboxd.pruning.notified().await,
+        }
+    }
 }
 
 impl Sandboxd {

@@ -13,11 +13,26 @@ use std::time::{Duration, Instant};
 /// How long a look at the engine counts while none serves.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// What an image without a runner means.
+const NO_RUNNER: &str = "the image has no runner of this version, so commands run by docker exec, slower, and there are no \
+                         file verbs: make it anew with deploy/sandbox-image/build";
+
 /// Where commands go now.
 pub(crate) enum Serving {
     Docker(Arc<DockerBackend>, String),
     Native(Backend, String),
     Nowhere(String),
+}
+
+impl Serving {
+    /// Its name.
+    pub(crate) const fn backend(&self) -> Backend {
+        match self {
+            Self::Docker(..) => Backend::Docker,
+            Self::Native(backend, _) => *backend,
+            Self::Nowhere(_) => Backend::None,
+        }
+    }
 }
 
 impl Sandboxd {
@@ -52,7 +67,11 @@ impl Sandboxd {
         match (choose(settings.choice, &engine, settings), docker) {
             (Choice::Docker(detail), Some(docker)) => {
                 match DockerBackend::new(docker, settings.clone(), self.words.clone()).await {
-                    Ok(backend) => Serving::Docker(Arc::new(backend), detail),
+                    Ok(backend) => {
+                        backend.fill();
+                        let detail = if backend.has_runner() { detail } else { format!("{detail}; {NO_RUNNER}") };
+                        Serving::Docker(Arc::new(backend), detail)
+                    }
                     Err(refusal) => Serving::Nowhere(refusal.message.to_string()),
                 }
             }

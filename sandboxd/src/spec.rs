@@ -6,6 +6,7 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits,
 };
 use proto::control::Sizes;
+use proto::runner::PROGRAM;
 use std::collections::HashMap;
 
 /// Label that carries the installation; only containers with it are ever touched.
@@ -86,10 +87,13 @@ pub struct Image {
     pub id: String,
     /// What it adds to the environment.
     pub env: Vec<String>,
+    /// It holds a runner of this version.
+    pub has_runner: bool,
 }
 
-/// The container of one session. Its program is `cat` on an input that sandboxd holds: when sandboxd is gone, however
-/// suddenly, the engine closes the input, `cat` ends, and the container is removed.
+/// The container of one session. Its program is the runner, or `cat` where the image has none, on an input that sandboxd
+/// holds: when sandboxd is gone, however suddenly, the engine closes the input, the program ends, and the container is
+/// removed.
 #[must_use]
 pub fn container(image: &Image, instance: &str, epoch: &str, sizes: Sizes) -> ContainerCreateBody {
     // An engine takes 0 for no limit at all, so what was asked for is held between a floor and the most there is.
@@ -114,7 +118,7 @@ pub fn container(image: &Image, instance: &str, epoch: &str, sizes: Sizes) -> Co
             text("LANG=C.UTF-8"),
             text("HOME=/workspace"),
         ]),
-        cmd: Some(vec![text("cat")]),
+        cmd: Some(if image.has_runner { vec![text(PROGRAM), text("serve")] } else { vec![text("cat")] }),
         entrypoint: Some(Vec::new()),
         image: Some(image.id.clone()),
         working_dir: Some(text("/workspace")),

@@ -1,10 +1,11 @@
 //! Which backend serves: a pure decision over what was found.
 
 use proto::bounded::BoundedStr;
-use proto::control::{BackendChoice, Sizes};
+use proto::control::{BackendChoice, Keep, Sizes};
 use proto::ids::SessionKey;
 use proto::sandbox::{Backend, WorkspaceName};
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 /// What broker said at the start.
 #[derive(Clone, Debug)]
@@ -19,6 +20,34 @@ pub struct Settings {
     pub instance: String,
     /// How large a container is.
     pub sizes: Sizes,
+    /// Containers that are started before a session needs one.
+    pub pool: usize,
+    /// When a session's container is thrown away.
+    pub prune: Prune,
+}
+
+/// When a session's container is thrown away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Prune {
+    /// Nothing ran in it for this long.
+    pub idle: Duration,
+    /// It was made this long ago, and nothing runs in it.
+    pub age: Duration,
+}
+
+impl Prune {
+    /// As the configuration says.
+    #[must_use]
+    pub fn of(keep: &Keep) -> Self {
+        let hours = |hours: u32| Duration::from_secs(u64::from(hours).saturating_mul(60 * 60));
+        Self { idle: hours(keep.idle_hours), age: hours(keep.age_days.saturating_mul(24)) }
+    }
+}
+
+impl Default for Prune {
+    fn default() -> Self {
+        Self::of(&Keep { pool: 0, idle_hours: 24, age_days: 7 })
+    }
 }
 
 /// What a look at the engine found.
@@ -83,15 +112,23 @@ pub fn nonce() -> Result<[u8; 32], String> {
     Ok(bytes)
 }
 
+/// 128 random bits.
+///
+/// # Errors
+/// Where the kernel gives none.
+pub fn random_bytes() -> Result<[u8; 16], String> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| format!("getrandom: {errno}"))?;
+    Ok(bytes)
+}
+
 /// 128 random bits as hexadecimal digits.
 ///
 /// # Errors
 /// Where the kernel gives none.
 pub fn random() -> Result<String, String> {
-    let mut bytes = [0u8; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| format!("getrandom: {errno}"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(random_bytes()?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Name of the backend that a tier is.
@@ -111,6 +148,8 @@ mod tests {
             choice: BackendChoice::Auto,
             instance: "0".into(),
             sizes: Sizes::default(),
+            pool: 0,
+            prune: Prune::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use proto::bounded::BoundedStr;
 use proto::control::{BackendChoice, Sizes};
 use proto::ids::SessionKey;
 use sandboxd::docker::{self, DockerBackend};
-use sandboxd::state::Settings;
+use sandboxd::state::{Prune, Settings};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -137,6 +137,8 @@ fn settings(socket: &str, image: &str, instance: &str) -> Settings {
         choice: BackendChoice::Docker,
         instance: instance.to_owned(),
         sizes: Sizes { memory: 256 << 20, ..Sizes::default() },
+        pool: 0,
+        prune: Prune::default(),
     }
 }
 

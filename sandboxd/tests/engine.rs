@@ -16,7 +16,7 @@ use proto::control::{BackendChoice, FromRole, Sizes};
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use sandboxd::docker::{self, DockerBackend};
-use sandboxd::state::{self, Settings};
+use sandboxd::state::{self, Prune, Settings};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -28,6 +28,8 @@ fn settings(engine: &Engine) -> Settings {
         choice: BackendChoice::Docker,
         instance: "0123456789abcdef".to_owned(),
         sizes: Sizes::default(),
+        pool: 0,
+        prune: Prune::default(),
     }
 }
 

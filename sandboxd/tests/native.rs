@@ -9,7 +9,7 @@
     reason = "a test that fails should stop"
 )]
 
-use confine::jail::{End, JailSpec, Jailer, Tier};
+use confine::jail::{End, JailSpec, Jailer, Program, Tier};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::os::fd::AsFd;
@@ -43,7 +43,8 @@ impl Bench {
         let spec = JailSpec {
             tier: self.tier,
             workspace: dir.as_fd(),
-            words: &["/bin/sh", "-c", command],
+            program: Program::Words(&["/bin/sh", "-c", command]),
+            cwd: "",
             stdout: write.as_fd(),
             stderr: write.as_fd(),
         };
@@ -251,7 +252,8 @@ fn nul_in_the_command_is_refused(bench: &Bench) {
     let spec = JailSpec {
         tier: bench.tier,
         workspace: dir.as_fd(),
-        words: &["/bin/sh", "-c", "a\0b"],
+        program: Program::Words(&["/bin/sh", "-c", "a\0b"]),
+        cwd: "",
         stdout: dir.as_fd(),
         stderr: dir.as_fd(),
     };

@@ -182,7 +182,13 @@ impl System {
         std::fs::create_dir(&state).unwrap();
         let config = match sandbox {
             Sandbox::Native => serde_json::json!({ "backend": "native" }),
-            Sandbox::Docker(socket) => serde_json::json!({ "backend": "docker", "docker": { "socket": socket } }),
+            // Tests count containers, so none waits.
+            Sandbox::Docker(socket) => {
+                let image = std::env::var("MOLTBOT_TEST_SANDBOX_IMAGE");
+                let image = image.unwrap_or_else(|_| "moltbot-sandbox:latest".to_owned());
+                let docker = serde_json::json!({ "socket": socket, "image": image });
+                serde_json::json!({ "backend": "docker", "docker": docker, "pool": 0 })
+            }
         };
         // Most tests are not about who is asked.
         let exec = serde_json::json!({ "ask": "off" });

@@ -6,7 +6,8 @@ use confine::spawn::{Identity, Spawned, reserve_control_fd, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, frame};
 use proto::control::{
-    AdminReply, AdminRequest, BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, Sizes, ToRole,
+    AdminReply, AdminRequest, BackendChoice, FromRole, Keep, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig,
+    Sizes, ToRole,
 };
 use proto::edge::{Refusal, VaultWitness};
 use proto::ids::{Epoch, RequestId, Role};
@@ -370,10 +371,12 @@ fn resources(role: Role, dir: &TempDir, listener: TcpListener) -> Vec<(Resource,
 
 fn config(role: Role) -> RoleConfig {
     match role {
-        Role::Auditd => {
-            RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default() }
-        }
-        Role::Vault => RoleConfig::Vault { answers: BoundedVec::default() },
+        Role::Auditd => RoleConfig::Auditd {
+            layout: BoundedStr::truncated("single-uid"),
+            redact: BoundedVec::default(),
+            files: LogFiles::default(),
+        },
+        Role::Vault => RoleConfig::Vault { senders: BoundedVec::default(), answers: BoundedVec::default() },
         Role::Sandboxd => RoleConfig::Sandboxd {
             docker_socket: BoundedStr::truncated("/nonexistent/docker.sock"),
             workspaces: BoundedStr::truncated("/nonexistent/workspaces"),
@@ -383,6 +386,7 @@ fn config(role: Role) -> RoleConfig {
             exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
             tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             sizes: Sizes::default(),
+            keep: Keep::default(),
         },
         Role::Dialer => RoleConfig::Dialer {
             allow: BoundedVec::default(),

@@ -124,3 +124,64 @@ fn vault_that_starts_anew_knows_of_no_approval() {
         output.status.success().then(|| assert_eq!(output.stdout, b"[]\n"))
     });
 }
+
+#[test]
+fn equal_questions_are_offered_as_one_answer_and_a_rule_lets_their_like_run() {
+    let system = system(600);
+    let command = "/exec touch made.txt";
+    let listed = || {
+        std::thread::scope(|scope| {
+            let chat = scope.spawn(|| system.says(&["chat", "--session", MAIN, command]));
+            let id = waits(&system);
+            let listed = system.says(&["approvals", "list"]);
+            let _ = system.says(&["approvals", "approve", &id]);
+            assert!(chat.join().unwrap().contains("[exit 0"));
+            listed
+        })
+    };
+    assert!(!listed().contains("within the last hour") && !listed().contains("within the last hour"));
+    let third = listed();
+    assert!(third.contains("asked 2 times within the last hour") && third.contains("--uses 10 --for 1h"), "{third}");
+    // Without a yes nothing happens, and with one the question that waits is answered and the rule written.
+    let preview = system.says(&["sandbox", "rules", "propose", "touch other.txt"]);
+    assert!(preview.contains("/usr/bin/touch") && preview.contains("3 x touch made.txt"), "{preview}");
+    std::thread::scope(|scope| {
+        let chat = scope.spawn(|| system.says(&["chat", "--session", MAIN, command]));
+        let id = waits(&system);
+        assert!(!system.moltbot(&["approvals", "approve", &id, "--rule"]).status.success(), "no terminal, no --yes");
+        let _ = system.says(&["approvals", "approve", &id, "--rule", "--yes"]);
+        assert!(chat.join().unwrap().contains("[exit 0"));
+    });
+    let _ = system.says(&["config", "apply"]);
+    let _ = wait_for("the rule", || {
+        let explained: Value = serde_json::from_str(&system.says(&["why", "touch third.txt", "--json"])).unwrap();
+        (explained["decision"] == "allow").then_some(())
+    });
+    assert!(system.chat("/exec touch third.txt").contains("[exit 0"));
+    assert!(answered(&system, "/exec touch -d 1970-01-01 x", MAIN, &["deny"]).contains("exec.not_approved"));
+    assert!(answered(&system, "/exec touch third.txt", "agent:main:other", &["deny"]).contains("exec.not_approved"));
+}
+
+#[test]
+fn why_says_who_may_and_by_what() {
+    let system = system(600);
+    let why = |what: &str| -> Value { serde_json::from_str(&system.says(&["why", what, "--json"])).unwrap() };
+    let logs = why(&system.state().join("logs/command-audit.jsonl").display().to_string());
+    let who = |answer: &Value| -> Vec<String> {
+        let rows = answer["roles"].as_array().unwrap().iter().filter(|row| row["may"] == true);
+        rows.map(|row| row["role"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(who(&logs), ["auditd"]);
+    assert_eq!(who(&why("/etc/passwd")), Vec::<String>::new());
+    let stranger = why("telegram:8734062810");
+    assert_eq!(
+        (&stranger["may"], &stranger["next"]),
+        (&json!(false), &json!("moltbot allowlist add telegram 8734062810"))
+    );
+    let _ = system.says(&["allowlist", "add", "telegram", "8734062810"]);
+    let friend = why("telegram:8734062810");
+    assert_eq!((&friend["may"], &friend["rule"]), (&json!(true), &json!("allowlist")));
+    assert_eq!(why("telegram:8734062811")["may"], false);
+    let _ = system.says(&["pairing", "mode", "telegram", "disabled"]);
+    assert_eq!(why("telegram:8734062810")["rule"], "mode disabled");
+}

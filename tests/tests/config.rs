@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use system_tests::client::Client;
-use system_tests::{As, Sandbox, System, is_root};
+use system_tests::{As, Sandbox, System, in_both_layouts, is_root};
 
 fn json_of(system: &System, words: &[&str]) -> (bool, Value) {
     let output = system.moltbot(words);
@@ -198,4 +198,136 @@ fn secret_that_is_set_goes_into_the_vault_and_never_into_the_file() {
         }
     }
     assert_eq!(file(&system), text);
+}
+
+const TOKEN: &str = "abcdefghijklmnopqrstuvwxyz123456";
+const BOT: &str = "123456789:AAplain-bot-token";
+const OLD: &str = "sk-an-older-key-in-a-backup";
+
+/// Files beneath that hold this text.
+fn holding(dir: &std::path::Path, text: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            found.extend(holding(&entry, text));
+        } else if entry.is_file()
+            && std::fs::read(&entry).unwrap().windows(text.len()).any(|part| part == text.as_bytes())
+        {
+            found.push(entry);
+        }
+    }
+    found
+}
+
+fn owned(system: &System, path: &std::path::Path) {
+    if is_root() && system.who() == As::User {
+        std::os::unix::fs::chown(path, Some(system_tests::USER), Some(system_tests::USER)).unwrap();
+    }
+}
+
+in_both_layouts! {
+    fn secret_that_stands_in_the_file_is_in_the_vault_after_a_start_and_nowhere_in_clear(system: System) {
+        let mut system = system;
+        let _ = system.says(&["down"]);
+        let (path, backup) = (system.state().join("moltbot.json"), system.state().join("moltbot.json.bak.1"));
+        let text = file(&system);
+        let text = text.trim_start_matches('{');
+        let clear = format!(
+            "{{ // mine\n gateway: {{ auth: {{ token: '{TOKEN}' }} }}, channels: {{ telegram: {{ botToken: '{BOT}' }}, discord: {{ token: '${{NO_SUCH}}' }} }}, {text}"
+        );
+        std::fs::write(&path, &clear).unwrap();
+        std::fs::write(&backup, format!("{{ models: {{ providers: {{ a: {{ apiKey: '{OLD}' }} }} }} }}")).unwrap();
+        owned(&system, &backup);
+        let old_blocks = std::fs::File::open(&path).unwrap();
+        // The twin: the scan finds them where they are.
+        assert_eq!((holding(system.state(), TOKEN).len(), holding(system.state(), BOT).len()), (1, 1));
+        let (ok, report) = json_of(&system, &["config", "validate", "--json"]);
+        assert!(ok && report.to_string().contains("gateway.auth.token_in_config"), "{report}");
+
+        system.up();
+        for secret in [TOKEN, BOT, OLD] {
+            assert_eq!(holding(system.state(), secret), Vec::<std::path::PathBuf>::new());
+        }
+        let mut blocks = Vec::new();
+        std::io::Read::read_to_end(&mut &old_blocks, &mut blocks).unwrap();
+        assert!(blocks.iter().all(|byte| *byte == 0), "what stood there is written over");
+        let now = file(&system);
+        assert!(now.contains("// mine") && now.contains("'${NO_SUCH}'"), "{now}");
+        assert!(now.contains("vault:gateway.token") && now.contains("vault:telegram.bottoken"), "{now}");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(system.token(), TOKEN, "it is the gateway's token");
+        let log_in = |token: &str| Client::connect(system.port()).log_in(4, 4, token)["ok"].as_bool().unwrap();
+        assert!(log_in(TOKEN));
+        let adopted = |system: &System| {
+            system.records("secret-audit").into_iter().filter(|record| record["verb"] == "secrets.adopt").count()
+        };
+        assert_eq!(adopted(&system), 2);
+        let (ok, report) = json_of(&system, &["config", "validate", "--json"]);
+        assert!(ok && !report.to_string().contains("in_config"), "{report}");
+
+        // Put back by hand, while it runs: `config apply` does the same. The value was taken once, and is not taken again.
+        std::fs::write(&path, &clear).unwrap();
+        let rotated = system.fed(&["secrets", "rotate", "telegram.bottoken"], "another");
+        assert!(rotated.status.success());
+        let _ = system.says(&["config", "apply"]);
+        assert_eq!(holding(system.state(), TOKEN), Vec::<std::path::PathBuf>::new());
+        let secrets: Value = serde_json::from_str(&system.says(&["secrets", "list", "--json"])).unwrap();
+        let bot = secrets.as_array().unwrap().iter().find(|row| row["name"] == "telegram.bottoken").unwrap().clone();
+        assert_eq!(bot["version"], 2, "a rotation is not undone by an old file: {bot}");
+    }
+}
+
+#[test]
+fn secret_of_a_variable_is_in_the_vault_and_is_written_nowhere() {
+    let system = System::prepare(As::User, &Sandbox::Native);
+    let template = include_str!("../../docs/security/secure-config-template.json");
+    std::fs::write(system.state().join("moltbot.json"), template).unwrap();
+    let run = |words: &[&str], token: Option<&str>| {
+        let mut command = system.command(&system_tests::programs().join("moltbot"));
+        command.arg("--state-dir").arg(system.state()).args(words).stdin(std::process::Stdio::null());
+        token.map(|token| command.env("MOLTBOT_GATEWAY_TOKEN", token));
+        command.output().unwrap()
+    };
+    // As it stands: with the variable and without it.
+    assert!(run(&["config", "validate"], None).status.success());
+    assert!(run(&["config", "validate"], Some(TOKEN)).status.success());
+    let up = run(&["up", "--port", "0"], Some(TOKEN));
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    assert_eq!(system.token(), TOKEN);
+    assert_eq!(file(&system), template, "the file stays as it stands");
+    assert_eq!(holding(system.state(), TOKEN), Vec::<std::path::PathBuf>::new());
+    let rotated = "zyxwvutsrqponmlkjihgfedcba987654";
+    assert!(system.fed(&["secrets", "rotate", "gateway.token"], rotated).status.success());
+    let _ = system.says(&["down"]);
+    // The variable still has the old one, which does not come back; without it the start is as good.
+    assert!(run(&["up", "--port", "0"], Some(TOKEN)).status.success());
+    assert_eq!(system.token(), rotated);
+    let _ = system.says(&["down"]);
+    assert!(run(&["up", "--port", "0"], None).status.success());
+    assert_eq!(system.token(), rotated);
+    let _ = system.says(&["down"]);
+
+    // One that is no token is refused, and what was there holds.
+    let weak = run(&["up", "--port", "0"], Some("short"));
+    assert!(!weak.status.success() && String::from_utf8_lossy(&weak.stderr).contains("vault.short"));
+    assert_eq!(system.token(), rotated);
+    let _ = system.says(&["down"]);
+}
+
+#[test]
+fn secret_that_is_set_by_the_command_goes_into_the_vault_and_the_file_names_it() {
+    let system = System::start(As::User, &Sandbox::Native);
+    let said = system.says(&["config", "set", "channels.telegram.botToken", BOT, "--yes"]);
+    assert!(!said.contains(BOT), "{said}");
+    assert_eq!(holding(system.state(), BOT), Vec::<std::path::PathBuf>::new());
+    assert!(file(&system).contains("vault:telegram.bottoken"));
+    assert!(system.says(&["secrets", "list"]).contains("telegram.bottoken"));
+    let (_, dry) =
+        json_of(&system, &["config", "set", "channels.telegram.botToken", "other-one", "--dry-run", "--json"]);
+    assert!(!dry.to_string().contains("other-one"), "{dry}");
+    let _ = system.says(&["down"]);
+    let before = file(&system);
+    let error = error_of(&system, &["config", "set", "channels.slack.appToken", BOT, "--yes"]);
+    assert!(error.contains("moltbot up"), "{error}");
+    assert_eq!(file(&system), before);
 }

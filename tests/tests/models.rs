@@ -215,6 +215,10 @@ fn each_failure_of_a_provider_is_a_sentence_and_the_next_message_is_answered() {
         let gateway = scene.system.pid("gateway");
         assert!(remembers(gateway, b"vault:claude.key"), "what it has is found");
         assert!(!remembers(gateway, KEY.as_bytes()), "gateway saw the key");
+        let auditd = scene.system.pid("auditd");
+        let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+        assert!(remembers(auditd, boot.trim_ascii()), "what it has is found");
+        assert!(!remembers(auditd, KEY.as_bytes()), "auditd saw the key");
     }
     assert!(scene.system.chat("hello").contains("fine"));
     fed(&scene.system, &["secrets", "remove", "claude.key"], "");

@@ -10,18 +10,23 @@ use serde_json::Value;
 use std::path::Path;
 use system_tests::{As, Sandbox, System, USER, is_root, skip};
 
-/// A log of several files, from before.
-fn grown(logs: &Path) {
-    std::fs::create_dir(logs).unwrap();
+/// A log from before, of files of this size.
+fn grown(system: &System, file_bytes: u64) {
+    let logs = system.state().join("logs");
+    std::fs::create_dir(&logs).unwrap();
     let writer = Writer::from_system("single-uid".to_owned()).unwrap();
-    let limits = Limits { file_bytes: 20 << 10, ..Limits::default() };
-    let mut journal = Journal::open(std::fs::File::open(logs).unwrap().into(), writer, limits).unwrap();
+    let limits = Limits { file_bytes, ..Limits::default() };
+    let mut journal = Journal::open(std::fs::File::open(&logs).unwrap().into(), writer, limits).unwrap();
     let client = BoundedStr::truncated("192.0.2.1");
     let record = Record::Auth { client, method: AuthMethod::Token, outcome: AuthOutcome::Accepted };
     for _ in 0..200 {
         journal.append(Stream::Auth, &[(Source::OWN, &record)]).unwrap();
     }
     journal.close().unwrap();
+    if is_root() && system.who() == As::User {
+        let entries = std::fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().path());
+        entries.chain([logs]).for_each(|path| std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap());
+    }
 }
 
 fn auth_files(logs: &Path) -> usize {
@@ -36,11 +41,7 @@ fn auth(system: &System, args: &[&str]) -> Value {
 fn pruned_log_verifies_from_its_first_key(who: As) {
     let mut system = System::prepare(who, &Sandbox::Native);
     let logs = system.state().join("logs");
-    grown(&logs);
-    if is_root() && who == As::User {
-        let entries = std::fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().path());
-        entries.chain([logs.clone()]).for_each(|path| std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap());
-    }
+    grown(&system, 20 << 10);
     let before = auth_files(&logs);
     assert!(before >= 3);
     // What cannot be recorded is not done.
@@ -80,4 +81,22 @@ fn pruned_log_verifies_from_its_first_key_as_root() {
 #[test]
 fn pruned_log_verifies_from_its_first_key_as_user() {
     pruned_log_verifies_from_its_first_key(As::User);
+}
+
+#[test]
+fn file_of_the_log_becomes_as_large_as_the_configuration_says() {
+    for (configured, files) in [(Some(65_536), 2), (None, 1)] {
+        let mut system = System::prepare(As::User, &Sandbox::Native);
+        if let Some(bytes) = configured {
+            let _ = system.says(&["config", "set", "logging.maxFileBytes", &bytes.to_string(), "--yes"]);
+        }
+        // More than 64 KiB, far less than 10 MiB.
+        grown(&system, 10 << 20);
+        system.up();
+        let logs = system.state().join("logs");
+        assert_eq!(auth_files(&logs), files, "{configured:?}");
+        let checked = auth(&system, &["logs", "verify", "--stream", "auth", "--json"]);
+        assert_eq!((&checked["ok"], &checked["files"]), (&Value::Bool(true), &Value::from(files)));
+        let _ = system.says(&["down"]);
+    }
 }

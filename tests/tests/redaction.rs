@@ -4,7 +4,7 @@
 use serde_json::Value;
 use std::io::Write;
 use std::process::Stdio;
-use system_tests::{As, Sandbox, System, in_both_layouts, programs, wait_for};
+use system_tests::{As, Sandbox, System, in_both_layouts, is_root, programs, remembers, wait_for};
 
 /// Of a kind that no rule of a shape or a name takes for a key.
 const VALUE: &str = "the grey 4 horses ran; over #13 hills, then";
@@ -38,6 +38,14 @@ in_both_layouts! {
         for dressed in [VALUE.to_owned(), hex(VALUE), percent] {
             let said = recorded(&system, &format!("true '{dressed}'"));
             assert!(said.starts_with("true '[redacted:vault-secret:") && said.ends_with("]'"), "{said}");
+        }
+        // What it was handed it has not kept; sandboxd, which was to run it, may have.
+        if is_root() {
+            let auditd = system.pid("auditd");
+            let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+            assert!(remembers(auditd, boot.trim_ascii()), "what it has is found");
+            assert!(!remembers(auditd, VALUE.as_bytes()), "auditd keeps a secret that a command held");
+            assert!(!remembers(auditd, hex(VALUE).as_bytes()), "or its digits");
         }
         // The next auditd is told before it is asked to write.
         let epoch = system.role("auditd")["epoch"].as_u64().unwrap();

@@ -76,4 +76,31 @@ in_both_layouts! {
         assert!(pairing(&system, &["pairing", "mode", "signal", "disabled"]).0);
         assert_eq!(inbound(&mut client, "5", "signal", "+441")["payload"]["reason"], "senders.disabled");
     }
+
+    fn policy_of_the_configuration_is_the_vaults_from_the_moment_it_is_applied(system: System) {
+        let set = |path: &str, value: &str| {
+            let output = system.moltbot(&["config", "set", path, value, "--yes"]);
+            assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+            Client::logged_in(system.port(), &system.token())
+        };
+        let status = |answer: &Value| answer["payload"]["status"].as_str().unwrap_or_default().to_owned();
+        let mut client = Client::logged_in(system.port(), &system.token());
+        assert_eq!(status(&inbound(&mut client, "1", "telegram", "42")), "pairing", "nothing said is pairing");
+        let mut client = set("channels.telegram", "{ dmPolicy: 'allowlist', allowFrom: [7] }");
+        assert_eq!(inbound(&mut client, "2", "telegram", "42")["payload"]["reason"], "senders.not_listed");
+        assert_eq!(status(&inbound(&mut client, "3", "telegram", "7")), "started");
+        assert_eq!(status(&inbound(&mut client, "4", "signal", "+441")), "pairing", "another channel is another");
+        let (widened, error) = pairing(&system, &["pairing", "mode", "telegram", "pairing"]);
+        assert!(!widened && error["error"].as_str().unwrap().contains("senders.configured"), "{error}");
+        let (_, lists) = pairing(&system, &["allowlist", "list", "telegram"]);
+        assert_eq!((lists[0]["mode"].as_str(), lists[0]["allowed"][0]["name"].as_str()), (Some("allowlist"), Some("(moltbot.json)")));
+        let mut client = set("channels.telegram.enabled", "false");
+        assert_eq!(inbound(&mut client, "5", "telegram", "7")["payload"]["reason"], "senders.disabled");
+        let mut client = set("channels.defaults.dmPolicy", "disabled");
+        assert_eq!(inbound(&mut client, "6", "signal", "+441")["payload"]["reason"], "senders.disabled");
+        // Back to the beginning, the operator's own lists as they were.
+        let _ = system.says(&["config", "unset", "channels", "--yes"]);
+        let mut client = Client::logged_in(system.port(), &system.token());
+        assert_eq!(status(&inbound(&mut client, "7", "telegram", "42")), "pairing");
+    }
 }

@@ -6,6 +6,7 @@
 //! store put back together with the log of the same moment.
 #![forbid(unsafe_code)]
 
+pub mod adopted;
 pub mod approvals;
 pub mod audit;
 pub mod auth;

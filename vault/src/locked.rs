@@ -7,6 +7,7 @@
 use crate::audit::Auditor;
 use crate::auth::{AskError, recorded};
 use crate::lend::secret_record;
+use crate::senders::configured::Configured;
 use crate::serve::{self, end, gone, next, violated};
 use crate::state::State;
 use crate::state::front::{Locked, UnlockError};
@@ -44,7 +45,13 @@ pub struct Handover {
 ///
 /// # Errors
 /// As [`serve::serve`].
-pub fn serve(walls: &Sealed, control: &Control, locked: Locked, answers: Vec<String>) -> Result<Exit, StartError> {
+pub fn serve(
+    walls: &Sealed,
+    control: &Control,
+    locked: Locked,
+    configured: Configured,
+    answers: Vec<String>,
+) -> Result<Exit, StartError> {
     let mut waiting = Waiting { locked: Some(locked), given: Handover { answers, ..Handover::default() } };
     loop {
         waiting.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
@@ -53,7 +60,9 @@ pub fn serve(walls: &Sealed, control: &Control, locked: Locked, answers: Vec<Str
                 Ok((message, fds)) => match waiting.on_control(message, fds, control)? {
                     Next::Nothing => {}
                     Next::Stop => return Ok(Exit::Ok),
-                    Next::Serve(state) => return serve::serve_on(walls, control, *state, waiting.given),
+                    Next::Serve(state) => {
+                        return serve::serve_on(walls, control, state.configure(configured), waiting.given);
+                    }
                 },
                 Err(ChannelError::WouldBlock) => break,
                 Err(ChannelError::Closed) => return Ok(Exit::BrokerGone),

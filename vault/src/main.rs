@@ -9,6 +9,7 @@ use proto::exit::Exit;
 use proto::ids::Role;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use vault::senders::configured::Configured;
 use vault::state::State;
 use vault::state::front::Opened;
 use vault::{locked, policy, serve};
@@ -21,7 +22,8 @@ fn main() -> ExitCode {
 }
 
 fn start(mut start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Vault { answers } = start.config() else { return Err(start.wrong_config()) };
+    let RoleConfig::Vault { senders, answers } = start.config() else { return Err(start.wrong_config()) };
+    let configured = Configured::read(senders.iter().map(|line| line.as_str())).map_err(StartError::permanent)?;
     let answers: Vec<String> = answers.iter().map(ToString::to_string).collect();
     if let Some(lack) = secret_memory::lack() {
         start.weaker(lack);
@@ -37,7 +39,7 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::VaultDir, store.as_fd())])?;
     drop(store);
     match opened {
-        Opened::State(state) => serve::serve(&sealed, &control, *state, answers),
-        Opened::Locked(store) => locked::serve(&sealed, &control, store, answers),
+        Opened::State(state) => serve::serve(&sealed, &control, state.configure(configured), answers),
+        Opened::Locked(store) => locked::serve(&sealed, &control, store, configured, answers),
     }
 }

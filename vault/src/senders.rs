@@ -4,10 +4,12 @@
 //! have strangers wait for the operator's approval, three a channel and sixteen channels; no list grows by it. What the
 //! tables do not know is whether the sender is who the channel's server says.
 
+pub mod configured;
 pub mod desk;
 pub mod lists;
 pub mod pending;
 
+use configured::{Configured, narrower};
 use lists::{Entry, Lists};
 use pending::{Asked, Pending, Wrong};
 use proto::bounded::BoundedStr;
@@ -46,6 +48,14 @@ pub enum SenderError {
     /// It is not there.
     #[error("this sender is neither on the list nor waits; `moltbot allowlist list` shows who is")]
     NotThere,
+    /// The configuration is narrower.
+    #[error(
+        "the configuration says {0} for this channel; change its dmPolicy in moltbot.json and `moltbot config apply`"
+    )]
+    Configured(&'static str),
+    /// The configuration lists it.
+    #[error("moltbot.json lists this sender in allowFrom; take it out there and `moltbot config apply`")]
+    Listed,
     /// As many as there may be.
     #[error("there are {0} already")]
     Full(&'static str),
@@ -64,6 +74,8 @@ impl SenderError {
             Self::Void => "pairing.void",
             Self::NoRequest => "pairing.no_request",
             Self::NotThere => "senders.not_there",
+            Self::Configured(_) => "senders.configured",
+            Self::Listed => "senders.listed_in_config",
             Self::Full(_) => "senders.full",
         }
     }
@@ -148,16 +160,17 @@ impl Senders {
     /// What the kernel says where it gives no random bytes.
     pub fn ask(
         &mut self,
+        configured: &Configured,
         place: &Place,
         name: &str,
         now: u64,
         draw: impl FnMut() -> Result<PairingCode, Errno>,
     ) -> Result<Verdict, Errno> {
-        let mode = self.lists.mode(&place.channel);
+        let mode = narrower(self.lists.mode(&place.channel), configured.mode(&place.channel));
         if mode == SenderMode::Disabled {
             return Ok(Verdict::Refused(SenderRefusal::Disabled));
         }
-        if self.lists.holds(place) {
+        if self.lists.holds(place) || configured.lists(place) {
             return Ok(Verdict::Allowed);
         }
         if mode == SenderMode::Allowlist {
@@ -173,11 +186,12 @@ impl Senders {
     ///
     /// # Errors
     /// [`SenderError`]; of those, wrong codes are counted all the same.
-    pub fn change(&mut self, verb: &SenderVerb, now: u64) -> Result<Change, SenderError> {
+    pub fn change(&mut self, configured: &Configured, verb: &SenderVerb, now: u64) -> Result<Change, SenderError> {
         match verb {
             SenderVerb::Pending | SenderVerb::Channels | SenderVerb::Allowed { .. } => Ok(Change::Done(0)),
             SenderVerb::Approve { channel: id, code } => {
                 let channel = channel(id)?.to_owned();
+                configured.permits(&channel, SenderMode::Pairing)?;
                 self.lists.room(&channel)?;
                 let request = self.pending.approve(&channel, *code, now).map_err(|wrong| match wrong {
                     Wrong::NoRequest => SenderError::NoRequest,
@@ -196,6 +210,9 @@ impl Senders {
             }
             SenderVerb::Revoke { channel, sender } | SenderVerb::Disallow { channel, sender } => {
                 let place = Place::new(channel, sender)?;
+                if configured.lists(&place) {
+                    return Err(SenderError::Listed);
+                }
                 let listed = self.lists.remove(&place);
                 // Whoever is taken off a list must not come back by a code that was given before.
                 let waits = self.pending.forget(&place);
@@ -203,6 +220,7 @@ impl Senders {
             }
             SenderVerb::SetMode { channel: id, mode } => {
                 let channel = channel(id)?;
+                configured.permits(channel, *mode)?;
                 self.lists.set_mode(channel, *mode)?;
                 if *mode != SenderMode::Pairing {
                     self.pending.forget_all(channel);

@@ -5,6 +5,7 @@
 //! over the records: to delete, add, swap or take back one record is to alter the file. What it cannot tell is that a
 //! whole older file was put back.
 
+use crate::adopted::Adopted;
 use crate::auth::devices::Devices;
 use crate::auth::password::Password;
 use crate::budget::Budgets;
@@ -89,6 +90,8 @@ pub struct Contents {
     pub senders: Senders,
     /// Keys of conversations.
     pub transcripts: Transcripts,
+    /// Values that came from a configuration.
+    pub adopted: Adopted,
     /// Conversations that strangers' words have reached.
     pub taints: Taints,
     /// What the log was when it was last looked at.
@@ -223,6 +226,7 @@ const DEVICES: u8 = 5;
 const PENDING: u8 = 6;
 const LISTS: u8 = 7;
 const TRANSCRIPTS: u8 = 8;
+const ADOPTED: u8 = 9;
 const TAINTS: u8 = 10;
 const MEMORY: u8 = 16;
 
@@ -244,6 +248,7 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         (PENDING, &|into: &mut Writer| contents.senders.pending.encode(into)),
         (LISTS, &|into: &mut Writer| contents.senders.lists.encode(into)),
         (TRANSCRIPTS, &|into: &mut Writer| contents.transcripts.encode(into)),
+        (ADOPTED, &|into: &mut Writer| contents.adopted.encode(into)),
         (TAINTS, &|into: &mut Writer| contents.taints.encode(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
@@ -282,6 +287,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         renew: false,
         senders: Senders::default(),
         transcripts: Transcripts::default(),
+        adopted: Adopted::default(),
         taints: Taints::default(),
         memory: Memory::default(),
     };
@@ -317,6 +323,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             PENDING => contents.senders.pending = Pending::decode(&mut section)?,
             LISTS => contents.senders.lists = Lists::decode(&mut section)?,
             TRANSCRIPTS => contents.transcripts = Transcripts::decode(&mut section)?,
+            ADOPTED => contents.adopted = Adopted::decode(&mut section)?,
             TAINTS => contents.taints = Taints::decode(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}

@@ -1,5 +1,6 @@
 //! What the vault knows, and the only place where it changes: in memory and in the store together.
 
+use crate::adopted::Adopted;
 use crate::auth::devices::Devices;
 use crate::auth::waiting::Waiting;
 use crate::budget::Budgets;
@@ -9,6 +10,7 @@ use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
 use crate::permit::Policy;
 use crate::senders::Senders;
+use crate::senders::configured::Configured;
 use crate::senders::desk::Told;
 use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
@@ -51,6 +53,8 @@ pub struct State {
     told: Told,
     /// Credentials that answers need.
     answers: Vec<String>,
+    /// What the configuration says of channels.
+    configured: Configured,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -212,6 +216,7 @@ impl State {
             senders: Senders::default(),
             transcripts: Transcripts::default(),
             taints: Taints::default(),
+            adopted: Adopted::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -233,6 +238,7 @@ impl State {
             answers: Vec::new(),
             waiting: Waiting::default(),
             told: Told::default(),
+            configured: Configured::default(),
         }
     }
 
@@ -253,6 +259,23 @@ impl State {
         Ok(version)
     }
 
+    /// True where a value that stands in a configuration is not to be taken over: the vault took it already, or has it.
+    #[must_use]
+    pub fn knows(&self, name: &str, value: &Secret) -> bool {
+        let is_current = || self.open_secret(name).is_ok_and(|current| token::same(&current, value));
+        self.contents.adopted.has(name, value) || is_current()
+    }
+
+    /// Takes a value over from a configuration, as the next version of `name`, and notes that.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; then nothing has changed.
+    pub fn adopt(&mut self, name: &str, value: &Secret, now: u64) -> Result<u64, ChangeError> {
+        let before = self.contents.adopted.clone();
+        self.contents.adopted.note(name, value);
+        self.put(name, value, None, now).inspect_err(|_| self.contents.adopted = before)
+    }
+
     /// Binds `name` to another policy: a new version with the same value, because the old envelope would open under the old
     /// policy alone.
     ///
@@ -271,9 +294,10 @@ impl State {
         if !self.contents.records.contains_key(name) {
             return Err(ChangeError::NoSuchSecret);
         }
-        let before = self.contents.budgets.clone();
+        let before = (self.contents.budgets.clone(), self.contents.adopted.clone());
         self.contents.budgets.forget(name);
-        self.exchange(name, None).inspect_err(|_| self.contents.budgets = before)
+        self.contents.adopted.forget(name);
+        self.exchange(name, None).inspect_err(|_| (self.contents.budgets, self.contents.adopted) = before)
     }
 
     fn exchange(&mut self, name: &str, record: Option<Record>) -> Result<(), ChangeError> {
@@ -378,13 +402,18 @@ impl State {
     ///
     /// # Errors
     /// [`ChangeError`]; then there is none.
-    pub fn make_transcript(&mut self, id: transcripts::Id, session: &str, now: u64) -> Result<Key, ChangeError> {
+    pub fn make_transcript(
+        &mut self,
+        id: transcripts::Id,
+        (session, closed): (&str, bool),
+        now: u64,
+    ) -> Result<Key, ChangeError> {
         if self.contents.ring.is_worn() {
             self.rotate_keys(now)?;
         }
         let key = Key::draw().map_err(EnvelopeError::Random)?;
         let before = self.contents.transcripts.clone();
-        self.contents.transcripts.add(&mut self.contents.ring, id, session, now, &key)?;
+        self.contents.transcripts.add(&mut self.contents.ring, id, (session, closed), now, &key)?;
         self.persist().inspect_err(|_| self.contents.transcripts = before)?;
         Ok(key)
     }
@@ -424,6 +453,18 @@ impl State {
     #[must_use]
     pub fn is_answer(&self, name: &str) -> bool {
         self.answers.iter().any(|known| known == name)
+    }
+
+    /// With what the configuration says of channels.
+    #[must_use]
+    pub fn configure(self, configured: Configured) -> Self {
+        Self { configured, ..self }
+    }
+
+    /// What the configuration says of channels.
+    #[must_use]
+    pub const fn configured(&self) -> &Configured {
+        &self.configured
     }
 
     /// Whose refusal is in the log already.

@@ -102,16 +102,24 @@ impl Transcripts {
         if self.entries.len() >= MOST { Err(TranscriptError::Full) } else { Ok(()) }
     }
 
-    /// Takes a new one, and closes the one of this conversation that was open.
+    /// Takes a new one, and closes the one of this conversation that was open; one that is `closed` from the start closes
+    /// none.
     ///
     /// # Errors
     /// [`EnvelopeError`].
-    pub fn add(&mut self, ring: &mut Keyring, id: Id, session: &str, now: u64, key: &Key) -> Result<(), EnvelopeError> {
+    pub fn add(
+        &mut self,
+        ring: &mut Keyring,
+        id: Id,
+        (session, closed): (&str, bool),
+        now: u64,
+        key: &Key,
+    ) -> Result<(), EnvelopeError> {
         let wrapped = Wrapped::seal(ring, &Entry::about(&id, session, &now.to_le_bytes()), key)?;
-        for entry in self.entries.values_mut().filter(|entry| entry.session == session) {
+        for entry in self.entries.values_mut().filter(|entry| !closed && entry.session == session) {
             entry.open = false;
         }
-        self.entries.insert(id, Entry { session: session.to_owned(), created: now, open: true, wrapped });
+        self.entries.insert(id, Entry { session: session.to_owned(), created: now, open: !closed, wrapped });
         Ok(())
     }
 

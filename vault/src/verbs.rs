@@ -46,6 +46,7 @@ pub(crate) fn changed(error: ChangeError) -> AskError {
 fn name_of(verb: &VaultVerb) -> &str {
     match verb {
         VaultVerb::PutSecret { name, .. }
+        | VaultVerb::AdoptSecret { name, .. }
         | VaultVerb::RemoveSecret { name }
         | VaultVerb::RevealSecret { name }
         | VaultVerb::ReadPolicy { name }
@@ -134,6 +135,11 @@ impl<L: Log> Desk<'_, L> {
                     (_, record) => Ok(format!("version {}", record.map_or(0, |record| record.version()) + 1)),
                 }
             }
+            VaultVerb::AdoptSecret { value, .. } if self.state.knows(name, value) => Ok("known already".to_owned()),
+            VaultVerb::AdoptSecret { value, .. } => {
+                Self::check_value(name, value)?;
+                Ok(format!("version {}", record.map_or(0, |record| record.version()) + 1))
+            }
             VaultVerb::RenewMaster if self.state.is_key_kept_elsewhere() => Err(refuse(
                 "vault.kept_elsewhere",
                 "the service manager keeps the master key: only it can replace it; `moltbot vault rotate` renews the rest",
@@ -217,6 +223,12 @@ impl<L: Log> Desk<'_, L> {
             VaultVerb::ListSecrets { after } => Ok(VaultAnswer::Secrets(self.page(&after))),
             VaultVerb::PutSecret { name, value, rotate: _ } => {
                 let version = self.state.put(&name, &value, None, now).map_err(changed)?;
+                self.leases.forget(&name);
+                Ok(VaultAnswer::Done(version))
+            }
+            VaultVerb::AdoptSecret { name, value } if self.state.knows(&name, &value) => Ok(VaultAnswer::Done(0)),
+            VaultVerb::AdoptSecret { name, value } => {
+                let version = self.state.adopt(&name, &value, now).map_err(changed)?;
                 self.leases.forget(&name);
                 Ok(VaultAnswer::Done(version))
             }

@@ -22,7 +22,7 @@ use vault::state::State;
 use vault::state::front::Opened;
 
 const CHANGE: &str = "MOLTBOT_TEST_CHANGE";
-const CHANGES: [&str; 7] = ["make", "put", "rotate", "policy", "remove", "keys", "master"];
+const CHANGES: [&str; 9] = ["make", "put", "rotate", "adopt", "policy", "remove", "transcript", "keys", "master"];
 /// A change that takes Argon2 for each kill: minutes, so not with the others.
 const SLOW: &str = "passphrase";
 /// Calls that fail one after the other, of which every change makes some.
@@ -94,7 +94,12 @@ fn shape(state: &State) -> Shape {
         let value = state.open_secret(record.name()).unwrap().expose().to_vec();
         (record.name().to_owned(), (record.version(), record.term(), record.policy_text().to_owned(), value))
     };
-    state.records().map(one).collect()
+    let contents = state.contents();
+    let talk = |(id, entry): (&vault::transcripts::Id, &vault::transcripts::Entry)| {
+        let key = contents.transcripts.key(&contents.ring, id).unwrap().unwrap();
+        (format!("transcript {id:?}"), (0, 0, entry.session.clone(), key.expose().to_vec()))
+    };
+    state.records().map(one).chain(contents.transcripts.iter().map(talk)).collect()
 }
 
 fn say(word: &str) {
@@ -118,6 +123,8 @@ fn change(what: &str, dir: &Path) {
         // Both are made by the opening itself.
         "make" | "master" => Ok(()),
         "put" => state.put("other", &value, None, 2).map(drop),
+        "adopt" => state.adopt("bot", &value, 2).map(drop),
+        "transcript" => state.make_transcript([7; 16], "agent:main:main", 2).map(drop),
         "rotate" => state.put("bot", &value, None, 2).map(drop),
         "policy" => state.set_policy("bot", &Policy::parse("reveal yes").unwrap(), 2).map(drop),
         "remove" => state.remove("bot"),

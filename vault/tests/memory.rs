@@ -4,13 +4,18 @@
 
 mod common;
 
+use common::device::{device, pair};
 use common::{Broker, PATIENCE, login};
+use proto::auth::{Login, LoginVerb};
 use proto::bounded::BoundedStr;
 use proto::channel::Client;
 use proto::edge::EgressVault;
+use proto::ids::SessionKey;
 use proto::secret::Secret;
+use proto::senders::{ChannelId, PairingCode, SenderId, Verdict};
 use proto::topology::EdgeId;
-use proto::vault::{Destination, LeaseReply, LeaseRequest, VaultVerb};
+use proto::transcripts::{TranscriptId, TranscriptRequest};
+use proto::vault::{Destination, LeaseReply, LeaseRequest, VaultReply, VaultRequest, VaultVerb};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -20,25 +25,43 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use vault::auth::password::Password;
 use vault::cipher::Key;
+use vault::codec::Writer;
 use vault::keys::Master;
+use vault::senders::configured::Configured;
+use vault::senders::{Place, Senders};
 use vault::state::{GATEWAY_TOKEN, State};
 
+const TRANSCRIPT: &str = "key of a transcript";
+const CODE: &str = "code of a pairing";
+const VERIFIER: &str = "verifier of the password";
+const COSIGNER: &str = "key of the cosigner";
+const PASSWORD: &[u8] = b"a password that is typed in by hand";
 /// Set for the process that is to be found out.
 const ORDINARY: &str = "MOLTBOT_TEST_ORDINARY_VAULT";
 /// Bytes in a row that count as found.
 const WINDOW: usize = 16;
 
+/// Bytes of what is looked for whole: 2^-40 for a pairing code that comes by chance.
+const WHOLE: usize = 8;
+
 /// What must not be found, by what it is.
 struct Needles {
     windows: std::collections::HashMap<[u8; WINDOW], String>,
+    whole: std::collections::HashMap<[u8; WHOLE], String>,
     first: Vec<bool>,
 }
 
 impl Needles {
     fn new(secrets: &[(String, Vec<u8>)]) -> Self {
-        let mut needles = Self { windows: std::collections::HashMap::new(), first: vec![false; 1 << 16] };
+        let (windows, whole) = (Default::default(), Default::default());
+        let mut needles = Self { windows, whole, first: vec![false; 1 << 16] };
         for (name, bytes) in secrets {
+            if let Ok(whole) = <[u8; WHOLE]>::try_from(bytes.as_slice()) {
+                needles.first[usize::from(u16::from_le_bytes([whole[0], whole[1]]))] = true;
+                needles.whole.insert(whole, name.clone());
+            }
             for window in bytes.windows(WINDOW) {
                 needles.first[usize::from(u16::from_le_bytes([window[0], window[1]]))] = true;
                 needles.windows.insert(window.try_into().unwrap(), name.clone());
@@ -49,10 +72,9 @@ impl Needles {
 
     fn search(&self, memory: &[u8], found: &mut BTreeSet<String>) {
         for window in memory.windows(WINDOW) {
-            if self.first[usize::from(u16::from_le_bytes([window[0], window[1]]))]
-                && let Some(name) = self.windows.get(window)
-            {
-                found.insert(name.clone());
+            if self.first[usize::from(u16::from_le_bytes([window[0], window[1]]))] {
+                let names = [self.windows.get(window), self.whole.get(&window[..WHOLE])];
+                found.extend(names.into_iter().flatten().cloned());
             }
         }
     }
@@ -120,6 +142,25 @@ fn secrets(state: &Path) -> Vec<(String, Vec<u8>)> {
         }
         all.push((format!("DEK of {}", record.name()), record.data_key(ring).unwrap().expose().to_vec()));
     }
+    let contents = opened.contents();
+    for (id, _) in contents.transcripts.iter() {
+        let key = contents.transcripts.key(ring, id).unwrap().unwrap();
+        all.push((TRANSCRIPT.to_owned(), key.expose().to_vec()));
+    }
+    for (_, request) in contents.senders.pending.requests() {
+        all.push((CODE.to_owned(), request.code.0.to_vec()));
+    }
+    // As docs/FORMATS.md has them: what the store holds and shows to nobody.
+    let mut bytes = Writer::new(256);
+    if let Some(password) = &contents.password {
+        password.encode(&mut bytes);
+        all.push((VERIFIER.to_owned(), bytes.as_slice()[40..72].to_vec()));
+    }
+    let mut bytes = Writer::new(4096);
+    contents.memory.encode(&mut bytes);
+    if bytes.as_slice().starts_with(&32u32.to_le_bytes()) {
+        all.push((COSIGNER.to_owned(), bytes.as_slice()[4..36].to_vec()));
+    }
     all
 }
 
@@ -170,7 +211,22 @@ fn scan_under_load(instants: usize) {
     std::thread::spawn(move || records.iter().count());
     let token = broker.reveal().unwrap();
     put(&broker, "model");
-    let hidden = secrets(state.path());
+    let password = || Secret::new(PASSWORD.to_vec()).unwrap();
+    broker.verb(VaultVerb::Login(LoginVerb::SetPassword { password: password() })).map(drop).unwrap();
+    let of_device = pair(&broker, &device(1));
+    let mut first = broker.client(EdgeId::GatewayVault);
+    let (session, id) = (SessionKey(BoundedStr::truncated("agent:main:main")), TranscriptId([7; 16]));
+    let talk = VaultRequest::Transcript(TranscriptRequest::Make { session: session.clone(), id });
+    assert!(matches!(first.call(&talk, &[], PATIENCE), Ok((VaultReply::Transcript(_), _))));
+    let (channel, sender) = (ChannelId(BoundedStr::truncated("telegram")), SenderId(BoundedStr::truncated("42")));
+    let stranger = VaultRequest::MaySpeak { channel, sender, name: BoundedStr::default() };
+    assert!(matches!(first.call(&stranger, &[], PATIENCE), Ok((VaultReply::Speak(Verdict::Pair { .. }), _))));
+    let talk = VaultRequest::Transcript(TranscriptRequest::Open { session, id });
+    let mut hidden = secrets(state.path());
+    for name in [TRANSCRIPT, CODE, VERIFIER, COSIGNER] {
+        assert!(hidden.iter().any(|(known, _)| known == name), "{name} is looked for");
+    }
+    hidden.extend([("token of a device".to_owned(), of_device), ("password".to_owned(), PASSWORD.to_vec())]);
     let needles = Needles::new(&hidden);
     let pid = broker.child.id();
     let (mut gateway, mut egress) = (broker.client(EdgeId::GatewayVault), broker.egress());
@@ -183,6 +239,16 @@ fn scan_under_load(instants: usize) {
                 // A failure writes the store, the success after it again.
                 login(&mut gateway, if turn.is_multiple_of(3) { b"wrong" } else { &token }).unwrap();
                 use_once(&mut egress, "model");
+                for request in [&talk, &stranger] {
+                    gateway.call(request, &[], PATIENCE).map(drop).unwrap();
+                }
+                // Argon2 is most of the time that it takes.
+                if turn.is_multiple_of(50) {
+                    let offered = Login::with_token(BoundedStr::truncated("192.0.2.2"), None);
+                    let login = Login { password: Some(password()), ..offered };
+                    let request = VaultRequest::VerifyClient(Box::new(login));
+                    assert!(matches!(gateway.call(&request, &[], PATIENCE), Ok((VaultReply::Admitted(_), _))));
+                }
             }
         });
         let mut hidden_bytes = 0;
@@ -220,7 +286,16 @@ fn same_scanner_finds_everything_in_an_ordinary_process() {
     for name in ["keys", "vault"] {
         std::fs::create_dir(state.path().join(name)).unwrap();
     }
-    drop(open(state.path()));
+    let mut opened = open(state.path());
+    let typed = Secret::new(PASSWORD.to_vec()).unwrap();
+    opened.set_password(Some(Password::keep(&typed, 1).unwrap())).unwrap();
+    opened.make_transcript([7; 16], "agent:main:main", 1).map(drop).unwrap();
+    let mut senders = Senders::default();
+    let place = Place { channel: "telegram".to_owned(), sender: "42".to_owned() };
+    let code = || Ok(PairingCode(*b"QWERTY23"));
+    senders.ask(&Configured::default(), &place, "", vault::state::unix_now(), code).map(drop).unwrap();
+    opened.set_senders(senders).unwrap();
+    drop(opened);
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "ordinary_process", "--nocapture"])
         .env(ORDINARY, state.path())
@@ -235,7 +310,7 @@ fn same_scanner_finds_everything_in_an_ordinary_process() {
     drop(child.stdin.take());
     child.wait().unwrap();
     drop(out);
-    for name in ["master key", "KEK", GATEWAY_TOKEN, "DEK of gateway.token"] {
+    for name in ["master key", "KEK", GATEWAY_TOKEN, "DEK of gateway.token", TRANSCRIPT, CODE, VERIFIER] {
         assert!(seen.found.contains(name), "{name} is not among {:?}", seen.found);
     }
 }
@@ -246,10 +321,12 @@ fn ordinary_process() {
     let Some(state) = std::env::var_os(ORDINARY) else { return };
     let state = open(Path::new(&state));
     let record = state.record(GATEWAY_TOKEN).unwrap();
+    let id = *state.contents().transcripts.iter().next().unwrap().0;
+    let talk = state.contents().transcripts.key(&state.contents().ring, &id).unwrap();
     let held = (record.open(&state.contents().ring).unwrap(), record.data_key(&state.contents().ring).unwrap());
     println!("holds them");
     let _ = std::io::stdin().read(&mut [0]);
-    drop(held);
+    drop((held, talk));
 }
 
 #[test]

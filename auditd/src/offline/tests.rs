@@ -388,6 +388,22 @@ fn torture_every_offset_every_pair_and_every_splice() {
 }
 
 #[test]
+fn newest_checkpoint_is_the_last_of_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = crate::stream::tests::Bench::new(dir.path());
+    let mut sizes = Vec::new();
+    for _ in 0..150 {
+        bench.put("192.0.2.1").unwrap();
+        bench.with(crate::stream::LogStream::note);
+        let files = find(dir.path(), Stream::Auth).unwrap();
+        let note = newest_checkpoint(&files).unwrap().unwrap();
+        sizes.push((crate::note::Checkpoint::parse(note.text()).unwrap().size, bench.log.head().size));
+    }
+    assert!(std::fs::metadata(dir.path().join("auth-audit.checkpoints")).unwrap().len() > 30_000);
+    assert!(sizes.iter().all(|(newest, size)| newest == size), "{sizes:?}");
+}
+
+#[test]
 fn every_record_of_a_rotated_log_is_proved_and_no_other_passes() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path());

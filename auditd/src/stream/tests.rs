@@ -409,6 +409,54 @@ fn checkpoint_that_the_disk_tore_is_accounted_for_in_the_log() {
     assert!(bench.reopened(dir.path()).is_err());
 }
 
+#[test]
+fn start_accounts_for_a_torn_checkpoint_before_anybody_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(dir.path());
+    bench.put("a").unwrap();
+    bench.with(LogStream::note);
+    let path = dir.path().join("auth-audit.checkpoints");
+    let note = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &note[..note.len() - 9]).unwrap();
+    assert!(check(dir.path()).unwrap().torn);
+    bench = bench.reopened(dir.path()).unwrap();
+    bench.with(LogStream::make_ready);
+    assert!(!check(dir.path()).unwrap().torn);
+    assert_eq!(text(dir.path()).matches("\"type\":\"torn-checkpoints\"").count(), 1);
+    bench.put("b").unwrap();
+    assert_eq!(text(dir.path()).matches("\"type\":\"torn-checkpoints\"").count(), 1);
+}
+
+#[test]
+fn crash_while_the_last_checkpoint_of_a_closed_file_is_written_raises_no_alarm() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(dir.path());
+    bench.put("a").unwrap();
+    bench.limits.file_bytes = 1;
+    bench.put("b").unwrap();
+    bench.limits.file_bytes = 10 << 20;
+    let files = offline::find(dir.path(), Stream::Auth).unwrap();
+    let first = files[0].checkpoints.clone().unwrap();
+    let notes = std::fs::read(&first).unwrap();
+    for cut in 1..notes.len() {
+        std::fs::write(&first, &notes[..notes.len() - cut]).unwrap();
+        // Before the next file was made.
+        for path in [&files[1].log, files[1].checkpoints.as_ref().unwrap()] {
+            let _ = std::fs::remove_file(path);
+        }
+        bench = bench.reopened(dir.path()).unwrap();
+        bench.put("c").unwrap();
+        let report = check(dir.path()).unwrap_or_else(|error| panic!("{cut}: {error}"));
+        assert_eq!((report.files, report.head, report.torn), (2, bench.log.at.head, false), "{cut}");
+        let whole = cut == notes.len() || notes[..notes.len() - cut].is_empty();
+        assert_eq!(report.cut_short.len(), usize::from(!whole), "{cut}");
+    }
+    // Lines are another matter: those of a closed file end in whole records.
+    let lines = std::fs::read(&files[0].log).unwrap();
+    std::fs::write(&files[0].log, &lines[..lines.len() - 3]).unwrap();
+    assert!(check(dir.path()).is_err());
+}
+
 /// A small file system that can be filled, taken down at the end of its test.
 struct Small(tempfile::TempDir);
 

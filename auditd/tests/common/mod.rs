@@ -1,10 +1,12 @@
 //! The real process behind its real walls, with the test in broker's place.
 #![allow(dead_code, reason = "each test takes of it what it needs")]
 
+pub mod receipts;
+
 use proto::audit::{AuditRequest, AuthMethod, AuthOutcome, Record, Stream};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, Client};
-use proto::control::{FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
+use proto::control::{FromRole, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::edge::ToAuditd;
 use proto::ids::{Epoch, RequestId, Role};
 use proto::topology::{EdgeId, Side, role};
@@ -26,6 +28,10 @@ impl Broker {
     /// Behind what `limit` sets, as a child of the program `under`, which must pass descriptor 3 on; none where it
     /// dies before it is configured.
     pub fn start_under(logs: &std::path::Path, limit: &str, under: &str) -> Option<Self> {
+        Self::start_with(logs, limit, under, LogFiles::default())
+    }
+
+    fn start_with(logs: &std::path::Path, limit: &str, under: &str, files: LogFiles) -> Option<Self> {
         let (control, theirs) = Channel::pair().unwrap();
         // The shell puts the channel where broker would, and nothing else.
         let child = Command::new("sh")
@@ -39,7 +45,8 @@ impl Broker {
             panic!("hello")
         };
         let directory: OwnedFd = std::fs::File::open(logs).unwrap().into();
-        let config = RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default() };
+        let config =
+            RoleConfig::Auditd { layout: BoundedStr::truncated("single-uid"), redact: BoundedVec::default(), files };
         let resources = BoundedVec::new(vec![Resource::LogDir]).unwrap();
         broker
             .tell(&ToRole::Configure { layout: Layout::SplitUid, config, resources }, &[directory.as_fd()])
@@ -67,6 +74,13 @@ impl Broker {
         assert!(walls.landlock_abi >= 2 && walls.seccomp_rules > 0);
         broker.say(&ToRole::Attested, &[]);
         let FromRole::Ready = broker.hear() else { panic!("ready") };
+        broker
+    }
+
+    /// With files of the log of this size and age.
+    pub fn ready_with(logs: &std::path::Path, files: LogFiles) -> Self {
+        let broker = Self::start_with(logs, "", "", files).unwrap();
+        assert!(broker.comes_up());
         broker
     }
 

@@ -53,6 +53,8 @@ pub enum ConfigCommand {
     Diff,
     /// Put the file in force: the roles that it is about restart, and no other
     Apply,
+    /// Move the secrets that stand in the file, and those of the variables that it names, into the vault
+    Seal,
     /// Print the JSON Schema
     Schema,
     /// Print the path of the file

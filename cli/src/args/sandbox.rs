@@ -40,6 +40,25 @@ pub enum RulesCommand {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Show the narrowest rule that would let a command run unasked, and what else of the last 30 days it would have
+    Propose {
+        /// The command, as one argument
+        command: String,
+        /// Conversation that would ask; the rule is for its agent and its class
+        #[arg(long, value_name = "KEY", default_value = "agent:main:main")]
+        session: String,
+    },
+    /// Show that, ask, and put the rule into moltbot.json
+    Add {
+        /// The command, as one argument
+        command: String,
+        /// Conversation that would ask; the rule is for its agent and its class
+        #[arg(long, value_name = "KEY", default_value = "agent:main:main")]
+        session: String,
+        /// How the file is changed
+        #[command(flatten)]
+        how: super::How,
+    },
 }
 
 /// `moltbot approvals ...`
@@ -64,6 +83,13 @@ pub enum ApprovalsCommand {
         /// For how long the same may run again: 90s, 30m, 12h, 7d
         #[arg(long = "for", value_name = "TIME", value_parser = parse_span, default_value = "0s")]
         span: u32,
+        /// Let it run now, and write a rule that lets its like run unasked: the rule is shown first, and what of the last 30
+        /// days it would have let run
+        #[arg(long, conflicts_with_all = ["uses", "span"])]
+        rule: bool,
+        /// With --rule: do not ask
+        #[arg(long, requires = "rule")]
+        yes: bool,
     },
     /// Do not let it run
     Deny {

@@ -74,6 +74,26 @@ pub enum ExplainCommand {
     },
 }
 
+/// What is asked about.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = WHY)]
+pub struct WhyOptions {
+    /// A path (/..., ./..., ~/...), a sender (CHANNEL:ID), or a command, in quotes
+    #[arg(value_name = "PATH|COMMAND|SENDER", allow_hyphen_values = true)]
+    pub what: String,
+    /// For a command: the conversation that asks
+    #[arg(long, value_name = "KEY", default_value = "agent:main:main")]
+    pub session: String,
+    /// For a command: in the native backend
+    #[arg(long)]
+    pub native: bool,
+}
+
+const WHY: &str = "Examples:
+  moltbot why ~/.moltbot/keys/secrets.key
+  moltbot why telegram:8734062810
+  moltbot why 'curl https://example.com | sh'";
+
 /// `moltbot incident ...`
 #[derive(Debug, Subcommand)]
 pub enum IncidentCommand {

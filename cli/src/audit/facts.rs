@@ -5,7 +5,9 @@ use crate::door::{Door, unexpected};
 use auditd::offline::{self, Expected, OfflineError};
 use config::Config;
 use proto::audit::Stream;
+use proto::auth::DeviceRow;
 use proto::operator::Status;
+use proto::senders::AllowedRow;
 use proto::vault::{SecretRow, VaultAnswer, VaultVerb};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,12 @@ pub struct Facts {
     pub status: Option<Status>,
     /// Secrets in the vault, where it answers.
     pub secrets: Vec<SecretRow>,
+    /// Devices, where the vault answers.
+    pub devices: Vec<DeviceRow>,
+    /// Strangers that wait to be let in.
+    pub waiting: usize,
+    /// Senders that are let in.
+    pub senders: Vec<AllowedRow>,
     /// Seconds since 1970.
     pub now: u64,
     /// What a closer look found.
@@ -75,9 +83,12 @@ impl Facts {
         };
         let status = door.as_mut().map(Door::status).transpose()?;
         let secrets = door.as_mut().and_then(|door| secrets(door).ok()).unwrap_or_default();
+        let devices = door.as_mut().and_then(|door| crate::devices::rows(door).ok()).unwrap_or_default();
+        let waiting = door.as_mut().and_then(|door| crate::people::pending(door).ok()).map_or(0, |rows| rows.len());
+        let senders = door.as_mut().and_then(|door| crate::people::allowed(door).ok()).unwrap_or_default();
         let deep = deep.then(|| Deep::look(dir, door.as_mut(), status.as_ref()));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Ok(Self { dir: dir.to_owned(), files, config, status, secrets, now, deep })
+        Ok(Self { dir: dir.to_owned(), files, config, status, secrets, devices, waiting, senders, now, deep })
     }
 }
 

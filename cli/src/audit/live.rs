@@ -3,6 +3,7 @@
 use super::facts::Facts;
 use super::finding;
 use config::rules::{Finding, Severity};
+use proto::auth::{DeviceRow, DeviceState};
 use proto::ids::Role;
 use proto::operator::{Mode, RoleState, RoleStatus, Status};
 use proto::sandbox::Backend;
@@ -30,6 +31,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         )),
     }
     secrets(facts, &mut all);
+    people(facts, &mut all);
     deep(facts, &mut all);
     all
 }
@@ -166,14 +168,19 @@ fn role(row: &RoleStatus, all: &mut Vec<Finding>) {
 
 fn engine(status: &Status, all: &mut Vec<Finding>) {
     let posture = &status.posture;
-    for hole in posture.findings.iter() {
+    if !posture.findings.is_empty() {
+        let holes: Vec<String> = posture
+            .findings
+            .iter()
+            .map(|hole| format!("{} {}: {}", hole.component.as_str(), hole.number.as_str(), hole.why.as_str()))
+            .collect();
         all.push(finding(
             Severity::Warn,
-            &format!("sandbox.engine.{}", hole.number.to_lowercase()),
-            &hole.component,
-            &format!("{} has a known hole", hole.component.as_str()),
-            &hole.why,
-            "install a newer version",
+            "sandbox.engine.known_holes",
+            "docker",
+            "the engine has known holes, by its versions",
+            &holes.join("\n"),
+            "install newer versions, or say agents.defaults.sandbox.backend native",
         ));
     }
     if !posture.components.is_empty() && !posture.rootless && !posture.userns_remap {
@@ -223,6 +230,45 @@ fn secrets(facts: &Facts, all: &mut Vec<Finding>) {
                 &fix,
             ));
         }
+    }
+}
+
+/// Who was let in, or wants to be.
+fn people(facts: &Facts, all: &mut Vec<Finding>) {
+    let old = |since: u64| facts.now.saturating_sub(since) / 86_400 >= OLD_DAYS;
+    let mut push = |id: &str, title: &str, detail: &str, fix: &str| {
+        all.push(finding(Severity::Info, id, "", title, detail, fix));
+    };
+    let waits = facts.devices.iter().filter(|row| row.state == DeviceState::Waits).count();
+    if waits > 0 {
+        let detail = format!("{waits} of them; nobody is let in by waiting");
+        push("devices.waiting", "devices wait to be paired", &detail, "`moltbot devices list`, then approve or deny");
+    }
+    let is_in = |row: &&DeviceRow| matches!(row.state, DeviceState::Paired | DeviceState::PairedWithToken);
+    let stale: Vec<&str> =
+        facts.devices.iter().filter(is_in).filter(|row| old(row.since)).map(|row| row.name.as_str()).collect();
+    if !stale.is_empty() {
+        let fix = "`moltbot devices revoke ID` for what is not used any more; `devices rotate ID` for a new token";
+        push("devices.old", "devices were paired long ago", &stale.join(", "), fix);
+    }
+    if facts.waiting > 0 {
+        let detail = format!("{} of them, each with a code that it was shown", facts.waiting);
+        push(
+            "pairing.waiting",
+            "strangers wait to be let in",
+            &detail,
+            "`moltbot pairing list`; a code lapses by itself",
+        );
+    }
+    let stale = facts.senders.iter().filter(|row| old(row.since)).count();
+    if stale > 0 {
+        let detail = format!("{stale} of {}; what they write reaches the agent", facts.senders.len());
+        push(
+            "allowlist.old",
+            "senders were let in long ago",
+            &detail,
+            "`moltbot allowlist list`, and remove whom you don't know",
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use super::facts::Facts;
 use super::fix::Action;
 use crate::CliError;
 use crate::args::{Args, AuditOptions};
-use crate::paint::{Paint, harmless};
+use crate::paint::{Paint, columns, folded, harmless};
 use config::rules::{Finding, Severity, rating, score};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -113,10 +113,11 @@ fn as_text(
             if !found.path.is_empty() {
                 text += &paint.dim(&format!("    at  {}\n", harmless(&found.path)));
             }
+            let columns = columns();
             for line in found.detail.lines() {
-                text += &format!("    {}\n", harmless(line));
+                text += &format!("    {}\n", folded(&harmless(line), 4, columns.saturating_sub(4)));
             }
-            text += &format!("    fix {}\n", harmless(&found.remediation));
+            text += &format!("    fix {}\n", folded(&harmless(&found.remediation), 8, columns.saturating_sub(8)));
         }
     }
     if let Some(actions) = fixed {

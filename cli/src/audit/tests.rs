@@ -1,10 +1,12 @@
 use super::facts::{Deep, Facts, FileFact};
 use super::*;
 use config::Config;
+use proto::auth::{DeviceId, DeviceRow, DeviceState, Scopes};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::ids::{Epoch, Role};
 use proto::operator::{Lockdown, Mode, RoleState, RoleStatus, Status};
 use proto::sandbox::{Backend, Component, Finding as Hole, Posture};
+use proto::senders::{AllowedRow, ChannelId, SenderId};
 use proto::vault::SecretRow;
 
 fn text<const N: usize>(text: &str) -> BoundedStr<N> {
@@ -72,15 +74,39 @@ fn healthy() -> Facts {
         secrets: vec![SecretRow {
             name: text("model.key"),
             version: 1,
-            created: 1_000_000,
+            created: NOW - 86_400,
             verb: text("inject"),
             purpose: text("p"),
             honey: false,
             used: 1,
             budget: None,
         }],
-        now: 1_000_000 + 86_400,
+        devices: vec![device(DeviceState::Paired)],
+        waiting: 0,
+        senders: vec![AllowedRow {
+            channel: ChannelId(text("telegram")),
+            sender: SenderId(text("1")),
+            name: text("n"),
+            since: NOW - 86_400,
+            paired: true,
+        }],
+        now: NOW,
         deep: Some(Deep::default()),
+    }
+}
+
+const NOW: u64 = 90 * 86_400;
+
+fn device(state: DeviceState) -> DeviceRow {
+    DeviceRow {
+        id: DeviceId([7; 32]),
+        state,
+        scopes: Scopes::default(),
+        since: NOW - 86_400,
+        name: text("phone"),
+        client: text("c"),
+        platform: text("p"),
+        address: text(""),
     }
 }
 
@@ -140,7 +166,18 @@ const FIRES: &[(&str, Severity, Change)] = &[
     }),
     ("sandbox.lower_tier", Severity::Warn, |it| status(it).backend = Backend::NativeN2),
     ("sandbox.no_backend", Severity::Warn, |it| status(it).backend = Backend::None),
-    ("sandbox.engine.cve-1", Severity::Warn, |it| {
+    ("devices.waiting", Severity::Info, |it| it.devices.push(device(DeviceState::Waits))),
+    ("devices.old", Severity::Info, |it| it.devices[0].since = 0),
+    ("devices.old", Severity::Info, |it| {
+        (it.devices[0].since, it.devices[0].state) = (0, DeviceState::PairedWithToken);
+    }),
+    ("pairing.waiting", Severity::Info, |it| it.waiting = 1),
+    ("allowlist.old", Severity::Info, |it| it.senders[0].since = 0),
+    ("tools.exec.ask_off", Severity::Warn, |it| {
+        it.config = Config::understand("{ tools: { exec: { ask: 'off' } } }", Path::new("x"), &|_| None)
+            .map_err(|error| error.to_string());
+    }),
+    ("sandbox.engine.known_holes", Severity::Warn, |it| {
         let hole = Hole { component: text("runc"), number: text("CVE-1"), why: text("w") };
         status(it).posture.findings = BoundedVec::new(vec![hole]).unwrap();
     }),
@@ -154,7 +191,7 @@ const FIRES: &[(&str, Severity, Change)] = &[
     ("role.vault.degraded", Severity::Warn, |it| {
         with_role(it, |row| row.degraded = BoundedVec::new(vec![text("no memfd_secret")]).unwrap());
     }),
-    ("secrets.old", Severity::Warn, |it| it.now += 90 * 86_400),
+    ("secrets.old", Severity::Warn, |it| it.secrets[0].created = 0),
     ("secrets.no_policy", Severity::Info, |it| it.secrets[0].verb = text("")),
     ("log.verify_failed", Severity::Critical, |it| {
         it.deep.as_mut().unwrap().log.push(("auth".into(), "line 3".into()))
@@ -175,7 +212,7 @@ fn every_check_fires_on_what_it_is_about_and_is_silent_otherwise() {
         assert!(!found[0].remediation.is_empty() && !found[0].title.is_empty(), "{id}");
     }
     let mut unused = healthy();
-    (unused.secrets[0].used, unused.now) = (0, unused.now + 90 * 86_400);
+    (unused.secrets[0].used, unused.secrets[0].created) = (0, 0);
     assert!(findings(&unused).iter().any(|found| found.id == "secrets.unused"));
     unused.secrets[0].honey = true;
     assert_eq!(findings(&unused), [], "a honey secret is to lie there");

@@ -82,6 +82,9 @@ impl Delta {
 fn reach(config: &Config) -> BTreeSet<String> {
     let hosts = config.allowed().into_iter().chain(config.local(true)).chain(config.local(false));
     let mut all: BTreeSet<String> = hosts.map(|to| format!("egress to {to}")).collect();
+    if config.channels.defaults.dm_policy == DmPolicy::Pairing {
+        all.insert("channels that are not named: strangers may ask to be paired".to_owned());
+    }
     for (name, channel) in config.channels.iter().filter(|(_, channel)| channel.enabled) {
         match channel.dm_policy(&config.channels.defaults) {
             DmPolicy::Pairing => {
@@ -89,8 +92,9 @@ fn reach(config: &Config) -> BTreeSet<String> {
             }
             DmPolicy::Allowlist | DmPolicy::Disabled | DmPolicy::Open => {}
         }
-        for id in channel.allow_from.iter().chain(&channel.dm.allow_from) {
-            all.insert(format!("{name}: {} may speak to the agent", id.0));
+        let policy = channel.dm_policy(&config.channels.defaults);
+        for id in channel.listed().filter(|id| *id != "*" && policy != DmPolicy::Disabled) {
+            all.insert(format!("{name}: {id} may speak to the agent"));
         }
     }
     all
@@ -112,12 +116,15 @@ mod tests {
             "{ models: { providers: { p: { baseUrl: 'https://api.example.org', models: [{ id: 'm' }] } } } }",
             "{ channels: { irc: { dmPolicy: 'allowlist', allowFrom: ['*'] } } }",
             "{ channels: { irc: {} } }",
+            "{ channels: { irc: { dmPolicy: 'allowlist', allowFrom: ['alice'] } } }",
             "{ logging: { redactSensitive: 'off' } }",
         ] {
             let open = config(text);
             assert!(Delta::between(&closed, &open).needs_a_yes(), "{text}");
             assert!(!Delta::between(&open, &closed).needs_a_yes(), "{text}");
         }
+        let strict = config("{ channels: { defaults: { dmPolicy: 'allowlist' } } }");
+        assert!(Delta::between(&strict, &closed).needs_a_yes() && !Delta::between(&closed, &strict).needs_a_yes());
         let other = config("{ logging: { keepDays: 3 } }");
         let delta = Delta::between(&closed, &other);
         assert_eq!((delta.needs_a_yes(), delta.as_text(Paint::plain())), (false, String::new()));
@@ -135,7 +142,7 @@ mod tests {
             "+ channels.irc.allowlist.wildcard",
             "+ reachable: egress to b:2",
             "- no longer reachable: egress to a:1",
-            "+ reachable: irc: * may speak",
+            "+ reachable: irc: strangers may ask",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -1,6 +1,7 @@
 //! Changes the file: what it becomes is checked, shown and weighed first, and what it was is kept beside it.
 
 use super::risk::Delta;
+use super::seal::{Sealed, in_clear, seal_text, without_secrets};
 use super::{apply, is_taken, read, understand};
 use crate::CliError;
 use crate::args::{Args, How};
@@ -20,7 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Earlier texts that are kept: `.bak`, `.bak.1` and so on.
-const BACKUPS: usize = 5;
+pub const BACKUPS: usize = 5;
 
 /// Keys whose values the vault keeps: set here, they go there, and the file never has them.
 pub const SECRETS: [&str; 2] = ["gateway.auth.token", "gateway.auth.password"];
@@ -41,10 +42,7 @@ pub fn secret(dir: &Path, path: &str, value: &str, how: How, args: &Args) -> Res
         }
         _ => VaultVerb::Login(LoginVerb::SetPassword { password: value }),
     };
-    let mut door = Door::open(dir).map_err(|error| match error {
-        CliError::NotRunning(_) => CliError::failed("it goes into the vault: `moltbot up` first"),
-        other => other,
-    })?;
+    let mut door = super::seal::open(dir)?;
     crate::secrets::ask(&mut door, verb)?;
     if !args.json {
         eprintln!(
@@ -121,8 +119,10 @@ pub fn edit(dir: &Path, file: &Path, how: How, args: &Args) -> Result<(), CliErr
 
 /// Takes a new text, if it loads and the operator wants what it does.
 fn take(dir: &Path, file: &Path, old: &str, new: &str, how: How, args: &Args) -> Result<(), CliError> {
-    let config = understand(new, file).map_err(CliError::failed)?;
-    is_taken(&config)?;
+    is_taken(&understand(new, file).map_err(CliError::failed)?)?;
+    // What is weighed and shown is what the file will say.
+    let (hidden_old, hidden_new) = (without_secrets(old), without_secrets(new));
+    let config = understand(&hidden_new, file).map_err(CliError::failed)?;
     // A file that does not load now can only get better; the defaults are what to hold it against.
     let was = understand(old, file).unwrap_or_else(|_| Config::default());
     let delta = Delta::between(&was, &config);
@@ -131,10 +131,10 @@ fn take(dir: &Path, file: &Path, old: &str, new: &str, how: How, args: &Args) ->
         let text = "the file says so already";
         return crate::secrets::say(args, &json!({ "ok": true, "changed": false }), text);
     }
-    let shown = format!("{}{}", lines(old, new, paint), delta.as_text(paint));
+    let shown = format!("{}{}", lines(&hidden_old, &hidden_new, paint), delta.as_text(paint));
     if how.dry_run {
         if args.json {
-            println!("{}", json!({ "ok": true, "dryRun": true, "text": new, "risk": delta.as_json() }));
+            println!("{}", json!({ "ok": true, "dryRun": true, "text": hidden_new, "risk": delta.as_json() }));
         } else {
             print!("{shown}");
             println!("nothing was changed");
@@ -152,7 +152,18 @@ fn take(dir: &Path, file: &Path, old: &str, new: &str, how: How, args: &Args) ->
     } else if !args.json {
         print!("{shown}");
     }
-    replace(file, old, new)?;
+    // A secret that is new in the file goes where it belongs first; one that stood there is moved at the next start.
+    let known = in_clear(old, file);
+    let fresh = in_clear(new, file).into_iter().any(|held| !known.contains(&held));
+    let new = match Door::open(dir) {
+        Ok(mut door) => seal_text(new, file, &mut door, &mut Sealed::default())?,
+        Err(CliError::NotRunning(_)) if !fresh => new.to_owned(),
+        Err(CliError::NotRunning(_)) => {
+            return Err(CliError::failed("a secret goes into the vault: `moltbot up` first"));
+        }
+        Err(error) => return Err(error),
+    };
+    replace(file, old, &new)?;
     if !how.no_apply {
         match Door::open(dir) {
             Ok(mut door) => return apply(&mut door, args),
@@ -192,9 +203,12 @@ pub fn yes(question: &str, default: bool) -> Result<bool, CliError> {
 
 /// Replaces the file whole, and keeps what it was.
 pub fn replace(file: &Path, old: &str, new: &str) -> Result<(), CliError> {
-    let owner = std::fs::metadata(file).ok().map(|found| (found.uid(), found.gid()));
+    let is_there = file.exists();
+    // A first file is as the directory is: where root writes it, broker still has to read it.
+    let directory = file.parent().unwrap_or(Path::new("."));
+    let owner = std::fs::metadata(if is_there { file } else { directory }).ok().map(|found| (found.uid(), found.gid()));
     let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", file.display()));
-    if owner.is_some() {
+    if is_there {
         let backup = |number: usize| match number {
             0 => file.with_added_extension("bak"),
             number => file.with_added_extension(format!("bak.{number}")),
@@ -205,11 +219,10 @@ pub fn replace(file: &Path, old: &str, new: &str) -> Result<(), CliError> {
                 _ => {}
             }
         }
-        write_new(&backup(0), old.as_bytes(), owner)?;
+        write_new(&backup(0), without_secrets(old).as_bytes(), owner)?;
     }
     let next = file.with_added_extension(format!("new.{}", std::process::id()));
     write_new(&next, new.as_bytes(), owner)?;
-    let directory = file.parent().unwrap_or(Path::new("."));
     renameat(rustix::fs::CWD, &next, rustix::fs::CWD, file).map_err(|errno| failed(errno.into()))?;
     std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
 }
@@ -228,4 +241,25 @@ fn write_new(file: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> Result<(),
         Ok(())
     };
     make().map_err(|error| CliError::Failed(format!("{}: {error}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_file_and_every_later_one_is_whose_the_directory_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("moltbot.json");
+        // Where this is not root there is one owner, and it stays.
+        let owner = if rustix::process::geteuid().is_root() { 60_600 } else { rustix::process::geteuid().as_raw() };
+        std::os::unix::fs::chown(dir.path(), Some(owner), None).unwrap();
+        for (old, new) in [("{}\n", "{ gateway: {} }\n"), ("{ gateway: {} }\n", "{}\n")] {
+            replace(&file, old, new).unwrap();
+            let found = std::fs::metadata(&file).unwrap();
+            assert_eq!((found.uid(), found.mode() & 0o777), (owner, 0o600));
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), new);
+        }
+        assert_eq!(std::fs::metadata(file.with_added_extension("bak")).unwrap().uid(), owner);
+    }
 }

@@ -45,7 +45,7 @@ fn upstreams_configuration_becomes_one_that_loads_and_every_step_is_said() {
     assert_eq!(value["logging"]["redactSensitive"], "tools");
     assert_eq!(value["logging"]["redactPatterns"], json!(["a+"]));
     let anthropic = &value["models"]["providers"]["anthropic"];
-    assert_eq!(anthropic["apiKey"], "vault:models.providers.anthropic.apikey");
+    assert_eq!(anthropic["apiKey"], "vault:anthropic.apikey");
     assert_eq!(value["agents"]["defaults"]["sandbox"]["docker"]["image"], "mine:1");
     for (path, part) in [
         ("gateway.bind", "loopback only"),

@@ -3,10 +3,22 @@
 use super::{Findings, Severity};
 use crate::schema::{Channel, Config, DmPolicy, DmScope, GroupPolicy};
 
+/// Lines that the vault is told, at most.
+const MAX_LINES: usize = 256;
+/// Bytes of a sender's id at most.
+const MAX_ID: usize = 128;
+
 pub(super) fn rules(config: &Config, all: &mut Findings) {
     let defaults = &config.channels.defaults;
     open(all, "channels.defaults.dmPolicy", "channels.defaults.dm.open", defaults.dm_policy == DmPolicy::Open);
     open_group(all, "channels.defaults.groupPolicy", defaults.group_policy == GroupPolicy::Open);
+    all.refuse_if(
+        config.channels.lines().len() > MAX_LINES,
+        "channels.too_many",
+        "channels",
+        "more senders are listed than the vault is told of",
+        "keep them in the vault: `moltbot allowlist add CHANNEL SENDER`",
+    );
     for (name, channel) in config.channels.iter() {
         one(name, channel, config, all);
     }
@@ -54,11 +66,11 @@ fn one(name: &str, channel: &Channel, config: &Config, all: &mut Findings) {
     ];
     for (secret, key) in secrets {
         all.refuse_if(
-            secret.is_some(),
-            "channels.secret_in_config",
+            secret.as_deref().is_some_and(|reference| crate::schema::secret(reference).is_none()),
+            "channels.secret_reference",
             &at(key),
-            "a channel's secret does not stand in the configuration",
-            &format!("remove the key, and put it into the vault: `moltbot secrets set {name}.{}`", key.to_lowercase()),
+            "this is no name of a secret in the vault",
+            &format!("write \"vault:{name}.{}\", or remove the key", key.to_lowercase()),
         );
     }
     let lists = [
@@ -78,9 +90,35 @@ fn one(name: &str, channel: &Channel, config: &Config, all: &mut Findings) {
                 Severity::Critical,
                 &at("allowlist.wildcard"),
                 &path,
-                "* lets everybody in",
-                "whoever finds the bot can have it run commands in a sandbox",
+                "* would let everybody in",
+                "it is nobody here: the vault lets in whom it is told of, one by one",
                 "list who may, by their number on the channel",
+            );
+        }
+    }
+    for (list, path) in [(&channel.allow_from, at("allowFrom")), (&channel.dm.allow_from, at("dm.allowFrom"))] {
+        let bad = |id: &str| id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic());
+        all.refuse_if(
+            list.iter().any(|id| bad(&id.0)),
+            &at("allowlist.id"),
+            &path,
+            "this is no sender's id",
+            "an id has 1 to 128 printable characters without spaces",
+        );
+        let number = |id: &str| {
+            let id = [name, "tg", "user"]
+                .iter()
+                .fold(id, |id, prefix| id.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).unwrap_or(id));
+            id == "*" || id.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        if ["telegram", "discord"].contains(&name) && !list.iter().all(|id| number(&id.0)) {
+            all.push(
+                Severity::Warn,
+                &at("allowlist.mutable_id"),
+                &path,
+                "a name stands in the list",
+                "a name can be given up and taken by another: it lets nobody in here",
+                "list the number that the channel knows the sender by",
             );
         }
     }

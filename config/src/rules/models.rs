@@ -40,9 +40,9 @@ fn one(id: &str, provider: &Provider, all: &mut Findings) {
     );
     all.refuse_if(
         provider.api_key.as_deref().is_some_and(|key| secret(key).is_none()),
-        "models.secret_in_config",
+        "models.secret_reference",
         &format!("{path}.apiKey"),
-        "a provider's key does not stand in the configuration",
+        "this is no name of a secret in the vault",
         &format!("put it into the vault, `moltbot secrets set {id}.key`, and name it here: \"vault:{id}.key\""),
     );
     for (at, model) in provider.models.iter().enumerate() {

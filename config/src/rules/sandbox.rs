@@ -12,6 +12,8 @@ const MIN_MEMORY: u64 = 16 << 20;
 const MAX_CPUS: u32 = 1_000;
 /// Most processes.
 const MAX_PIDS: u32 = 100;
+/// Most containers that wait.
+const MAX_POOL: u8 = 8;
 
 pub(super) fn rules(config: &Config, all: &mut Findings) {
     let sandbox = &config.agents.defaults.sandbox;
@@ -59,6 +61,13 @@ pub(super) fn rules(config: &Config, all: &mut Findings) {
     ] {
         let path = at(&format!("docker.{key}"));
         all.refuse_if(is, "sandbox.docker.out_of_bounds", &path, title, "choose a value within the bounds");
+    }
+    for (is, key, title) in [
+        (sandbox.pool > MAX_POOL, "pool", "8 containers at most wait for a conversation"),
+        (!(1..=8_760).contains(&sandbox.prune.idle_hours), "prune.idleHours", "it is between one hour and a year"),
+        (!(1..=365).contains(&sandbox.prune.max_age_days), "prune.maxAgeDays", "it is between one day and a year"),
+    ] {
+        all.refuse_if(is, "sandbox.out_of_bounds", &at(key), title, "choose a value within the bounds");
     }
     if sandbox.workspace_access == WorkspaceAccess::Rw {
         all.push(

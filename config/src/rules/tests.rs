@@ -28,6 +28,12 @@ fn findings_that_do_not_refuse_fire_on_what_they_are_about_and_are_silent_beside
             Severity::Critical,
         ),
         (
+            "{ channels: { telegram: { dm: { allowFrom: ['@alice'] } } } }",
+            "{ channels: { telegram: { dm: { allowFrom: ['tg:5', 6] } }, irc: { allowFrom: ['alice'] } } }",
+            "channels.telegram.allowlist.mutable_id",
+            Severity::Warn,
+        ),
+        (
             "{ tools: { elevated: { allowFrom: { telegram: ['*'] } } } }",
             "{ tools: { elevated: { allowFrom: { telegram: ['1'] } } } }",
             "tools.elevated.allowFrom.telegram.wildcard",

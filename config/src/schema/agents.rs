@@ -31,7 +31,6 @@ section! {
 
 section! {
     /// `agents.defaults.sandbox`
-    #[derive(Default)]
     pub struct Sandbox {
         /// Which conversations are sandboxed: every one is, whatever stands here; `off` is refused.
         pub mode: SandboxMode,
@@ -45,8 +44,25 @@ section! {
         pub docker: Docker,
         /// What a sandboxed conversation may use; the guide's place for `tools.sandbox.tools`.
         pub tools: ToolLists,
-        /// When sandboxes are removed. No effect yet: when their conversation ends.
+        /// When sandboxes are removed, beside when their conversation ends; Docker only.
         pub prune: Prune,
+        /// Containers that are started before a conversation needs one, 8 at most; each takes about 8 MB.
+        pub pool: u8,
+    }
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            mode: SandboxMode::default(),
+            scope: SandboxScope::default(),
+            workspace_access: WorkspaceAccess::default(),
+            backend: Backend::default(),
+            docker: Docker::default(),
+            tools: ToolLists::default(),
+            prune: Prune::default(),
+            pool: 1,
+        }
     }
 }
 

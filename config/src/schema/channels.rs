@@ -1,5 +1,5 @@
-//! `channels`: where messages come from, and who may speak there. No channel is built in yet: what is here is checked, and
-//! said to the vault as soon as there is one.
+//! `channels`: where messages come from, and who may speak there. No channel is built in yet; bridges bring messages in. Who
+//! may write directly is said to the vault, which decides; groups are not served.
 
 use super::scalar::Id;
 use super::{choice, section};
@@ -52,6 +52,21 @@ impl Channels {
     }
 }
 
+impl Channels {
+    /// What the vault is told of who may write directly: `CHANNEL mode MODE` and `CHANNEL allow SENDER`; `*` is every channel
+    /// of which nothing is said.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("* mode {}", self.defaults.dm_policy.name())];
+        for (name, channel) in self.iter() {
+            let policy = if channel.enabled { channel.dm_policy(&self.defaults) } else { DmPolicy::Disabled };
+            lines.push(format!("{name} mode {}", policy.name()));
+            lines.extend(channel.listed().map(|id| format!("{name} allow {id}")));
+        }
+        lines
+    }
+}
+
 section! {
     /// `channels.defaults`
     #[derive(Default)]
@@ -75,6 +90,18 @@ choice! {
         Disabled,
         /// Everybody; removed, and refused.
         Open,
+    }
+}
+
+impl DmPolicy {
+    /// Its name. What is refused is not let in either.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pairing => "pairing",
+            Self::Allowlist => "allowlist",
+            Self::Disabled | Self::Open => "disabled",
+        }
     }
 }
 
@@ -112,16 +139,16 @@ section! {
         pub groups: BTreeMap<String, Group>,
         /// Discord's servers, by their number.
         pub guilds: BTreeMap<String, Group>,
-        /// Telegram's token; never kept here.
+        /// Telegram's token: `vault:NAME`. One that stands here goes into the vault at the start.
         #[serde(skip_serializing)]
         pub bot_token: Option<String>,
-        /// Discord's token; never kept here.
+        /// Discord's token, likewise.
         #[serde(skip_serializing)]
         pub token: Option<String>,
-        /// Slack's token; never kept here.
+        /// Slack's token, likewise.
         #[serde(skip_serializing)]
         pub app_token: Option<String>,
-        /// Slack's secret; never kept here.
+        /// Slack's secret, likewise.
         #[serde(skip_serializing)]
         pub signing_secret: Option<String>,
     }
@@ -154,6 +181,11 @@ impl Channel {
             return DmPolicy::Disabled;
         }
         self.dm_policy.or(self.dm.policy).unwrap_or(defaults.dm_policy)
+    }
+
+    /// Who may write directly, by either spelling.
+    pub fn listed(&self) -> impl Iterator<Item = &str> {
+        self.allow_from.iter().chain(&self.dm.allow_from).map(|id| id.0.as_str())
     }
 
     /// Who may speak in groups.

@@ -75,10 +75,11 @@ section! {
     pub struct Auth {
         /// How clients prove who they are. No effect: the token always counts, and a password where the vault has one.
         pub mode: AuthMode,
-        /// Never kept here: the vault makes and holds the token.
+        /// The vault makes and holds the token. One that stands here, or in the variable that is named here, goes into the
+        /// vault at the start; `vault:gateway.token` is what is left in the file.
         #[serde(skip_serializing)]
         pub token: Option<String>,
-        /// Never kept here.
+        /// One that stands here goes into the vault at the start; `vault:gateway.password` is what is left.
         #[serde(skip_serializing)]
         pub password: Option<String>,
         /// Upstream's login by a proxy's header; only false is taken.

@@ -22,7 +22,8 @@ section! {
     pub struct Provider {
         /// Where it is, as `https://api.anthropic.com`; without TLS only on this machine, as `http://localhost:11434/v1`.
         pub base_url: String,
-        /// `vault:NAME`, the name of a secret in the vault. A service of this machine may need none.
+        /// `vault:NAME`, the name of a secret in the vault. A key that stands here goes there at the start. A service of this
+        /// machine may need none.
         #[serde(skip_serializing_if = "is_no_reference")]
         pub api_key: Option<String>,
         /// How it is spoken to.

@@ -7,6 +7,7 @@
 use super::root::write_file;
 use super::{End, Jailer, Prepared, Tier, walls};
 use crate::privileges;
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::ptr;
 
@@ -19,6 +20,8 @@ const TAG_KILLED: u8 = 4;
 /// Where the report pipe and the workspace are put.
 const REPORT_FD: libc::c_int = 3;
 const WORKSPACE_FD: libc::c_int = 4;
+/// Where the runner is put, if it is what runs.
+const RUNNER_FD: libc::c_int = 5;
 /// Exit status of a child that could not make the sandbox; never seen by anybody but `ps`.
 const NOT_MADE: libc::c_int = 126;
 
@@ -38,6 +41,7 @@ pub(super) enum Step {
     Supervisor,
     Fork,
     Directory,
+    Cwd,
     Capabilities,
     Limits,
     Landlock,
@@ -45,7 +49,7 @@ pub(super) enum Step {
     Exec,
 }
 
-const STEPS: [&str; 17] = [
+const STEPS: [&str; 18] = [
     "descriptors",
     "death signal",
     "uid map",
@@ -58,6 +62,7 @@ const STEPS: [&str; 17] = [
     "supervisor",
     "fork",
     "working directory",
+    "directory of the workspace",
     "capabilities",
     "limits",
     "landlock",
@@ -141,10 +146,10 @@ pub(super) fn run(prepared: &Prepared<'_>) -> ! {
     }
 }
 
-/// 0 to 2 are the command's, 3 the report, 4 the workspace, and nothing else is left open.
+/// 0 to 2 are the command's, 3 the report, 4 the workspace, 5 the runner where it is what runs; nothing else is left open.
 fn arrange(prepared: &Prepared<'_>) -> Result<(), Failure> {
     let places = [
-        (Prepared::fd(&prepared.null), 0, 0),
+        (Prepared::fd(&prepared.stdin), 0, 0),
         (Prepared::fd(&prepared.stdout), 1, 0),
         (Prepared::fd(&prepared.stderr), 2, 0),
     ];
@@ -156,8 +161,14 @@ fn arrange(prepared: &Prepared<'_>) -> Result<(), Failure> {
         // SAFETY: integers. The sources have numbers above all targets, so none is overwritten before its turn.
         check_int(Step::Descriptors, unsafe { libc::dup3(from, to, flags) })?;
     }
+    let mut first = WORKSPACE_FD + 1;
+    if let Some(runner) = &prepared.runner {
+        // SAFETY: integers, as above.
+        check_int(Step::Descriptors, unsafe { libc::dup3(Prepared::fd(runner), RUNNER_FD, libc::O_CLOEXEC) })?;
+        first = RUNNER_FD + 1;
+    }
     // SAFETY: integers.
-    check(Step::Descriptors, unsafe { libc::syscall(libc::SYS_close_range, WORKSPACE_FD + 1, libc::c_uint::MAX, 0u32) })
+    check(Step::Descriptors, unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0u32) })
 }
 
 /// Everything that supervisor and shell share.
@@ -228,15 +239,35 @@ fn become_shell(prepared: &Prepared<'_>) -> Result<Never, Failure> {
         }
     };
     check_int(Step::Directory, moved)?;
+    if !prepared.cwd.is_empty() {
+        go_down(&prepared.cwd)?;
+    }
     drop_rights(prepared.tier)?;
     unblock_signals()?;
     walls::limit(prepared.processes)?;
-    walls::enter(prepared.tier, jailer.landlock_abi, WORKSPACE_FD)?;
+    let runner = prepared.runner.is_some().then_some(RUNNER_FD);
+    walls::enter(prepared.tier, jailer.landlock_abi, WORKSPACE_FD, runner)?;
     let only_n2 = matches!(prepared.tier, Tier::N2).then_some(&jailer.no_sockets);
     for program in only_n2.into_iter().chain(&jailer.filters) {
         seccompiler::apply_filter(program).map_err(|_| Failure { step: Step::Seccomp, errno: errno() })?;
     }
     exec(prepared)
+}
+
+/// Into a directory beneath the one it is in, by no link.
+fn go_down(path: &CStr) -> Result<(), Failure> {
+    // SAFETY: a structure of integers, for which zeroes are a value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = u64::from((libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC).unsigned_abs());
+    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: a C string and a structure with its size, which live across the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path.as_ptr(), &raw const how, size_of::<libc::open_how>())
+    };
+    check(Step::Cwd, fd)?;
+    let fd = libc::c_int::try_from(fd).unwrap_or(-1);
+    // SAFETY: integers; the descriptor is ours and closes at exec.
+    check_int(Step::Cwd, unsafe { libc::fchdir(fd) })
 }
 
 /// No capability in any set, none to be had again, and no privilege from set-uid files.
@@ -265,6 +296,14 @@ fn exec(prepared: &Prepared<'_>) -> Result<Never, Failure> {
         temporary.as_ptr(),
         ptr::null(),
     ];
+    if prepared.runner.is_some() {
+        let (arguments, environment) = (prepared.arguments.as_ptr(), environment.as_ptr());
+        // SAFETY: an empty C string, and both lists end in null and hold C strings that live until exec.
+        unsafe {
+            libc::syscall(libc::SYS_execveat, RUNNER_FD, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH)
+        };
+        return Err(Failure { step: Step::Exec, errno: errno() });
+    }
     // SAFETY: both lists end in null and hold C strings that live until exec.
     unsafe { libc::execve(program.as_ptr(), prepared.arguments.as_ptr(), environment.as_ptr()) };
     if matches!(errno(), libc::ENOENT | libc::EACCES) {
@@ -314,6 +353,7 @@ fn supervise(tier: Tier, shell: libc::pid_t) -> ! {
         libc::close(1);
         libc::close(2);
         libc::close(WORKSPACE_FD);
+        libc::close(RUNNER_FD);
     }
     let _ = privileges::set_capabilities(0);
     let status = match tier {

@@ -107,7 +107,7 @@ pub(super) fn enter_scope(abi: u8) -> Result<(), Failure> {
 }
 
 /// The command's own domain.
-pub(super) fn enter(tier: Tier, abi: u8, workspace: libc::c_int) -> Result<(), Failure> {
+pub(super) fn enter(tier: Tier, abi: u8, workspace: libc::c_int, runner: Option<libc::c_int>) -> Result<(), Failure> {
     let all = all_files(abi);
     let attr = RulesetAttr { handled_access_fs: all, handled_access_net: all_net(abi), scoped: all_scopes(abi) };
     let ruleset = Ruleset::new(&attr, abi)?;
@@ -132,6 +132,9 @@ pub(super) fn enter(tier: Tier, abi: u8, workspace: libc::c_int) -> Result<(), F
     }
     for path in [c"/dev/random", c"/dev/urandom"] {
         ruleset.allow(path, READ_FILE)?;
+    }
+    if let Some(runner) = runner {
+        ruleset.allow_fd(runner, EXECUTE | READ_FILE)?;
     }
     ruleset.enter()
 }

@@ -17,7 +17,8 @@ fn main() -> ExitCode {
 fn start(mut start: Start) -> Result<Exit, StartError> {
     let RoleConfig::Launcher = start.config() else { return Err(start.wrong_config()) };
     let workspaces = start.take(Resource::WorkspaceDir)?;
-    let jailer = Jailer::new().map_err(StartError::permanent)?;
+    let mut jailer = Jailer::new().map_err(StartError::permanent)?;
+    launch::runner().into_iter().for_each(|runner| jailer.set_runner(runner));
     let (sealed, control) = start.seal(&policy::LAUNCHER, &[])?;
     launch::serve(&sealed, &control, &jailer, &workspaces)
 }

@@ -40,6 +40,11 @@ impl Control {
         (Self { child, port: 0 }, ours)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn command(kind: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["control", kind]).stdin(Stdio::null());

@@ -5,7 +5,7 @@ use confine::probe::{Outcome, Targets, ending};
 use confine::spawn::{Identity, Spawned, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{BackendChoice, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, Sizes, ToRole};
+use proto::control::{BackendChoice, FromRole, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig, Sizes, ToRole};
 use proto::ids::Role;
 use proto::probe::{Layers, ToProbed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -70,10 +70,12 @@ impl Workshop {
     fn config(&self, role: Role) -> RoleConfig {
         let text = |path: &str| self.dir.join(path).to_string_lossy().into_owned();
         match role {
-            Role::Auditd => {
-                RoleConfig::Auditd { layout: BoundedStr::truncated(self.layout.name()), redact: BoundedVec::default() }
-            }
-            Role::Vault => RoleConfig::Vault { answers: BoundedVec::default() },
+            Role::Auditd => RoleConfig::Auditd {
+                layout: BoundedStr::truncated(self.layout.name()),
+                redact: BoundedVec::default(),
+                files: LogFiles::default(),
+            },
+            Role::Vault => RoleConfig::Vault { senders: BoundedVec::default(), answers: BoundedVec::default() },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::truncated(&text("docker.sock")),
                 workspaces: BoundedStr::truncated(&text("state/workspaces")),

@@ -74,6 +74,13 @@ impl Device {
         Self { public_key, says, scopes, paired, since: 0, stands: true, beside, former: Vec::new() }
     }
 
+    /// One that was paired elsewhere.
+    #[must_use]
+    pub fn admitted(public_key: [u8; 32], name: BoundedStr<64>, scopes: Scopes, paired: u64) -> Self {
+        let says = [name, BoundedStr::default(), BoundedStr::default()];
+        Self { public_key, says, scopes, paired, since: 0, stands: true, beside: Beside::Nothing, former: Vec::new() }
+    }
+
     /// What `token` is to it.
     #[must_use]
     pub fn offered(&self, token: &Secret) -> Offered {

@@ -310,6 +310,22 @@ fn gateway_token_beside_a_device_gives_all_and_a_revoked_device_nothing() {
 }
 
 #[test]
+fn device_that_was_paired_elsewhere_is_let_in_by_its_key_unless_it_was_revoked_here() {
+    let mut world = World::new();
+    let public_key = world.key.verifying_key().to_bytes();
+    let id = world.id();
+    let admit = |scopes| LoginVerb::AdmitDevice { public_key, name: BoundedStr::truncated("phone"), scopes };
+    assert_eq!(world.log_in("", None), rejected(AuthReason::DeviceUnpaired, 0));
+    world.operator(admit(READ)).unwrap();
+    assert_eq!(world.log_in("", None), admission(READ, &[world.passes()]));
+    world.operator(LoginVerb::RevokeDevice { id }).unwrap();
+    for scopes in [READ, Scopes::default()] {
+        assert!(matches!(world.operator(admit(scopes)), Err(AskError::Refused(_))), "{scopes:?}");
+    }
+    assert_eq!(world.log_in("", None), rejected(AuthReason::DeviceRevoked, 0));
+}
+
+#[test]
 fn stale_token_of_a_known_device_is_no_guess_and_any_other_is_one() {
     let mut world = World::new();
     let before = world.pair(READ);

@@ -2,9 +2,9 @@
 //!
 //! What a device says of itself was said by a stranger; the log gets its name, which is a hash, and nothing else of it.
 
-use super::AskError;
 use super::devices::{Beside, Device};
 use super::password::{Password, PasswordError, SHORTEST};
+use super::{AskError, signature};
 use crate::audit::Log;
 use crate::lend::Desk;
 use crate::state::{ChangeError, unix_now};
@@ -41,13 +41,23 @@ impl<L: Log> Desk<'_, L> {
                 Err(refuse("auth.no_password", "there is no password to clear"))
             }
             LoginVerb::SetPassword { .. } | LoginVerb::ClearPassword | LoginVerb::ListDevices => Ok(String::new()),
-            LoginVerb::ApproveDevice { scopes, .. } if scopes.is_empty() => {
+            LoginVerb::ApproveDevice { scopes, .. } | LoginVerb::AdmitDevice { scopes, .. } if scopes.is_empty() => {
                 Err(refuse("auth.no_scopes", "a device that may do nothing need not be paired"))
             }
             LoginVerb::ApproveDevice { id, scopes } => {
                 let waits = self.state.waiting().rows(unix_now()).iter().any(|row| row.id == *id);
                 let named = if waits || self.state.devices().get(*id).is_some() { Ok(()) } else { Err(unknown()) };
                 named.map(|()| format!("{id} for {}", scopes.names().join(" ")))
+            }
+            LoginVerb::AdmitDevice { public_key, scopes, .. } => {
+                let id = signature::device_of(public_key);
+                match self.state.devices().get(id) {
+                    Some(_) => Err(refuse(
+                        "auth.device_known",
+                        "this device is known; `moltbot devices list` shows how it stands",
+                    )),
+                    None => Ok(format!("{id} for {}", scopes.names().join(" "))),
+                }
             }
             LoginVerb::DenyDevice { id } => {
                 let waits = self.state.waiting().rows(unix_now()).iter().any(|row| row.id == *id);
@@ -75,6 +85,10 @@ impl<L: Log> Desk<'_, L> {
                 return Ok(VaultAnswer::Login(LoginAnswer::Devices(rows)));
             }
             LoginVerb::ApproveDevice { id, scopes } => self.approve(id, scopes)?,
+            LoginVerb::AdmitDevice { public_key, name, scopes } => {
+                let device = Device::admitted(public_key, name, scopes, unix_now());
+                self.let_in(signature::device_of(&public_key), device)?;
+            }
             LoginVerb::DenyDevice { id } => self.state.waiting().forget(id),
             LoginVerb::RevokeDevice { id } => {
                 self.state.waiting().forget(id);
@@ -123,13 +137,21 @@ impl<L: Log> Desk<'_, L> {
             (device.scopes, device.paired, device.since) = (scopes, now, since);
             devices.add(id, device).then_some(())
         });
-        done.map_err(not_stored)?.ok_or_else(|| {
-            refuse(
-                "auth.devices_full",
-                &format!("{MAX_DEVICES} devices are paired; `moltbot devices revoke` makes room"),
-            )
-        })?;
+        done.map_err(not_stored)?.ok_or_else(full)?;
         self.state.waiting().forget(id);
         Ok(())
     }
+
+    /// Pairs one that was paired elsewhere.
+    fn let_in(&mut self, id: DeviceId, mut device: Device) -> Result<(), AskError> {
+        let done = self.state.change_devices(|devices, since| {
+            device.since = since;
+            devices.add(id, device).then_some(())
+        });
+        done.map_err(not_stored)?.ok_or_else(full)
+    }
+}
+
+fn full() -> AskError {
+    refuse("auth.devices_full", &format!("{MAX_DEVICES} devices are paired; `moltbot devices revoke` makes room"))
 }

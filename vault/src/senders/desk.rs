@@ -1,6 +1,7 @@
 //! The question of gateway and the verbs of the operator about senders: decided on a copy, recorded, made durable, answered,
 //! in this order. What cannot be recorded or stored has not happened.
 
+use super::configured::narrower;
 use super::{Change, Place, SenderError, Senders, pending::Pending};
 use crate::audit::Log;
 use crate::auth::{AskError, recorded};
@@ -65,6 +66,11 @@ fn row(place: (&str, &str), entry: &super::Entry) -> AllowedRow {
     }
 }
 
+/// What the list shows of somebody whom the configuration lists.
+fn from_configuration() -> super::Entry {
+    super::Entry { name: "(moltbot.json)".to_owned(), since: 0, paired: false }
+}
+
 /// What a verb is about, as far as it says so.
 fn place_of(verb: &SenderVerb) -> (&str, &str) {
     match verb {
@@ -95,7 +101,7 @@ impl<L: Log> Desk<'_, L> {
             entropy::fill(&mut random).map(|()| PairingCode::of(random))
         };
         let verdict = next
-            .ask(&place, name, now, draw)
+            .ask(self.state.configured(), &place, name, now, draw)
             .map_err(|errno| refuse("vault.random", &format!("getrandom: {errno}; no code is given")))?;
         let at = (place.channel.as_str(), place.sender.as_str());
         match verdict {
@@ -125,7 +131,7 @@ impl<L: Log> Desk<'_, L> {
     pub fn on_sender_verb(&mut self, uid: u32, verb: &SenderVerb, now: u64) -> Result<SenderAnswer, AskError> {
         let who = format!("operator:{uid}");
         let mut next = self.state.contents().senders.clone();
-        let outcome = next.change(verb, now);
+        let outcome = next.change(self.state.configured(), verb, now);
         let place = match &outcome {
             Ok(Change::Listed(place, _)) => (place.channel.as_str(), place.sender.as_str()),
             _ => place_of(verb),
@@ -154,6 +160,7 @@ impl<L: Log> Desk<'_, L> {
 
     /// The answer of a verb that only looks.
     fn rows(&self, verb: &SenderVerb, now: u64) -> Option<SenderAnswer> {
+        let configured = self.state.configured();
         let mut senders = self.state.contents().senders.clone();
         senders.pending.settle(now);
         Some(match verb {
@@ -169,17 +176,22 @@ impl<L: Log> Desk<'_, L> {
             }
             SenderVerb::Allowed { after } => {
                 let after = after.as_ref().map(|(channel, sender)| (channel.0.as_str(), sender.0.as_str()));
-                let rows = senders.lists.entries().filter(|(channel, sender, _)| after < Some((channel, sender)));
-                let rows = rows.take(PAGE).map(|(channel, sender, entry)| row((channel, sender), entry));
+                // Who is listed in both places is shown as the store has it.
+                let mut all: BTreeMap<_, _> =
+                    configured.listed().map(|place| (place, row(place, &from_configuration()))).collect();
+                all.extend(senders.lists.entries().map(|(on, sender, entry)| ((on, sender), row((on, sender), entry))));
+                let rows = all.into_iter().filter(|(place, _)| after < Some(*place)).take(PAGE).map(|(_, row)| row);
                 SenderAnswer::Allowed(BoundedVec::new(rows.collect::<Vec<_>>()).unwrap_or_default())
             }
             SenderVerb::Channels => {
                 let mut rows: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+                rows.extend(configured.channels().map(|name| (name, (0, 0))));
                 senders.lists.channels().for_each(|(name, _, allowed)| rows.entry(name).or_default().0 = allowed);
+                configured.listed().for_each(|(name, _)| rows.entry(name).or_default().0 += 1);
                 senders.pending.requests().for_each(|(name, _)| rows.entry(name).or_default().1 += 1);
                 let rows = rows.into_iter().take(PAGE).map(|(name, (allowed, pending))| ChannelRow {
                     channel: ChannelId(BoundedStr::truncated(name)),
-                    mode: senders.lists.mode(name),
+                    mode: narrower(senders.lists.mode(name), configured.mode(name)),
                     allowed: u32::try_from(allowed).unwrap_or(u32::MAX),
                     pending: u32::try_from(pending).unwrap_or(u32::MAX),
                 });

@@ -28,15 +28,15 @@ fn place(channel: &str, sender: &str) -> Place {
 
 /// Tables with something in every field, for tests of the store.
 pub(crate) fn some() -> Senders {
-    let mut senders = Senders::default();
-    let mut ask = |channel, sender| senders.ask(&place(channel, sender), "A name", NOW, draw).unwrap();
+    let (mut senders, said) = (Senders::default(), Configured::default());
+    let mut ask = |channel, sender| senders.ask(&said, &place(channel, sender), "A name", NOW, draw).unwrap();
     ask("telegram", "1");
     ask("signal", "+441");
     let wrong = SenderVerb::Approve { channel: ch("telegram"), code: PairingCode(*b"########") };
-    senders.change(&wrong, NOW).unwrap_err();
+    senders.change(&said, &wrong, NOW).unwrap_err();
     let name = BoundedStr::truncated("Ann");
-    senders.change(&SenderVerb::Allow { channel: ch("telegram"), sender: id("7"), name }, NOW).unwrap();
-    senders.change(&SenderVerb::SetMode { channel: ch("slack"), mode: SenderMode::Disabled }, NOW).unwrap();
+    senders.change(&said, &SenderVerb::Allow { channel: ch("telegram"), sender: id("7"), name }, NOW).unwrap();
+    senders.change(&said, &SenderVerb::SetMode { channel: ch("slack"), mode: SenderMode::Disabled }, NOW).unwrap();
     senders
 }
 
@@ -243,6 +243,45 @@ fn ids_that_can_change_hands_wildcards_and_what_is_none_are_refused() {
 }
 
 #[test]
+fn configuration_closes_what_the_store_leaves_open_and_opens_nothing_that_it_closed() {
+    let mut world = World::new();
+    let mode = |channel, mode| SenderVerb::SetMode { channel: ch(channel), mode };
+    let code = world.code("telegram", "42", NOW);
+    world.verb(&mode("irc", SenderMode::Disabled), NOW).unwrap();
+    let said =
+        ["* mode disabled", "telegram mode allowlist", "telegram allow 7", "irc mode pairing", "signal mode pairing"];
+    let configure = |world: &mut World, said: &[&str]| {
+        world.restart();
+        let state = std::mem::replace(&mut world.state, world.dirs.open().unwrap());
+        world.state = state.configure(Configured::read(said.iter().copied()).unwrap());
+    };
+    configure(&mut world, &said);
+    assert_eq!(world.ask("telegram", "42", NOW).unwrap(), Verdict::Refused(SenderRefusal::NotListed));
+    assert_eq!(world.ask("telegram.work", "7", NOW).unwrap(), Verdict::Allowed);
+    assert_eq!(world.ask("irc", "a", NOW).unwrap(), Verdict::Refused(SenderRefusal::Disabled));
+    assert_eq!(world.ask("matrix", "a", NOW).unwrap(), Verdict::Refused(SenderRefusal::Disabled));
+    assert!(matches!(world.ask("signal", "+1", NOW).unwrap(), Verdict::Pair { .. }), "the twin: what is open is open");
+    // The operator's verbs say so where they would be of no effect.
+    assert_eq!(rule(world.approve("telegram", code, NOW)), "senders.configured");
+    assert_eq!(rule(world.verb(&mode("telegram", SenderMode::Pairing), NOW)), "senders.configured");
+    world.verb(&mode("telegram", SenderMode::Disabled), NOW).unwrap();
+    world.verb(&mode("telegram", SenderMode::Allowlist), NOW).unwrap();
+    let revoke = SenderVerb::Revoke { channel: ch("telegram"), sender: id("7") };
+    assert_eq!(rule(world.verb(&revoke, NOW)), "senders.listed_in_config");
+    let SenderAnswer::Allowed(listed) = world.verb(&SenderVerb::Allowed { after: None }, NOW).unwrap() else {
+        panic!()
+    };
+    assert_eq!((listed.len(), listed[0].sender.0.as_str(), listed[0].since), (1, "7", 0));
+    let SenderAnswer::Channels(rows) = world.verb(&SenderVerb::Channels, NOW).unwrap() else { panic!("no channels") };
+    let modes: Vec<_> = rows.iter().map(|row| (row.channel.0.as_str(), row.mode, row.allowed)).collect();
+    assert!(modes.contains(&("telegram", SenderMode::Allowlist, 1)), "{modes:?}");
+    // Without it everything is as the store has it.
+    configure(&mut world, &[]);
+    assert!(matches!(world.ask("telegram", "7", NOW).unwrap(), Verdict::Refused(SenderRefusal::NotListed)));
+    assert!(matches!(world.ask("matrix", "a", NOW).unwrap(), Verdict::Pair { .. }));
+}
+
+#[test]
 fn what_cannot_be_recorded_or_stored_has_not_happened() {
     let mut world = World::new();
     world.log.broken = true;
@@ -283,14 +322,14 @@ fn refused_stranger_is_one_record_a_quarter_of_an_hour_however_often_it_writes()
 #[test]
 fn lists_are_shown_page_by_page_and_are_bounded() {
     let mut world = World::new();
-    let mut senders = Senders::default();
+    let (mut senders, said) = (Senders::default(), Configured::default());
     for n in 0..lists::ENTRIES {
         let verb =
             SenderVerb::Allow { channel: ch("signal"), sender: id(&format!("{n:05}")), name: BoundedStr::default() };
-        senders.change(&verb, NOW).unwrap();
+        senders.change(&said, &verb, NOW).unwrap();
     }
     let more = SenderVerb::Allow { channel: ch("signal"), sender: id("more"), name: BoundedStr::default() };
-    assert_eq!(senders.change(&more, NOW).unwrap_err().rule(), "senders.full");
+    assert_eq!(senders.change(&said, &more, NOW).unwrap_err().rule(), "senders.full");
     world.state.set_senders(senders).unwrap();
     let (mut seen, mut after) = (0, None);
     loop {
@@ -315,7 +354,7 @@ proptest! {
     /// Whatever strangers and a guesser do: nobody speaks whom the operator did not let in.
     #[test]
     fn only_those_whom_the_operator_let_in_ever_speak(steps in steps()) {
-        let mut senders = Senders::default();
+        let (mut senders, said) = (Senders::default(), Configured::default());
         let mut model = std::collections::BTreeSet::new();
         let mut shown = std::collections::BTreeMap::new();
         let mut now = NOW;
@@ -324,7 +363,7 @@ proptest! {
             let (c, s) = (format!("c{channel}"), format!("{sender}"));
             let at = place(&c, &s);
             match what {
-                0..=2 => match senders.ask(&at, "", now, draw).unwrap() {
+                0..=2 => match senders.ask(&said, &at, "", now, draw).unwrap() {
                     Verdict::Allowed => prop_assert!(model.contains(&(c, s))),
                     Verdict::Pair { code, .. } => {
                         prop_assert!(!model.contains(&(c.clone(), s.clone())));
@@ -335,17 +374,17 @@ proptest! {
                 3 => {
                     if let Some(code) = shown.get(&(c.clone(), s.clone())) {
                         let verb = SenderVerb::Approve { channel: ch(&c), code: *code };
-                        if let Ok(Change::Listed(listed, _)) = senders.change(&verb, now) {
+                        if let Ok(Change::Listed(listed, _)) = senders.change(&said, &verb, now) {
                             prop_assert_eq!(&listed, &at);
                             model.insert((c, s));
                         }
                     }
                 }
                 4 => {
-                    let _ = senders.change(&SenderVerb::Approve { channel: ch(&c), code: PairingCode(*b"AAAAAAAA") }, now);
+                    let _ = senders.change(&said, &SenderVerb::Approve { channel: ch(&c), code: PairingCode(*b"AAAAAAAA") }, now);
                 }
                 _ => {
-                    let _ = senders.change(&SenderVerb::Revoke { channel: ch(&c), sender: id(&s) }, now);
+                    let _ = senders.change(&said, &SenderVerb::Revoke { channel: ch(&c), sender: id(&s) }, now);
                     model.remove(&(c, s));
                 }
             }

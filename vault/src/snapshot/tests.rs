@@ -20,8 +20,10 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     let transcripts = crate::transcripts::tests::some(&mut ring);
     let memory = crate::witness::memory::Memory::default();
     let devices = Devices::default();
-    let password = None;
-    Contents { ring, records, lockouts, budgets, password, devices, renew: false, senders, transcripts, memory }
+    let (password, renew) = (None, false);
+    let mut adopted = Adopted::default();
+    adopted.note("secret.00", &Secret::new(b"a secret number 0".to_vec()).unwrap());
+    Contents { ring, records, lockouts, budgets, password, devices, renew, senders, transcripts, adopted, memory }
 }
 
 pub(crate) fn place(generation: u64, contents: &Contents) -> Place {

@@ -6,7 +6,7 @@ use crate::audit::Log;
 use crate::auth::{AskError, recorded};
 use crate::cipher::Key;
 use crate::lend::{Desk, secret_record};
-use crate::state::ChangeError;
+use crate::state::{ChangeError, unix_now};
 use crate::verbs::{changed, refuse};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::ids::SessionKey;
@@ -47,7 +47,7 @@ impl<L: Log> Desk<'_, L> {
         allowed.map_err(denied)?;
         match request {
             TranscriptRequest::Make { .. } => {
-                let key = self.state.make_transcript(id.0, session, now).map_err(changed)?;
+                let key = self.state.make_transcript(id.0, (session, false), now).map_err(changed)?;
                 Ok(VaultReply::Transcript(given(&key)))
             }
             TranscriptRequest::Open { .. } => self.transcript_key(*id).map(VaultReply::Transcript),
@@ -74,6 +74,7 @@ impl<L: Log> Desk<'_, L> {
     pub fn on_transcript_verb(&mut self, uid: u32, verb: &TranscriptVerb) -> Result<VaultAnswer, AskError> {
         let id = match verb {
             TranscriptVerb::List { .. } => None,
+            TranscriptVerb::Import { session, id } => return self.import(uid, session, *id, unix_now()),
             TranscriptVerb::Reveal { id } | TranscriptVerb::Destroy { id } => Some(*id),
         };
         let entries = &self.state.contents().transcripts;
@@ -85,6 +86,7 @@ impl<L: Log> Desk<'_, L> {
         recorded(self.log, secret_record(&name, verb.name(), &who, !unknown, &detail), "the verb")?;
         match verb {
             TranscriptVerb::List { after } => Ok(VaultAnswer::Transcripts(self.transcript_page(*after))),
+            TranscriptVerb::Import { .. } => Err(denied(TranscriptError::Unknown)),
             TranscriptVerb::Reveal { id } => self.transcript_key(*id).map(VaultAnswer::Transcript),
             TranscriptVerb::Destroy { .. } if unknown => Err(denied(TranscriptError::Unknown)),
             TranscriptVerb::Destroy { id } => {
@@ -95,6 +97,17 @@ impl<L: Log> Desk<'_, L> {
                 done.map(|was| VaultAnswer::Done(u64::from(was)))
             }
         }
+    }
+
+    fn import(&mut self, uid: u32, session: &SessionKey, id: TranscriptId, now: u64) -> Result<VaultAnswer, AskError> {
+        let allowed = self.state.contents().transcripts.check_new(&session.0, &id.0);
+        let detail = allowed.map_or_else(|error| error.rule().to_owned(), |()| session.0.to_string());
+        let who = format!("operator:{uid}");
+        let record = secret_record(&id.to_string(), "sessions.import", &who, allowed.is_ok(), &detail);
+        recorded(self.log, record, "the verb")?;
+        allowed.map_err(denied)?;
+        let key = self.state.make_transcript(id.0, (&session.0, true), now).map_err(changed)?;
+        Ok(VaultAnswer::Transcript(given(&key)))
     }
 
     fn transcript_page(&self, after: Option<TranscriptId>) -> BoundedVec<TranscriptRow, 64> {

@@ -19,7 +19,7 @@ const NOW: u64 = 1_795_431_600;
 pub(crate) fn some(ring: &mut Keyring) -> Transcripts {
     let mut transcripts = Transcripts::default();
     for n in 1..=3 {
-        transcripts.add(ring, [n; 16], "agent:main:main", 7, &Key::new([n; 32])).unwrap();
+        transcripts.add(ring, [n; 16], ("agent:main:main", false), 7, &Key::new([n; 32])).unwrap();
     }
     transcripts
 }
@@ -176,7 +176,7 @@ fn table_is_bounded_and_fits_into_a_store_with_its_longest_names() {
     let session = "s".repeat(MAX_SESSION);
     for n in 0..u128::try_from(MOST).unwrap() {
         transcripts.check_new(&session, &n.to_be_bytes()).unwrap();
-        transcripts.add(&mut ring, n.to_be_bytes(), &session, 7, &Key::new([1; 32])).unwrap();
+        transcripts.add(&mut ring, n.to_be_bytes(), (&session, false), 7, &Key::new([1; 32])).unwrap();
     }
     assert_eq!(transcripts.check_new(&session, &[0xff; 16]), Err(TranscriptError::Full));
     let mut into = Writer::new(1024);
@@ -202,4 +202,20 @@ fn wrapped_key_of_one_transcript_is_not_taken_for_anothers() {
     let entry = transcripts.entries.get_mut(&[2; 16]).unwrap();
     entry.session = "agent:main:other".to_owned();
     assert!(transcripts.key(&ring, &[2; 16]).is_err());
+}
+
+#[test]
+fn imported_transcript_is_the_operators_alone_and_closes_none() {
+    let mut world = World::new();
+    let open = world.make("a", 1).unwrap();
+    let import = |id| TranscriptVerb::Import { session: key_of("a"), id: TranscriptId([id; 16]) };
+    let VaultAnswer::Transcript(imported) = world.verb(&import(2)).unwrap() else { panic!("another answer") };
+    assert_eq!(world.last(), ("sessions.import".into(), true));
+    assert!(world.reveal(2) == imported && imported != open);
+    assert_eq!(rule(world.open("a", 2)), "transcript.closed");
+    assert!(world.open("a", 1).unwrap() == open, "the one that was open still is");
+    assert_eq!(rule(world.verb(&import(2))), "transcript.exists");
+    assert_eq!(world.last(), ("sessions.import".into(), false));
+    world.state = world.dirs.open().unwrap();
+    assert!(world.reveal(2) == imported);
 }

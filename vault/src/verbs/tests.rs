@@ -77,6 +77,36 @@ fn each_verb_is_recorded_with_who_asked() {
 }
 
 #[test]
+fn value_of_a_configuration_is_taken_over_once_and_undoes_no_rotation() {
+    let mut world = World::new();
+    let adopt = |world: &mut World, name: &str, value: &str| {
+        let value = Secret::new(value.as_bytes().to_vec()).unwrap();
+        world.ask(VaultVerb::AdoptSecret { name: BoundedStr::truncated(name), value })
+    };
+    assert_eq!(done(adopt(&mut world, "bot", "one")), 1);
+    assert_eq!(world.last(), ("secrets.adopt", "operator:1000", true));
+    assert_eq!(done(adopt(&mut world, "bot", "one")), 0);
+    assert_eq!(done(world.put("bot", "two", true)), 2);
+    assert_eq!(done(adopt(&mut world, "bot", "one")), 0, "what was rotated away does not come back");
+    assert_eq!(world.state.open_secret("bot").unwrap().expose(), b"two");
+    assert_eq!(done(adopt(&mut world, "bot", "three")), 3, "another value is meant");
+    // It survives a start, and what is removed is forgotten whole.
+    world.state = world.dirs.open().unwrap();
+    assert_eq!(done(adopt(&mut world, "bot", "three")), 0);
+    world.ask(VaultVerb::RemoveSecret { name: BoundedStr::truncated("bot") }).map(drop).unwrap();
+    assert_eq!(done(adopt(&mut world, "bot", "three")), 1);
+    // What the operator put in by hand is what it is, wherever it stands as well.
+    assert_eq!(done(world.put("hand", "four", false)), 1);
+    assert_eq!(done(adopt(&mut world, "hand", "four")), 0);
+    // The gateway token is held to what it must be.
+    assert_eq!(rule(adopt(&mut world, "gateway.token", "short")), "vault.short");
+    assert_eq!(rule(adopt(&mut world, "gateway.token", &"ab".repeat(20))), "vault.weak");
+    assert_eq!(rule(adopt(&mut world, "", "x")), "vault.name");
+    assert_eq!(done(adopt(&mut world, "gateway.token", "abcdefghijklmnopqrstuvwxyz123456")), 2);
+    assert!(!format!("{:?}", world.log.records).contains("three"), "no value is in a record");
+}
+
+#[test]
 fn verb_that_cannot_be_recorded_changes_nothing() {
     let mut world = World::new();
     world.log.broken = true;

@@ -7,6 +7,8 @@
     reason = "shared by test programs that each use a part; a test that cannot go on has failed"
 )]
 
+pub mod device;
+
 use proto::audit::{AuditRequest, Receipt, Record};
 use proto::auth::Login;
 use proto::bounded::{BoundedStr, BoundedVec};
@@ -75,14 +77,8 @@ impl Broker {
         kinds.extend(key.iter().map(|_| Resource::MasterKey));
         let fds: Vec<BorrowedFd<'_>> = fds.iter().chain(&key).map(AsFd::as_fd).collect();
         let resources = BoundedVec::new(kinds).unwrap();
-        broker.say(
-            &ToRole::Configure {
-                layout: Layout::SplitUid,
-                config: RoleConfig::Vault { answers: proto::bounded::BoundedVec::default() },
-                resources,
-            },
-            &fds,
-        );
+        let config = RoleConfig::Vault { senders: BoundedVec::default(), answers: BoundedVec::default() };
+        broker.say(&ToRole::Configure { layout: Layout::SplitUid, config, resources }, &fds);
         broker
     }
 
