@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::Notify;
 use transcript::{Key, NONCE};
 use zeroize::Zeroizing;
 
@@ -128,6 +130,10 @@ pub struct Store {
     sessions: BTreeMap<String, Session>,
     /// By the conversation's key.
     opened: HashMap<String, Opened>,
+    /// Lines of transcripts that the vault was not told of yet.
+    untold: BTreeMap<transcript::Id, u64>,
+    /// Speaks up when there are some.
+    written: Arc<Notify>,
 }
 
 /// The end of a conversation.
@@ -146,7 +152,8 @@ impl Store {
     /// [`SessionError::File`].
     pub fn open(directory: OwnedFd) -> Result<Self, SessionError> {
         let directory = Directory(directory);
-        let mut store = Self { directory, sessions: BTreeMap::new(), opened: HashMap::new() };
+        let (sessions, opened) = (BTreeMap::new(), HashMap::new());
+        let mut store = Self { directory, sessions, opened, untold: BTreeMap::new(), written: Arc::default() };
         let (lines, skipped) = store.index()?;
         for line in lines {
             let text = |name| line.get(name).and_then(Value::as_str);
@@ -231,7 +238,7 @@ impl Store {
     ///
     /// # Errors
     /// [`SessionError::File`].
-    pub fn unlock(&mut self, key: &str, transcript: Key) -> Result<(), SessionError> {
+    pub fn unlock(&mut self, key: &str, transcript: Key, known: u64) -> Result<(), SessionError> {
         let Some(session) = self.sessions.get(key) else { return Err(SessionError::Sealed(key.to_owned())) };
         let (file, id) = (file_name(&session.id), bytes(&session.id));
         let mut found = self.read(&file, &transcript, &id, MAX_TAIL)?;
@@ -239,8 +246,24 @@ impl Store {
             // One line may be longer than the end that was read.
             found = self.read(&file, &transcript, &id, u64::MAX)?;
         }
-        self.opened.insert(key.to_owned(), Opened { key: transcript, id, next: found.next() });
+        let missing = known.saturating_sub(found.next());
+        if missing > 0 {
+            crate::state::log(&format!("sessions: the newest {missing} lines of {file} were cut off"));
+        }
+        // Numbers that were used once are not used again: what is missing stays a gap for whoever reads it.
+        self.opened.insert(key.to_owned(), Opened { key: transcript, id, next: found.next().max(known) });
         Ok(())
+    }
+
+    /// Speaks up when there is something for [`Store::take_untold`].
+    #[must_use]
+    pub fn written(&self) -> Arc<Notify> {
+        Arc::clone(&self.written)
+    }
+
+    /// Transcripts that were written to since the last time, and how many lines they have.
+    pub fn take_untold(&mut self) -> BTreeMap<transcript::Id, u64> {
+        std::mem::take(&mut self.untold)
     }
 
     /// Forgets the session of `key`. True where there was one.
@@ -282,6 +305,8 @@ impl Store {
             .ok_or_else(|| SessionError::File { what: "seal a line of", file: file.clone(), errno: Errno::INVAL })?;
         self.directory.append(&file, &line, MAX_TRANSCRIPT)?;
         opened.next = opened.next.saturating_add(1);
+        self.untold.insert(opened.id, opened.next);
+        self.written.notify_one();
         session.updated_at = at;
         Ok(message)
     }
@@ -377,7 +402,7 @@ mod tests {
         assert_eq!(again.get(MAIN_KEY).unwrap().id, id);
         assert!(matches!(again.history(MAIN_KEY, 10), Err(SessionError::Sealed(_))));
         assert!(matches!(again.record(MAIN_KEY, "user", "x"), Err(SessionError::Sealed(_))));
-        again.unlock(MAIN_KEY, key(1)).unwrap();
+        again.unlock(MAIN_KEY, key(1), 0).unwrap();
         let history = again.history(MAIN_KEY, 10).unwrap();
         assert_eq!((history.messages[1]["content"][0]["text"].as_str(), history.damaged), (Some("hi\nthere"), 0));
         assert_eq!(again.history(MAIN_KEY, 1).unwrap().messages.len(), 1);
@@ -387,7 +412,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains("hello") && !text.contains("role"));
         assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
-        again.unlock(MAIN_KEY, key(2)).unwrap();
+        again.unlock(MAIN_KEY, key(2), 0).unwrap();
         assert!(again.history(MAIN_KEY, 10).unwrap().messages.is_empty(), "another key opens nothing");
     }
 
@@ -399,12 +424,32 @@ mod tests {
         let path = file(&first, dir.path());
         std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"1 c29tZXRo").unwrap();
         let mut again = store(dir.path());
-        again.unlock(MAIN_KEY, key(1)).unwrap();
+        again.unlock(MAIN_KEY, key(1), 0).unwrap();
         assert_eq!(again.history(MAIN_KEY, 10).unwrap().messages.len(), 1);
         again.record(MAIN_KEY, "user", "two").unwrap();
         let history = again.history(MAIN_KEY, 10).unwrap();
         assert_eq!((history.messages.len(), history.damaged), (2, 1));
         assert_eq!(history.messages[1]["content"][0]["text"], "two");
+    }
+
+    #[test]
+    fn newest_lines_that_were_cut_off_stay_a_gap_and_their_numbers_are_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = begun(dir.path());
+        for text in ["one", "two", "three"] {
+            first.record(MAIN_KEY, "user", text).unwrap();
+        }
+        assert_eq!(first.take_untold().into_values().collect::<Vec<_>>(), [3]);
+        assert!(first.take_untold().is_empty());
+        let path = file(&first, dir.path());
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.split_inclusive('\n').take(1).collect::<String>()).unwrap();
+        let mut again = store(dir.path());
+        again.unlock(MAIN_KEY, key(1), 3).unwrap();
+        again.record(MAIN_KEY, "user", "four").unwrap();
+        let history = again.history(MAIN_KEY, 10).unwrap();
+        assert_eq!((history.messages.len(), history.damaged), (2, 2));
+        assert_eq!(again.take_untold().into_values().collect::<Vec<_>>(), [4]);
     }
 
     #[test]
@@ -414,7 +459,7 @@ mod tests {
         first.record(MAIN_KEY, "user", "one").unwrap();
         first.record(MAIN_KEY, "user", &"x".repeat(2 << 20)).unwrap();
         let mut again = store(dir.path());
-        again.unlock(MAIN_KEY, key(1)).unwrap();
+        again.unlock(MAIN_KEY, key(1), 0).unwrap();
         again.record(MAIN_KEY, "user", "three").unwrap();
         let (bytes, whole) = again.directory.tail(&file_name(&again.get(MAIN_KEY).unwrap().id), u64::MAX).unwrap();
         let found = transcript::read(&key(1), &bytes_of(&again), &bytes, whole);

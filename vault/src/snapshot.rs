@@ -224,6 +224,7 @@ const PENDING: u8 = 6;
 const LISTS: u8 = 7;
 const TRANSCRIPTS: u8 = 8;
 const ADOPTED: u8 = 9;
+const LINES: u8 = 10;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -245,6 +246,7 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         (LISTS, &|into: &mut Writer| contents.senders.lists.encode(into)),
         (TRANSCRIPTS, &|into: &mut Writer| contents.transcripts.encode(into)),
         (ADOPTED, &|into: &mut Writer| contents.adopted.encode(into)),
+        (LINES, &|into: &mut Writer| contents.transcripts.encode_lines(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
@@ -318,6 +320,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             LISTS => contents.senders.lists = Lists::decode(&mut section)?,
             TRANSCRIPTS => contents.transcripts = Transcripts::decode(&mut section)?,
             ADOPTED => contents.adopted = Adopted::decode(&mut section)?,
+            LINES => contents.transcripts.decode_lines(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}
             PASSWORD => contents.password = Some(Password::decode(&mut section)?),
