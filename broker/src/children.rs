@@ -201,7 +201,9 @@ const fn descriptors_at_start(role: Role) -> u64 {
         Role::Gateway => 3,
         // The directory of workspaces, and what sandboxes read as their input.
         Role::Launcher => 2,
-        Role::Sandboxd | Role::Dialer | Role::Egress | Role::Broker => 0,
+        // /proc.
+        Role::Sandboxd => 1,
+        Role::Dialer | Role::Egress | Role::Broker => 0,
     }
 }
 

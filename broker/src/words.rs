@@ -5,7 +5,7 @@ use config::Config;
 use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
-use proto::control::{BackendChoice, Keep, Layout, LogFiles, Resource, RoleConfig, Sizes};
+use proto::control::{BackendChoice, Keep, Layout, LogFiles, Resource, RoleConfig, Scope, Sizes};
 use proto::ids::Role;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -85,7 +85,10 @@ impl Setup {
                 let files = LogFiles { bytes: config.logging.max_file_bytes, days: config.logging.max_file_days };
                 RoleConfig::Auditd { layout: BoundedStr::truncated(self.identities.layout().name()), redact, files }
             }
-            Role::Vault => RoleConfig::Vault { senders: BoundedVec::texts(config.senders())? },
+            Role::Vault => RoleConfig::Vault {
+                senders: BoundedVec::texts(config.senders())?,
+                answers: BoundedVec::texts(config.answer_keys())?,
+            },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::new(config.docker_socket())?,
                 workspaces: BoundedStr::new(path.join("workspaces").to_string_lossy())?,
@@ -97,8 +100,14 @@ impl Setup {
                 },
                 instance: BoundedStr::truncated(&instance(path)),
                 exec: BoundedBytes::new(config.exec_json().into_bytes())?,
+                tools: BoundedBytes::new(config.tools_json().into_bytes())?,
                 sizes: sizes(&config.agents.defaults.sandbox.docker),
                 keep: keep(&config.agents.defaults.sandbox),
+                scope: match config.agents.defaults.sandbox.scope {
+                    config::SandboxScope::Session => Scope::Session,
+                    config::SandboxScope::Agent => Scope::Agent,
+                    config::SandboxScope::Shared => Scope::Shared,
+                },
             },
             Role::Dialer => RoleConfig::Dialer {
                 allow: BoundedVec::texts(config.allowed())?,

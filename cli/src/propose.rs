@@ -37,7 +37,7 @@ impl Proposal {
     /// [`CliError`], also where there is no rule for the command.
     pub fn of(dir: &Path, command: &str, session: &str, place: Place) -> Result<Self, CliError> {
         let policy = crate::sandbox::policy(dir)?;
-        let rules = propose(&policy, command, &Facts { session, place })
+        let rules = propose(&policy, command, &Facts { session, place, tainted: false })
             .map_err(|why| CliError::Failed(format!("no rule is proposed for it: {}", visible(&why))))?;
         let more = policy
             .with(&Value::from(rules.clone()).to_string())
@@ -103,7 +103,7 @@ fn past(dir: &Path, policy: &Policy, more: &Policy) -> Result<BTreeMap<String, u
     each_command(dir, PAST, &mut |record| {
         let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default();
         let place = if text("backend").starts_with("native") { Place::Native } else { Place::Docker };
-        let facts = Facts { session: text("sessionKey"), place };
+        let facts = Facts { session: text("sessionKey"), place, tainted: false };
         let outcome = |policy: &Policy| policy.decide(text("command"), &facts).outcome;
         if outcome(policy) == Outcome::Ask && outcome(more) == Outcome::Allow {
             let times: &mut usize = found.entry(text("command").to_owned()).or_default();

@@ -8,6 +8,9 @@ use crate::door::{Door, unexpected};
 use crate::paint::harmless;
 use crate::secrets::{ask, done, say, time};
 use crate::ws;
+use proto::bounded::BoundedStr;
+use proto::ids::SessionKey;
+use proto::taint::{TaintRow, TaintVerb};
 use proto::transcripts::{TranscriptId, TranscriptRow, TranscriptVerb};
 use proto::vault::{VaultAnswer, VaultVerb};
 use serde_json::{Value, json};
@@ -17,6 +20,8 @@ use transcript::{Found, Key};
 
 /// Rows of a full page.
 const PAGE: usize = 64;
+/// Rows of a full page of conversations that strangers' words have reached.
+const TAINTED_PAGE: usize = 32;
 const MAIN: &str = "agent:main:main";
 
 /// Carries out `moltbot sessions ...`.
@@ -28,6 +33,13 @@ pub fn run(dir: &Path, command: &SessionsCommand, args: &Args) -> Result<(), Cli
     match command {
         SessionsCommand::List => list(dir, &mut door, args),
         SessionsCommand::Show { which } => show(dir, &mut door, which, args),
+        SessionsCommand::Tainted => tainted(&mut door, args),
+        SessionsCommand::Untaint { session } => {
+            let session = SessionKey(BoundedStr::new(whole(session)).map_err(|_| unexpected())?);
+            let text = format!("{session} is held to the rules of its name alone");
+            done(&mut door, VaultVerb::Taint(TaintVerb::Clear { session }))?;
+            say(args, &json!({ "ok": true }), &text)
+        }
         SessionsCommand::Reset { session, all: _ } => reset(&mut door, session.as_deref(), args),
         SessionsCommand::Delete { which, closed: _, yes } => delete(dir, &mut door, which.as_deref(), *yes, args),
     }
@@ -77,6 +89,25 @@ fn list(dir: &Path, door: &mut Door, args: &Args) -> Result<(), CliError> {
         writeln!(out, "{session:<28} {}  {since:<20}  {:>10}  {state}", row.id, size(row))?;
     }
     Ok(())
+}
+
+fn tainted(door: &mut Door, args: &Args) -> Result<(), CliError> {
+    let mut rows: Vec<TaintRow> = Vec::new();
+    loop {
+        let after = rows.last().map_or_else(|| SessionKey(BoundedStr::default()), |row| row.session.clone());
+        let VaultAnswer::Taints(page) = ask(door, VaultVerb::Taint(TaintVerb::List { after }))? else {
+            return Err(unexpected());
+        };
+        let full = page.len() == TAINTED_PAGE;
+        rows.extend(page.into_vec());
+        if !full {
+            break;
+        }
+    }
+    let as_json = |row: &TaintRow| json!({ "session": row.session.0.as_str(), "why": row.why.as_str() });
+    let line = |row: &TaintRow| format!("{}: {}", harmless(&row.session.0), harmless(&row.why));
+    let text = rows.iter().map(line).collect::<Vec<_>>().join("\n");
+    say(args, &Value::from_iter(rows.iter().map(as_json)), &text)
 }
 
 fn show(dir: &Path, door: &mut Door, which: &str, args: &Args) -> Result<(), CliError> {

@@ -56,7 +56,7 @@ pub fn run(dir: &Path, options: &WhyOptions, args: &Args) -> Result<(), CliError
         Subject::Command => {
             let (command, session) = (options.what.clone(), options.session.clone());
             let backend = if options.native { PlaceName::Native } else { PlaceName::Docker };
-            sandbox::run(dir, &SandboxCommand::Explain { command, session, backend }, args)
+            sandbox::run(dir, &SandboxCommand::Explain { command, session, backend, tainted: false }, args)
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 fn main() {
     let Ok(policy) = Policy::new(&Settings::default()) else { return };
-    let facts = Facts { session: "agent:main:main", place: Place::Docker };
+    let facts = Facts { session: "agent:main:main", place: Place::Docker, tainted: false };
     let (mut all, mut understood, mut allowed) = (0u32, 0u32, 0u32);
     let (mut why, mut missed): (BTreeMap<String, u32>, BTreeMap<String, u32>) = (BTreeMap::new(), BTreeMap::new());
     for line in std::io::stdin().lines().map_while(Result::ok) {

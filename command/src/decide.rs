@@ -73,6 +73,8 @@ pub struct Facts<'f> {
     pub session: &'f str,
     /// Where it will run.
     pub place: Place,
+    /// It has read what strangers wrote: the vault says so.
+    pub tainted: bool,
 }
 
 impl Facts<'_> {
@@ -86,10 +88,22 @@ impl Facts<'_> {
         }
     }
 
+    /// True where strangers' words reach it, by its key or by what it has read: nothing runs in it that no rule allows and no
+    /// person has approved.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        let mut parts = self.session.split(':').skip(2);
+        let outside = !matches!((parts.next(), parts.next()), (Some("cron"), _) | (Some(_), None));
+        self.tainted || outside || !self.session.starts_with("agent:")
+    }
+
     /// What kind of session it is.
     #[must_use]
     pub fn class(&self) -> Class {
         let parts: Vec<&str> = self.session.split(':').collect();
+        if self.tainted {
+            return Class::Tainted;
+        }
         match parts.as_slice() {
             ["agent", _, "main"] => Class::Main,
             ["agent", _, "cron", ..] => Class::Cron,
@@ -190,7 +204,7 @@ impl Policy {
                     rule: "unclear".to_owned(),
                     why: vec![format!("not understood: {unclear}")],
                 };
-                return self.mode(decision);
+                return self.mode(decision, facts);
             }
         };
         let mut decision =
@@ -203,7 +217,7 @@ impl Policy {
             decision.why.push(why);
         }
         decision.plan = Some(plan);
-        self.mode(decision)
+        self.mode(decision, facts)
     }
 
     fn judge(&self, program: &crate::plan::Program, facts: &Facts<'_>) -> (Outcome, String, String) {
@@ -245,8 +259,14 @@ impl Policy {
     }
 
     /// What the operator's choice makes of it.
-    fn mode(&self, mut decision: Decision) -> Decision {
+    fn mode(&self, mut decision: Decision, facts: &Facts<'_>) -> Decision {
         let (outcome, rule) = match (self.ask, decision.outcome) {
+            (Ask::Off, Outcome::Ask) if facts.is_strict() => {
+                decision
+                    .why
+                    .push("strangers' words reach this conversation, so tools.exec.ask off is not for it".to_owned());
+                return decision;
+            }
             (Ask::Off, Outcome::Ask) => (Outcome::Allow, "ask-off"),
             (Ask::Always, Outcome::Allow) => (Outcome::Ask, "ask-always"),
             _ => return decision,

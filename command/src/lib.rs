@@ -17,6 +17,7 @@ pub mod propose;
 pub mod rules;
 pub mod setup;
 pub mod show;
+pub mod tools;
 
 /// Longest command that is looked at, in bytes.
 pub const MAX_COMMAND: usize = 65_536;

@@ -4,7 +4,7 @@ use crate::plan::{Arg, Plan};
 use crate::rules::{Outcome, RuleError, read};
 use proptest::prelude::*;
 
-const FACTS: Facts<'_> = Facts { session: "agent:main:main", place: Place::Docker };
+const FACTS: Facts<'_> = Facts { session: "agent:main:main", place: Place::Docker, tainted: false };
 
 fn policy(ask: Ask, rules: serde_json::Value) -> Policy {
     let rules = rules.as_array().cloned().unwrap_or_default();
@@ -144,7 +144,7 @@ fn rule_of_the_operator_holds_for_whom_it_says_and_the_strictest_wins() {
               "sessions": ["tainted", "cron"], "match": ["cat a"], "noMatch": ["ls"] },
         ]),
     );
-    let outcome = |session, place, text| policy.decide(text, &Facts { session, place }).outcome;
+    let outcome = |session, place, text| policy.decide(text, &Facts { session, place, tainted: false }).outcome;
     assert_eq!(outcome("agent:main:main", Place::Native, "mkdir -p a > log"), Outcome::Allow);
     assert_eq!(outcome("agent:main:main", Place::Docker, "mkdir -p a"), Outcome::Ask);
     assert_eq!(outcome("agent:other:main", Place::Native, "mkdir -p a"), Outcome::Ask);
@@ -165,7 +165,27 @@ fn session_has_the_class_of_its_key_and_is_tainted_where_that_says_nothing() {
         ("main", Class::Tainted),
         ("", Class::Tainted),
     ] {
-        assert_eq!(Facts { session, place: Place::Docker }.class(), class, "{session}");
+        assert_eq!(Facts { session, place: Place::Docker, tainted: false }.class(), class, "{session}");
+    }
+}
+
+#[test]
+fn strangers_words_bring_a_person_in_where_nobody_is_asked_otherwise() {
+    let policy = Policy::from_json(r#"{"ask":"off"}"#).unwrap();
+    let outcome =
+        |session, tainted, text| policy.decide(text, &Facts { session, place: Place::Native, tainted }).outcome;
+    for (session, tainted, expected) in [
+        ("agent:main:main", false, Outcome::Allow),
+        ("agent:main:work", false, Outcome::Allow),
+        ("agent:main:cron:nightly", false, Outcome::Allow),
+        ("agent:main:main", true, Outcome::Ask),
+        ("agent:main:telegram:7", false, Outcome::Ask),
+        ("agent:main:irc:dm:x", false, Outcome::Ask),
+        ("hook:1", false, Outcome::Ask),
+        ("", false, Outcome::Ask),
+    ] {
+        assert_eq!(outcome(session, tainted, "touch a"), expected, "{session} {tainted}");
+        assert_eq!(outcome(session, tainted, "ls"), Outcome::Allow, "{session}: a rule allows it");
     }
 }
 
@@ -272,7 +292,7 @@ mod proposals {
     use crate::propose::propose;
     use crate::rules::Outcome;
 
-    const FACTS: Facts<'static> = Facts { session: "agent:main:main", place: Place::Docker };
+    const FACTS: Facts<'static> = Facts { session: "agent:main:main", place: Place::Docker, tainted: false };
 
     fn policy() -> Policy {
         Policy::from_json("{}").unwrap()
@@ -303,7 +323,7 @@ mod proposals {
             let more = with(command);
             assert!(allows(&more, command) && allows(&more, also), "{command}");
             assert!(!allows(&more, never), "{command} lets {never} run");
-            let main = |session| more.decide(command, &Facts { session, place: Place::Docker }).outcome;
+            let main = |session| more.decide(command, &Facts { session, place: Place::Docker, tainted: false }).outcome;
             assert_eq!(main("agent:main:telegram:dm:5"), Outcome::Ask, "another class of conversation");
             assert_eq!(main("agent:other:main"), Outcome::Ask, "another agent");
         }

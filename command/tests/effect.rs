@@ -233,7 +233,7 @@ const HARMLESS: [&str; 7] = ["echo", "printf", "ls", "cat", "head", "true", "sor
 fn corpus() {
     let corpus: Vec<(String, String)> = serde_json::from_str(include_str!("bypasses.json")).unwrap();
     let policy = Policy::new(&Settings::default()).unwrap();
-    let facts = Facts { session: "agent:main:main", place: Place::Docker };
+    let facts = Facts { session: "agent:main:main", place: Place::Docker, tainted: false };
     let (mut unasked, mut texts) = (Vec::new(), Vec::new());
     for (id, text) in &corpus {
         let decision = policy.decide(text, &facts);

@@ -189,6 +189,28 @@ impl Config {
         serde_json::to_string(&self.tools.exec).unwrap_or_else(|_| "{}".to_owned())
     }
 
+    /// Names of the credentials that answers need, for the vault.
+    #[must_use]
+    pub fn answer_keys(&self) -> Vec<String> {
+        let keys = self.models.providers.values().filter_map(|provider| provider.api_key.as_deref());
+        let mut names: Vec<String> = keys.filter_map(schema::secret).map(str::to_owned).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Who may use which tools, as JSON, for sandboxd.
+    #[must_use]
+    pub fn tools_json(&self) -> String {
+        let agents = &self.agents.defaults;
+        let all = ToolLists { allow: self.tools.allow.clone(), deny: self.tools.deny.clone() };
+        serde_json::json!({
+            "profile": self.tools.profile, "all": all, "agents": agents.tools,
+            "sandbox": [self.tools.sandbox.tools, agents.sandbox.tools],
+        })
+        .to_string()
+    }
+
     /// The effective configuration as JSON. No field of it is a secret: those are never written out.
     #[must_use]
     pub fn redacted_json(&self) -> String {

@@ -86,9 +86,8 @@ impl Exchange<'_> {
             Some(name) => Some(self.lease(name).await?),
             None if route.is_local() => None,
             None => {
-                let why =
-                    "a request without a credential goes to services of this machine alone, which egress.local lists";
-                return Err(Refusal::new("egress.no_credential", why));
+                self.may_fetch().await?;
+                None
             }
         };
         let stream = match self.connect(route.is_local(), route.has_tls()).await {
@@ -119,9 +118,26 @@ impl Exchange<'_> {
         Duration::from_secs(u64::from((*patience_s).clamp(1, MAX_PATIENCE)))
     }
 
+    /// Without a credential something may be read, and nothing said: the conversation counts as one that strangers' words have
+    /// reached before the request leaves.
+    async fn may_fetch(&self) -> Result<(), Refusal> {
+        let EgressRequest::Http { session, host, method, body, .. } = self.request;
+        if method.as_str() != "GET" || !body.is_empty() {
+            let why = "without a credential a request to the world is a GET without a body; \
+                services of this machine, which egress.local lists, take others";
+            return Err(Refusal::new("egress.no_credential", why));
+        }
+        let request = LeaseRequest::Fetch { session: session.clone(), host: host.clone() };
+        match self.peers.vault.call(&request, LEASE).await.map_err(refused)? {
+            LeaseReply::MayFetch => Ok(()),
+            _ => Err(Refusal::new("egress.peer", "the vault gave another answer than asked for")),
+        }
+    }
+
     async fn lease(&self, name: &BoundedStr<64>) -> Result<Lease, Refusal> {
-        let EgressRequest::Http { method, path, .. } = self.request;
+        let EgressRequest::Http { session, method, path, .. } = self.request;
         let request = LeaseRequest::Lease {
+            session: session.clone(),
             credential: name.clone(),
             to: self.to(),
             method: BoundedStr::truncated(method),

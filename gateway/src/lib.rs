@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod brief;
 pub mod connect;
 pub mod connection;
 pub mod device;
@@ -18,13 +19,16 @@ pub mod model;
 pub mod policy;
 pub mod proof;
 pub mod rejected;
+mod sandbox;
 pub mod senders;
 pub mod serve;
 pub mod sessions;
 pub mod shapes;
 pub mod state;
 pub mod text;
+mod tools;
 pub mod transcripts;
+mod turn;
 
 #[cfg(test)]
 mod tests;

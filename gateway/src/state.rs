@@ -1,9 +1,10 @@
 //! What the gateway knows, and the decisions that need no clock and no socket: how many clients may come in, and which
 //! runs are new, running or done. The keys and ids in here were chosen by clients; every table has a bound.
 
+use crate::brief::Kept;
 use crate::hub::{Hub, lock};
 use crate::model::catalogue::Catalogue;
-use crate::sessions::{Store, uuid};
+use crate::sessions::{Store, random, uuid};
 use proto::edge::{GatewayEgress, GatewaySandboxd, GatewayVault};
 use proto::gate::Gate;
 use proto::port::Port;
@@ -90,6 +91,12 @@ impl Stop {
     pub fn ask(&self) {
         self.asked.store(true, Ordering::Release);
         self.changed.notify_one();
+    }
+
+    /// True where somebody asked.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
     }
 
     /// Waits until somebody asked.
@@ -184,8 +191,12 @@ pub struct Gateway {
     pub identity: Identity,
     /// The models that may be asked.
     pub catalogue: Catalogue,
+    /// What owners wrote down for the agent, as last read.
+    pub kept: Kept,
     /// Differs from start to start.
     pub boot_id: String,
+    /// Of which marks are made that nobody outside knows.
+    secret: [u8; 16],
     /// When it started.
     pub started: Instant,
     /// Closed while nothing is let in.
@@ -221,7 +232,9 @@ impl Gateway {
         Arc::new(Self {
             catalogue: Catalogue::of(&identity.config),
             identity,
+            kept: Kept::default(),
             boot_id: uuid(),
+            secret: random(),
             started: Instant::now(),
             gate: Gate::default(),
             drain: Gate::default(),
@@ -236,6 +249,13 @@ impl Gateway {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pre_auth: Arc::new(Semaphore::new(MAX_PRE_AUTH)),
         })
+    }
+
+    /// Marks text of others in this conversation; another one after each start.
+    #[must_use]
+    pub fn fence(&self, session: &str) -> String {
+        let digest = Sha256::new().chain_update(self.secret).chain_update(session).finalize();
+        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Milliseconds since the start.

@@ -107,6 +107,61 @@ impl Answer {
     }
 }
 
+/// The two ends of a text of any length, in bounded memory.
+#[derive(Debug)]
+pub struct Excerpt {
+    half: usize,
+    head: String,
+    tail: String,
+    /// Bytes that stood between.
+    missing: usize,
+}
+
+impl Excerpt {
+    /// Keeps about `room` bytes.
+    #[must_use]
+    pub const fn new(room: usize) -> Self {
+        Self { half: room / 2, head: String::new(), tail: String::new(), missing: 0 }
+    }
+
+    /// Adds text.
+    pub fn push(&mut self, more: &str) {
+        let more = without_controls(more);
+        let room = if self.tail.is_empty() { self.half.saturating_sub(self.head.len()) } else { 0 };
+        let (head, tail) = more.split_at(more.floor_char_boundary(room));
+        self.head.push_str(head);
+        self.tail.push_str(tail);
+        if self.tail.len() > self.half.saturating_mul(2) {
+            self.shorten();
+        }
+    }
+
+    fn shorten(&mut self) {
+        let cut = self.tail.ceil_char_boundary(self.tail.len().saturating_sub(self.half));
+        self.missing = self.missing.saturating_add(cut);
+        self.tail.drain(..cut);
+    }
+
+    /// The newest of it.
+    #[must_use]
+    pub fn tail(&self, bytes: usize) -> &str {
+        let text = if self.tail.is_empty() { &self.head } else { &self.tail };
+        text.get(text.ceil_char_boundary(text.len().saturating_sub(bytes))..).unwrap_or_default()
+    }
+
+    /// Both ends, and between them how much is missing.
+    #[must_use]
+    pub fn finish(mut self) -> String {
+        if self.tail.len() > self.half {
+            self.shorten();
+        }
+        match self.missing {
+            0 => self.head + &self.tail,
+            missing => format!("{}\n[{missing} bytes are left out here]\n{}", self.head, self.tail),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +186,25 @@ mod tests {
             for chunk in &chunks {
                 decoder.push(chunk);
                 prop_assert!(decoder.carry.len() <= 3);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn excerpt_is_the_whole_where_it_fits_and_both_ends_where_not(pieces in proptest::collection::vec("[a-zé]{0,30}", 0..30)) {
+            let mut excerpt = Excerpt::new(100);
+            for piece in &pieces {
+                excerpt.push(piece);
+            }
+            let (whole, kept) = (pieces.concat(), excerpt.finish());
+            if whole.len() <= 100 {
+                prop_assert_eq!(kept, whole);
+            } else if let Some((head, tail)) = kept.split_once("\n[") {
+                prop_assert!(whole.starts_with(head) && kept.len() < 160);
+                prop_assert!(whole.ends_with(tail.split_once("]\n").unwrap().1));
+            } else {
+                prop_assert_eq!(kept, whole);
             }
         }
     }

@@ -94,6 +94,16 @@ pub enum ApprovalRequest {
         /// Which question.
         id: ApprovalId,
     },
+    /// Have strangers' words reached this conversation?
+    IsTainted {
+        /// Which.
+        session: SessionKey,
+    },
+    /// Something was seen in this conversation's sandbox: what may run again without a question may not.
+    Suspend {
+        /// Which conversation.
+        session: SessionKey,
+    },
 }
 
 /// An approval, signed.
@@ -136,6 +146,8 @@ pub enum ApprovalReply {
     Lapsed,
     /// It is gone.
     Withdrawn,
+    /// Whether they have.
+    Tainted(bool),
 }
 
 /// What an operator says about approvals, at broker's socket.

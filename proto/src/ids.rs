@@ -108,6 +108,17 @@ pub struct RequestId(pub u32);
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct SessionKey(pub BoundedStr<128>);
 
+impl SessionKey {
+    /// True where strangers speak in it by what it is: a channel's conversation, a hook's. What an agent's owner begins has three
+    /// parts, and what a clock begins says so.
+    #[must_use]
+    pub fn is_outside(&self) -> bool {
+        let mut parts = self.0.split(':');
+        let own = (parts.next(), parts.next(), parts.next(), parts.next());
+        !matches!(own, (Some("agent"), Some(_), Some(_), None) | (Some("agent"), Some(_), Some("cron"), Some(_)))
+    }
+}
+
 impl fmt::Display for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.as_str().fmt(f)

@@ -27,9 +27,11 @@ pub mod runner;
 pub mod sandbox;
 pub mod secret;
 pub mod senders;
+pub mod taint;
 pub mod topology;
 pub mod transcripts;
 pub mod vault;
+pub mod watch;
 pub mod wire;
 pub mod witness;
 

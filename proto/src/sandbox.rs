@@ -4,6 +4,7 @@
 use crate::audit::RunEnd;
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
 use crate::ids::{RunId, SessionKey};
+use crate::watch::Senses;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 
@@ -32,6 +33,11 @@ pub enum SandboxRequest {
         session: SessionKey,
         /// What.
         verb: FileVerb,
+    },
+    /// Which tools a conversation may use; each use of one is judged again.
+    Tools {
+        /// Which.
+        session: SessionKey,
     },
     /// Which backend serves, or why none does.
     Describe,
@@ -258,6 +264,8 @@ pub struct Posture {
     pub userns_remap: bool,
     /// Known holes, by the table in `sandboxd::posture`.
     pub findings: BoundedVec<Finding, 16>,
+    /// What of an escape this installation can see.
+    pub senses: Senses,
 }
 
 impl Posture {
@@ -308,6 +316,13 @@ pub enum SandboxReply {
     },
     /// The sandbox is gone.
     Closed,
+    /// What the conversation may use.
+    Tools {
+        /// Names of tools.
+        names: BoundedVec<BoundedStr<32>, 64>,
+        /// What is said in it is a stranger's, or has been.
+        outside: bool,
+    },
     /// The command runs on; what it wrote so far came as chunks.
     Yielded {
         /// Its name for [`ProcessVerb`]s.

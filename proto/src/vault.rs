@@ -5,8 +5,10 @@ use crate::approval::{ApprovalAnswer, ApprovalVerb};
 use crate::audit::AuthReason;
 use crate::auth::{Admission, ConnectionId, Login, LoginAnswer, LoginVerb, Nonce, Standing};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
+use crate::ids::SessionKey;
 use crate::secret::Secret;
 use crate::senders::{ChannelId, SenderAnswer, SenderId, SenderVerb, Verdict};
+use crate::taint::{TaintRow, TaintVerb};
 use crate::transcripts::{TranscriptKey, TranscriptRequest, TranscriptRow, TranscriptVerb};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,13 @@ pub enum VaultRequest {
     },
     /// The key of a conversation, to be made, opened or given up.
     Transcript(TranscriptRequest),
+    /// Strangers' words reach this conversation now; answered once that is on disk.
+    Taint {
+        /// Which.
+        session: SessionKey,
+        /// How; for the operator to read.
+        why: BoundedStr<128>,
+    },
 }
 
 /// Answer to a [`VaultRequest`].
@@ -89,6 +98,8 @@ pub struct Destination {
 pub enum LeaseRequest {
     /// The right to use one credential for one request.
     Lease {
+        /// Conversation that asks.
+        session: SessionKey,
         /// Name of the credential.
         credential: BoundedStr<64>,
         /// Where the request goes.
@@ -99,6 +110,13 @@ pub enum LeaseRequest {
         path: BoundedStr<2048>,
         /// SHA-256 of the request template.
         digest: [u8; 32],
+    },
+    /// May something be fetched from this host, without a credential? The conversation counts as tainted from then on.
+    Fetch {
+        /// Conversation that asks.
+        session: SessionKey,
+        /// Host.
+        host: BoundedStr<253>,
     },
     /// The credential itself, once.
     Redeem {
@@ -149,6 +167,8 @@ pub enum LeaseReply {
     Signed([u8; 32]),
     /// It is gone.
     Released,
+    /// It may be fetched.
+    MayFetch,
 }
 
 /// What an operator may ask of the vault, at broker's socket.
@@ -238,6 +258,8 @@ pub enum VaultVerb {
     Senders(SenderVerb),
     /// A verb about transcripts.
     Transcripts(TranscriptVerb),
+    /// A verb about conversations that strangers' words have reached.
+    Taint(TaintVerb),
 }
 
 impl VaultVerb {
@@ -273,6 +295,7 @@ impl VaultVerb {
             Self::Approval(verb) => verb.name(),
             Self::Senders(verb) => verb.name(),
             Self::Transcripts(verb) => verb.name(),
+            Self::Taint(verb) => verb.name(),
         }
     }
 }
@@ -319,4 +342,6 @@ pub enum VaultAnswer {
     Transcripts(BoundedVec<TranscriptRow, 64>),
     /// The key of one.
     Transcript(TranscriptKey),
+    /// The page of conversations; another follows where it is full.
+    Taints(BoundedVec<TaintRow, 32>),
 }

@@ -5,16 +5,21 @@ use command::decide::{Decision, Facts, Place, Policy};
 use command::plan::Plan;
 use command::rules::Outcome;
 use command::show::visible;
+use command::tools::ToolPolicy;
 use proto::approval::Subject;
 use proto::bounded::{BoundedStr, TooLong};
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use proto::sandbox::{Backend, ExecOptions, Words, shell, words};
 
+/// Why what a rule allows is asked about.
+const SUSPENDED: &str = "something only an attack does was seen in this conversation's sandbox";
+
 /// The rules in force.
 #[derive(Debug)]
 pub struct Judge {
     policy: Policy,
+    tools: ToolPolicy,
 }
 
 /// What becomes of a command.
@@ -44,18 +49,37 @@ pub struct Surroundings<'s> {
     pub image: &'s str,
     /// How.
     pub options: &'s ExecOptions,
+    /// Something was seen in the conversation's sandbox, so that nothing of it runs unasked.
+    pub suspended: bool,
 }
 
 impl Judge {
-    /// From `tools.exec` of the configuration; every rule is tried on its examples.
+    /// From `tools.exec` and `tools` of the configuration; every rule is tried on its examples.
     ///
     /// # Errors
     /// Which rule is wrong, and how.
-    pub fn new(exec: &[u8]) -> Result<Self, String> {
+    pub fn new(exec: &[u8], tools: &[u8]) -> Result<Self, String> {
         let json = std::str::from_utf8(exec).map_err(|error| format!("tools.exec: {error}"))?;
         let policy = Policy::from_json(json)
             .map_err(|error| format!("tools.exec: {error}; `moltbot sandbox rules test` tries them without a start"))?;
-        Ok(Self { policy })
+        let tools = std::str::from_utf8(tools).map_err(|error| format!("tools: {error}"))?;
+        Ok(Self { policy, tools: ToolPolicy::from_json(tools)? })
+    }
+
+    /// May the conversation use this tool?
+    ///
+    /// # Errors
+    /// [`Refusal`], where it may not.
+    pub fn may_use(&self, session: &SessionKey, tainted: bool, tool: &str) -> Result<(), Refusal> {
+        // No tool differs by place.
+        let facts = Facts { session: &session.0, place: Place::Native, tainted };
+        self.tools.check(tool, &facts).map_err(|why| Refusal::new("tools.denied", &why))
+    }
+
+    /// The tools that the conversation may use.
+    #[must_use]
+    pub fn tools(&self, session: &SessionKey, tainted: bool) -> Vec<&'static str> {
+        self.tools.allowed(&Facts { session: &session.0, place: Place::Native, tainted })
     }
 
     /// Decides about a command.
@@ -65,16 +89,23 @@ impl Judge {
     pub fn judge(
         &self,
         session: &SessionKey,
+        tainted: bool,
         command: &BoundedStr<8192>,
         around: Surroundings<'_>,
     ) -> Result<Verdict, Refusal> {
         let place = if around.backend == Backend::Docker { Place::Docker } else { Place::Native };
-        let decision = self.policy.decide(command, &Facts { session: &session.0, place });
+        let decision = self.policy.decide(command, &Facts { session: &session.0, place, tainted });
         // What no rule allows runs as the text that it is: there may be no plan of it, and it is what a person is shown.
         let as_text = decision.outcome == Outcome::Ask || decision.rule == "ask-off";
         let plan = decision.plan.as_ref().filter(|_| !as_text);
         let words = plan.map_or_else(|| shell(command), from_plan);
         match decision.outcome {
+            Outcome::Allow if around.suspended => {
+                let words = bounded(words)?;
+                let mut subject = subject(session, command, &decision, &words, around);
+                subject.why = BoundedStr::truncated(SUSPENDED);
+                Ok(Verdict::Ask(Box::new(subject), words))
+            }
             Outcome::Allow => Ok(Verdict::Run(Ready { words: bounded(words)?, allowed_by: decision.rule })),
             Outcome::Ask => {
                 let words = bounded(words)?;

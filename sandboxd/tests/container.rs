@@ -10,7 +10,7 @@
 
 use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
-use proto::control::{BackendChoice, Sizes};
+use proto::control::{BackendChoice, Scope, Sizes};
 use proto::ids::SessionKey;
 use sandboxd::docker::{self, DockerBackend};
 use sandboxd::state::{Prune, Settings};
@@ -139,6 +139,7 @@ fn settings(socket: &str, image: &str, instance: &str) -> Settings {
         sizes: Sizes { memory: 256 << 20, ..Sizes::default() },
         pool: 0,
         prune: Prune::default(),
+        scope: Scope::Session,
     }
 }
 

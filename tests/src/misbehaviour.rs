@@ -33,7 +33,14 @@ pub fn honest(edge: EdgeId, id: u32) -> Vec<u8> {
             let (credential, method) = (BoundedStr::truncated("model"), BoundedStr::truncated("GET"));
             encode(
                 id,
-                &LeaseRequest::Lease { credential, to, method, path: BoundedStr::truncated("/"), digest: [0; 32] },
+                &LeaseRequest::Lease {
+                    session: SessionKey(BoundedStr::truncated("agent:main:main")),
+                    credential,
+                    to,
+                    method,
+                    path: BoundedStr::truncated("/"),
+                    digest: [0; 32],
+                },
             )
         }
         EdgeId::SandboxdVault => encode(id, &proto::approval::ApprovalRequest::Key),

@@ -7,7 +7,7 @@ use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, frame};
 use proto::control::{
     AdminReply, AdminRequest, BackendChoice, FromRole, Keep, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig,
-    Sizes, ToRole,
+    Scope, Sizes, ToRole,
 };
 use proto::edge::{Refusal, VaultWitness};
 use proto::ids::{Epoch, RequestId, Role};
@@ -401,7 +401,7 @@ fn config(role: Role) -> RoleConfig {
             redact: BoundedVec::default(),
             files: LogFiles::default(),
         },
-        Role::Vault => RoleConfig::Vault { senders: BoundedVec::default() },
+        Role::Vault => RoleConfig::Vault { senders: BoundedVec::default(), answers: BoundedVec::default() },
         Role::Sandboxd => RoleConfig::Sandboxd {
             docker_socket: BoundedStr::truncated("/nonexistent/docker.sock"),
             workspaces: BoundedStr::truncated("/nonexistent/workspaces"),
@@ -409,8 +409,10 @@ fn config(role: Role) -> RoleConfig {
             backend: BackendChoice::Native,
             instance: BoundedStr::truncated("0123456789abcdef"),
             exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
+            tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             sizes: Sizes::default(),
             keep: Keep::default(),
+            scope: Scope::default(),
         },
         Role::Dialer => RoleConfig::Dialer {
             allow: BoundedVec::default(),

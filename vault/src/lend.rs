@@ -54,9 +54,11 @@ impl<L: Log> Desk<'_, L> {
     /// [`AskError`].
     pub fn on_lease(&mut self, request: LeaseRequest) -> Result<LeaseReply, AskError> {
         match request {
-            LeaseRequest::Lease { credential, to, method, path, digest } => {
+            LeaseRequest::Lease { session, credential, to, method, path, digest } => {
+                self.may_lease(&session, &credential)?;
                 self.lease(&credential, &to, &method, &path, digest)
             }
+            LeaseRequest::Fetch { session, host } => self.may_fetch(&session, &host).map(|()| LeaseReply::MayFetch),
             LeaseRequest::Redeem { lease, to, digest } => {
                 self.take(lease, Verb::Inject, &to, &digest).map(LeaseReply::Redeemed)
             }

@@ -31,6 +31,7 @@ pub mod serve;
 pub mod snapshot;
 pub mod state;
 pub mod store;
+pub mod taints;
 pub mod token;
 pub mod transcripts;
 pub mod verbs;

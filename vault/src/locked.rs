@@ -33,6 +33,8 @@ pub struct Handover {
     /// True once there was a log, and broker knows that this vault answers.
     pub(crate) ready: bool,
     pub(crate) frozen: Option<String>,
+    /// Credentials that answers need.
+    pub(crate) answers: Vec<String>,
     pub(crate) witness: Option<Channel>,
     pub(crate) gateway: Option<Channel>,
     pub(crate) egress: Option<Channel>,
@@ -43,8 +45,14 @@ pub struct Handover {
 ///
 /// # Errors
 /// As [`serve::serve`].
-pub fn serve(walls: &Sealed, control: &Control, locked: Locked, configured: Configured) -> Result<Exit, StartError> {
-    let mut waiting = Waiting { locked: Some(locked), given: Handover::default() };
+pub fn serve(
+    walls: &Sealed,
+    control: &Control,
+    locked: Locked,
+    configured: Configured,
+    answers: Vec<String>,
+) -> Result<Exit, StartError> {
+    let mut waiting = Waiting { locked: Some(locked), given: Handover { answers, ..Handover::default() } };
     loop {
         waiting.wait(control).map_err(|errno| StartError::internal(format!("poll: {errno}")))?;
         loop {

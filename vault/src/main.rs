@@ -22,8 +22,9 @@ fn main() -> ExitCode {
 }
 
 fn start(mut start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Vault { senders } = start.config() else { return Err(start.wrong_config()) };
+    let RoleConfig::Vault { senders, answers } = start.config() else { return Err(start.wrong_config()) };
     let configured = Configured::read(senders.iter().map(|line| line.as_str())).map_err(StartError::permanent)?;
+    let answers: Vec<String> = answers.iter().map(ToString::to_string).collect();
     if let Some(lack) = secret_memory::lack() {
         start.weaker(lack);
     }
@@ -38,7 +39,7 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     let (sealed, control) = start.seal(&policy::POLICY, &[(Resource::VaultDir, store.as_fd())])?;
     drop(store);
     match opened {
-        Opened::State(state) => serve::serve(&sealed, &control, state.configure(configured)),
-        Opened::Locked(store) => locked::serve(&sealed, &control, store, configured),
+        Opened::State(state) => serve::serve(&sealed, &control, state.configure(configured), answers),
+        Opened::Locked(store) => locked::serve(&sealed, &control, store, configured, answers),
     }
 }

@@ -40,15 +40,16 @@ const TURN: usize = 16;
 ///
 /// # Errors
 /// [`StartError`], internal: the store's state on disk is not known, or the machine fails.
-pub fn serve(walls: &Sealed, control: &Control, state: State) -> Result<Exit, StartError> {
-    serve_on(walls, control, state, Handover::default())
+pub fn serve(walls: &Sealed, control: &Control, state: State, answers: Vec<String>) -> Result<Exit, StartError> {
+    serve_on(walls, control, state, Handover { answers, ..Handover::default() })
 }
 
 /// As [`serve`], from what a vault was given that had to wait for its passphrase.
 ///
 /// # Errors
 /// As [`serve`].
-pub fn serve_on(_walls: &Sealed, control: &Control, state: State, given: Handover) -> Result<Exit, StartError> {
+pub fn serve_on(_walls: &Sealed, control: &Control, mut state: State, given: Handover) -> Result<Exit, StartError> {
+    state.set_answers(given.answers);
     let mut vault = Vault {
         state,
         leases: Leases::default(),
@@ -309,6 +310,9 @@ impl Vault {
             VaultRequest::Watch(seen) => return Ok(self.watch(id, seen)),
             VaultRequest::VerifyMac { credential, message, mac } => self.desk().verify(&credential, &message, &mac),
             VaultRequest::Transcript(request) => self.desk().on_transcript(&request, unix_now()),
+            VaultRequest::Taint { session, why } => {
+                self.desk().taint(&session, proto::ids::Role::Gateway, &why).map(|()| VaultReply::Accepted)
+            }
             VaultRequest::MaySpeak { channel, sender, name } => {
                 self.desk().may_speak(&channel, &sender, &name, unix_now())
             }

@@ -19,6 +19,7 @@ use crate::merkle::{self, Hash};
 use crate::senders::Senders;
 use crate::senders::lists::Lists;
 use crate::senders::pending::Pending;
+use crate::taints::Taints;
 use crate::transcripts::Transcripts;
 use crate::witness::memory::Memory;
 use hmac::{Hmac, Mac as _};
@@ -91,6 +92,8 @@ pub struct Contents {
     pub transcripts: Transcripts,
     /// Values that came from a configuration.
     pub adopted: Adopted,
+    /// Conversations that strangers' words have reached.
+    pub taints: Taints,
     /// What the log was when it was last looked at.
     pub memory: Memory,
 }
@@ -224,7 +227,8 @@ const PENDING: u8 = 6;
 const LISTS: u8 = 7;
 const TRANSCRIPTS: u8 = 8;
 const ADOPTED: u8 = 9;
-const LINES: u8 = 10;
+const TAINTS: u8 = 10;
+const LINES: u8 = 11;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -246,6 +250,7 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         (LISTS, &|into: &mut Writer| contents.senders.lists.encode(into)),
         (TRANSCRIPTS, &|into: &mut Writer| contents.transcripts.encode(into)),
         (ADOPTED, &|into: &mut Writer| contents.adopted.encode(into)),
+        (TAINTS, &|into: &mut Writer| contents.taints.encode(into)),
         (LINES, &|into: &mut Writer| contents.transcripts.encode_lines(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
@@ -285,6 +290,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         senders: Senders::default(),
         transcripts: Transcripts::default(),
         adopted: Adopted::default(),
+        taints: Taints::default(),
         memory: Memory::default(),
     };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
@@ -320,6 +326,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             LISTS => contents.senders.lists = Lists::decode(&mut section)?,
             TRANSCRIPTS => contents.transcripts = Transcripts::decode(&mut section)?,
             ADOPTED => contents.adopted = Adopted::decode(&mut section)?,
+            TAINTS => contents.taints = Taints::decode(&mut section)?,
             LINES => contents.transcripts.decode_lines(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}

@@ -14,6 +14,7 @@ use crate::senders::configured::Configured;
 use crate::senders::desk::Told;
 use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
+use crate::taints::Taints;
 use crate::token;
 use crate::transcripts::{self, Transcripts};
 use crate::witness::memory::Memory;
@@ -54,6 +55,8 @@ pub struct State {
     unsaved: u64,
     /// What the configuration says of channels.
     configured: Configured,
+    /// Credentials that answers need.
+    answers: Vec<String>,
 }
 
 /// Words about lines of transcripts that an end without a warning may lose.
@@ -218,6 +221,7 @@ impl State {
             senders: Senders::default(),
             transcripts: Transcripts::default(),
             adopted: Adopted::default(),
+            taints: Taints::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -236,6 +240,7 @@ impl State {
             kept_elsewhere,
             front: None,
             bond: Bond::default(),
+            answers: Vec::new(),
             waiting: Waiting::default(),
             told: Told::default(),
             unsaved: 0,
@@ -464,6 +469,30 @@ impl State {
     /// [`StoreError`].
     pub fn settle(&mut self) -> Result<(), StoreError> {
         if self.unsaved > 0 { self.persist() } else { Ok(()) }
+    }
+
+    /// Changes which conversations strangers' words have reached, durably where something changed.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; then nothing has.
+    pub fn change_taints(&mut self, change: impl FnOnce(&mut Taints) -> bool) -> Result<bool, ChangeError> {
+        let before = self.contents.taints.clone();
+        let changed = change(&mut self.contents.taints);
+        if changed {
+            self.persist().inspect_err(|_| self.contents.taints = before)?;
+        }
+        Ok(changed)
+    }
+
+    /// Says which credentials answers need: the configuration's word.
+    pub fn set_answers(&mut self, names: Vec<String>) {
+        self.answers = names;
+    }
+
+    /// True where answers need this credential.
+    #[must_use]
+    pub fn is_answer(&self, name: &str) -> bool {
+        self.answers.iter().any(|known| known == name)
     }
 
     /// Whose refusal is in the log already.

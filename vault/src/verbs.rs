@@ -65,6 +65,7 @@ fn name_of(verb: &VaultVerb) -> &str {
         | VaultVerb::Login(_)
         | VaultVerb::Senders(_)
         | VaultVerb::Transcripts(_)
+        | VaultVerb::Taint(_)
         | VaultVerb::ForgetLockouts => "",
     }
 }
@@ -77,6 +78,9 @@ impl<L: Log> Desk<'_, L> {
     pub fn on_verb(&mut self, uid: u32, verb: VaultVerb) -> Result<VaultAnswer, AskError> {
         if let VaultVerb::Senders(verb) = &verb {
             return self.on_sender_verb(uid, verb, unix_now()).map(VaultAnswer::Senders);
+        }
+        if let VaultVerb::Taint(verb) = &verb {
+            return self.on_taint_verb(uid, verb);
         }
         if let VaultVerb::Transcripts(verb) = &verb {
             return self.on_transcript_verb(uid, verb);
@@ -155,6 +159,7 @@ impl<L: Log> Desk<'_, L> {
                 Err(refuse("vault.no_passphrase", "there is no passphrase to remove"))
             }
             // It goes another way.
+            VaultVerb::Taint(_) => Err(refuse("taint.unknown", "taints are no secrets")),
             VaultVerb::Approval(_) => Err(refuse("approvals.unknown", "approvals are no secrets")),
             VaultVerb::AcceptRollback => Err(refuse(
                 "vault.not_rolled_back",
@@ -254,6 +259,7 @@ impl<L: Log> Desk<'_, L> {
             VaultVerb::AcceptRollback
             | VaultVerb::Unlock { .. }
             | VaultVerb::Approval(_)
+            | VaultVerb::Taint(_)
             | VaultVerb::Senders(_)
             | VaultVerb::Transcripts(_) => Ok(VaultAnswer::Done(0)),
             VaultVerb::RecordBackup { .. } => Ok(VaultAnswer::Done(self.state.generation())),

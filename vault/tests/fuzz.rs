@@ -64,7 +64,14 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
         1 => {
             let to = Destination { host: BoundedStr::truncated("api.telegram.org"), port: 443 };
             let (method, path) = (BoundedStr::truncated("POST"), BoundedStr::truncated("/bot"));
-            let lease = LeaseRequest::Lease { credential: name, to, method, path, digest: mac };
+            let lease = LeaseRequest::Lease {
+                session: SessionKey(BoundedStr::truncated("agent:main:main")),
+                credential: name,
+                to,
+                method,
+                path,
+                digest: mac,
+            };
             frame(Kind::Request, RequestId(id), 100, &lease, GatewayVault::MAX_REQUEST)
         }
         2 => {

@@ -196,7 +196,14 @@ fn use_once(egress: &mut Client<EgressVault>, name: &str) {
     let to = Destination { host: BoundedStr::truncated("api.example.org"), port: 443 };
     let (credential, method) = (BoundedStr::truncated(name), BoundedStr::truncated("GET"));
     let path = BoundedStr::truncated("/");
-    let lease = LeaseRequest::Lease { credential, to: to.clone(), method, path, digest: [1; 32] };
+    let lease = LeaseRequest::Lease {
+        session: proto::ids::SessionKey(BoundedStr::truncated("agent:main:main")),
+        credential,
+        to: to.clone(),
+        method,
+        path,
+        digest: [1; 32],
+    };
     let (reply, _) = egress.call(&lease, &[], PATIENCE).unwrap();
     let LeaseReply::Leased { lease, .. } = reply else { panic!("not leased") };
     let (reply, _) = egress.call(&LeaseRequest::Redeem { lease, to, digest: [1; 32] }, &[], PATIENCE).unwrap();

@@ -78,6 +78,7 @@ const POLICY: &str =
 
 fn lease(name: &str, host: &str) -> LeaseRequest {
     LeaseRequest::Lease {
+        session: proto::ids::SessionKey(BoundedStr::truncated("agent:main:main")),
         credential: BoundedStr::truncated(name),
         to: Destination { host: BoundedStr::truncated(host), port: 443 },
         method: BoundedStr::truncated("GET"),

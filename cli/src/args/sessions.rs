@@ -21,6 +21,13 @@ pub enum SessionsCommand {
         #[arg(long, conflicts_with = "session")]
         all: bool,
     },
+    /// Conversations that strangers' words have reached, and what brought them: they are held to stricter rules
+    Tainted,
+    /// Say that strangers' words count no more in a conversation: look at what it read, and at its workspace, before
+    Untaint {
+        /// The conversation, as main or work
+        session: String,
+    },
     /// Destroy the keys of transcripts, and remove their files: nobody reads them any more
     Delete {
         /// A conversation, with all its transcripts, or one transcript's id

@@ -24,6 +24,8 @@ section! {
         /// Which model answers, as `provider/model`, and which are asked in its place where it fails.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub model: Option<ModelChoice>,
+        /// What it may use; narrows what `tools` leaves.
+        pub tools: ToolLists,
     }
 }
 
@@ -32,7 +34,7 @@ section! {
     pub struct Sandbox {
         /// Which conversations are sandboxed: every one is, whatever stands here; `off` is refused.
         pub mode: SandboxMode,
-        /// Who shares a sandbox. No effect yet: every conversation has its own.
+        /// Who shares a sandbox, and with it a workspace.
         pub scope: SandboxScope,
         /// What of an agent's workspace a sandbox sees. No effect yet: nothing.
         pub workspace_access: WorkspaceAccess,
@@ -40,7 +42,7 @@ section! {
         pub backend: Backend,
         /// The Docker backend.
         pub docker: Docker,
-        /// What a sandboxed conversation may use; the guide's place for `tools.sandbox.tools`. No effect yet.
+        /// What a sandboxed conversation may use; the guide's place for `tools.sandbox.tools`.
         pub tools: ToolLists,
         /// When sandboxes are removed, beside when their conversation ends; Docker only.
         pub prune: Prune,

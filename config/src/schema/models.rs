@@ -1,6 +1,7 @@
 //! `models`: who is asked for answers, in the shape that upstream's files have. A key is never here: `apiKey` names a secret
 //! of the vault.
 
+use super::scalar::Dollars;
 use super::{choice, origin, section};
 use crate::secrets::REFERENCE;
 use std::collections::BTreeMap;
@@ -52,18 +53,36 @@ section! {
         /// A name for people.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub name: Option<String>,
-        /// Tokens that it reads at once; shown to clients.
+        /// Tokens that it reads at once; a conversation is summed up before it comes near that.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub context_window: Option<u64>,
         /// Tokens that it writes at most.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub max_tokens: Option<u64>,
-        /// Whether it thinks before it answers. No effect: thoughts are not shown.
+        /// Whether it thinks before it answers, where `/think` says so; thoughts are not shown.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub reasoning: Option<bool>,
-        /// What it takes: `text`, `image`. No effect yet: it is given text.
+        /// What it takes: `text`, `image`.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         pub input: Vec<String>,
+        /// What it costs, for what a conversation has cost.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub cost: Option<Cost>,
+    }
+}
+
+section! {
+    /// `models.providers.<id>.models[].cost`: US dollars for a million tokens.
+    #[derive(Default)]
+    pub struct Cost {
+        /// That it reads.
+        pub input: Dollars,
+        /// That it writes.
+        pub output: Dollars,
+        /// That it reads from its cache. No effect: counted as read.
+        pub cache_read: Dollars,
+        /// That it puts there. No effect: counted as read.
+        pub cache_write: Dollars,
     }
 }
 

@@ -14,6 +14,11 @@ pub struct Size(pub u64);
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "TextOrNumber"))]
 pub struct Cpus(pub u32);
 
+/// Thousandths of a US dollar: 1.25 or "1.25", up to 10 000 dollars. What is finer than a thousandth is cut off.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "TextOrNumber"))]
+pub struct Dollars(pub u32);
+
 /// A number that a channel knows somebody by; `*` is everybody.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "TextOrNumber"))]
@@ -128,6 +133,27 @@ impl<'de> Deserialize<'de> for Cpus {
 impl Serialize for Cpus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{}.{:03}", self.0 / 1_000, self.0 % 1_000))
+    }
+}
+
+impl<'de> Deserialize<'de> for Dollars {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let what = "a number of dollars, 0 to 10000, as 1.25";
+        let text = deserializer.deserialize_any(Loose(what))?;
+        let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
+        let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+        let part: String = format!("{part:0<3}").chars().take(3).collect();
+        let thousandths = (digits(whole) && digits(&part))
+            .then(|| whole.parse::<u32>().ok()?.checked_mul(1_000)?.checked_add(part.parse().ok()?))
+            .flatten()
+            .filter(|thousandths| *thousandths <= 10_000_000);
+        thousandths.map(Self).ok_or_else(|| Error::custom(format!("{text:?} is not {what}")))
+    }
+}
+
+impl Serialize for Dollars {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / 1_000.0)
     }
 }
 

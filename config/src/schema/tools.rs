@@ -9,9 +9,11 @@ section! {
     /// `tools`
     #[derive(Default)]
     pub struct Tools {
-        /// Only these, where any stands here. No effect yet.
+        /// What there is to begin with.
+        pub profile: Profile,
+        /// Only these, where any stands here: names, upstream's groups as `group:fs`, or `*`.
         pub allow: Vec<String>,
-        /// Never these; wins. No effect yet.
+        /// Never these; wins.
         pub deny: Vec<String>,
         /// Commands on the host: there are none, and `enabled` is refused.
         pub elevated: Elevated,
@@ -23,6 +25,21 @@ section! {
         pub sandbox: SandboxTools,
         /// Commands: who is asked about which.
         pub exec: Exec,
+    }
+}
+
+choice! {
+    /// `tools.profile`
+    pub enum Profile {
+        /// No tool of those that are here.
+        Minimal,
+        /// Files, commands, conversations.
+        Coding,
+        /// Conversations.
+        Messaging,
+        /// All.
+        #[default]
+        Full,
     }
 }
 
@@ -58,7 +75,7 @@ section! {
     /// `tools.sandbox`
     #[derive(Default)]
     pub struct SandboxTools {
-        /// What they may use. No effect yet.
+        /// What they may use; every conversation is sandboxed.
         pub tools: ToolLists,
     }
 }

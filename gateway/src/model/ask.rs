@@ -1,7 +1,7 @@
 //! One question to one model, through egress. What comes back is put together event by event; what goes wrong is a sentence
 //! for a person, and whether asking again could help.
 
-use crate::model::catalogue::{Api, Model};
+use crate::model::catalogue::{Api, Cost, Model};
 use crate::model::reply::{Reply, ReplyError, words};
 use crate::model::sse::Sse;
 use crate::state::Gateway;
@@ -69,6 +69,7 @@ pub struct Asking {
     api: Api,
     sse: Sse,
     reply: Reply,
+    cost: Cost,
     status: u16,
     after: Option<Duration>,
     is_stream: bool,
@@ -118,6 +119,7 @@ impl Asking {
             api: model.api,
             sse: Sse::default(),
             reply: Reply::default(),
+            cost: model.cost,
             status: 0,
             after: None,
             is_stream: false,
@@ -160,7 +162,9 @@ impl Asking {
 
     /// How it ended, and what it cost.
     #[must_use]
-    pub fn into_reply(self) -> Reply {
+    pub fn into_reply(mut self) -> Reply {
+        let usage = &mut self.reply.usage;
+        usage.nanodollars = self.cost.nanodollars(usage.input, usage.output);
         self.reply
     }
 

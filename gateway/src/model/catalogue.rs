@@ -34,6 +34,62 @@ pub struct Model {
     pub max_tokens: Option<u64>,
     /// Tokens that it reads at once.
     pub context: Option<u64>,
+    /// It thinks before it answers, where it is told to.
+    pub reasoning: bool,
+    /// It takes images.
+    pub images: bool,
+    /// What it costs.
+    pub cost: Cost,
+}
+
+/// Billionths of a US dollar, for each token.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Cost {
+    /// That it reads.
+    pub input: u64,
+    /// That it writes.
+    pub output: u64,
+}
+
+impl Cost {
+    /// From `cost` of the configuration: dollars for a million tokens.
+    fn of(cost: Option<&Value>) -> Self {
+        let nano = |kind| {
+            let dollars = cost.and_then(|cost| cost.get(kind)).and_then(Value::as_f64).unwrap_or_default();
+            // The configuration was checked: no less than 0 and no more than 10 000.
+            let text = format!("{:.0}", (dollars * 1000.0).clamp(0.0, 1e7));
+            text.parse().unwrap_or_default()
+        };
+        Self { input: nano("input"), output: nano("output") }
+    }
+
+    /// What this many tokens cost.
+    #[must_use]
+    pub const fn nanodollars(self, input: u64, output: u64) -> u64 {
+        self.input.saturating_mul(input).saturating_add(self.output.saturating_mul(output))
+    }
+}
+
+#[cfg(test)]
+impl Model {
+    /// One of no provider.
+    pub(crate) fn of(api: Api) -> Self {
+        Self {
+            name: String::new(),
+            shown: String::new(),
+            id: String::new(),
+            api,
+            credential: None,
+            host: "localhost".to_owned(),
+            port: 80,
+            path: String::new(),
+            max_tokens: None,
+            context: None,
+            reasoning: false,
+            images: false,
+            cost: Cost::default(),
+        }
+    }
 }
 
 /// All of them.
@@ -87,6 +143,12 @@ impl Catalogue {
                     path: path.clone(),
                     max_tokens: model.get("maxTokens").and_then(Value::as_u64),
                     context: model.get("contextWindow").and_then(Value::as_u64),
+                    reasoning: model.get("reasoning").and_then(Value::as_bool).unwrap_or_default(),
+                    images: model
+                        .get("input")
+                        .and_then(Value::as_array)
+                        .is_some_and(|kinds| kinds.iter().any(|kind| kind == "image")),
+                    cost: Cost::of(model.get("cost")),
                 });
             }
         }
@@ -133,7 +195,9 @@ impl Catalogue {
     pub fn list(&self) -> Value {
         let row = |model: &Model| {
             let (provider, _) = model.name.split_once('/').unwrap_or_default();
-            json!({"id": model.id, "name": model.shown, "provider": provider, "contextWindow": model.context})
+            let input = if model.images { vec!["text", "image"] } else { vec!["text"] };
+            json!({"id": model.id, "name": model.shown, "provider": provider, "contextWindow": model.context,
+                "reasoning": model.reasoning, "input": input})
         };
         json!({"models": self.models.iter().map(row).collect::<Vec<_>>()})
     }
@@ -148,7 +212,8 @@ mod tests {
         let config = json!({
             "models": {"providers": {
                 "anthropic": {"baseUrl": "https://api.anthropic.com", "apiKey": "vault:anthropic.key",
-                    "api": "anthropic-messages", "models": [{"id": "claude", "maxTokens": 8192}]},
+                    "api": "anthropic-messages", "models": [{"id": "claude", "maxTokens": 8192, "input": ["text", "image"],
+                        "cost": {"input": 3, "output": 15.5}}]},
                 "local": {"baseUrl": "http://LOCALHOST:11434/v1/", "api": "openai-completions",
                     "models": [{"id": "a/b"}, {"id": "c"}]},
                 "odd": {"baseUrl": "https://x", "api": "telepathy", "models": [{"id": "x"}]},
@@ -163,6 +228,8 @@ mod tests {
         let claude = catalogue.find("anthropic/claude").unwrap();
         assert_eq!((claude.host.as_str(), claude.port, claude.path.as_str()), ("api.anthropic.com", 443, ""));
         assert_eq!(claude.credential.as_deref(), Some("anthropic.key"));
+        assert_eq!((claude.images, claude.cost), (true, Cost { input: 3_000, output: 15_500 }));
+        assert_eq!(claude.cost.nanodollars(2, 10), 161_000);
         let local = catalogue.find("local/a/b").unwrap();
         assert_eq!((local.host.as_str(), local.port, local.path.as_str()), ("localhost", 11434, "/v1"));
         assert_eq!((&local.credential, local.api), (&None, Api::OpenAi));

@@ -1,7 +1,11 @@
-//! What a model says, put together from the events of its stream. Every word of it is untrusted: text for a person. Both
-//! providers' events become the same few parts here.
+//! What a model says, put together from the events of its stream. Every word of it is untrusted: text for a person, and calls
+//! of tools that are judged where they lead. Both providers' events become the same few parts here.
 
-use serde_json::Value;
+use crate::model::calls::{Call, Parts, TooMany};
+use serde_json::{Value, json};
+
+/// Bytes of thoughts that are kept, to be given back beside the calls that came of them.
+const MAX_THOUGHTS: usize = 48 * 1024;
 
 /// Tokens.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -10,13 +14,19 @@ pub struct Usage {
     pub input: u64,
     /// Written.
     pub output: u64,
+    /// What they cost, in billionths of a US dollar.
+    pub nanodollars: u64,
 }
 
 impl Usage {
     /// Both of both.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
-        Self { input: self.input.saturating_add(other.input), output: self.output.saturating_add(other.output) }
+        Self {
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+            nanodollars: self.nanodollars.saturating_add(other.nanodollars),
+        }
     }
 }
 
@@ -29,6 +39,11 @@ pub struct Reply {
     pub whole: bool,
     /// Why it stopped, in the provider's word.
     pub stop: String,
+    /// Calls of tools so far.
+    parts: Parts,
+    /// Anthropic's thoughts, by their block: a provider wants them back with the calls that came of them.
+    thoughts: Vec<(u64, Value)>,
+    thought: usize,
 }
 
 /// Why a stream is no reply. Said to a person, behind the model's name.
@@ -40,6 +55,9 @@ pub enum ReplyError {
     /// Its own word.
     #[error("it broke off: {0}")]
     Said(String),
+    /// More than one reply may ask for.
+    #[error(transparent)]
+    Calls(#[from] TooMany),
 }
 
 fn text<'v>(value: &'v Value, path: &str) -> &'v str {
@@ -68,11 +86,8 @@ impl Reply {
                 let read = |kind| tokens(&format!("/message/usage/{kind}")).unwrap_or_default();
                 self.usage.input = kinds.into_iter().map(read).fold(0, u64::saturating_add);
             }
-            "content_block_start" => return Ok(text(&event, "/content_block/text").to_owned()),
-            // Its thoughts are its own.
-            "content_block_delta" if text(&event, "/delta/type") == "text_delta" => {
-                return Ok(text(&event, "/delta/text").to_owned());
-            }
+            "content_block_start" => return self.on_block(&event),
+            "content_block_delta" => return self.on_delta(&event),
             "message_delta" => {
                 self.usage.output = tokens("/usage/output_tokens").unwrap_or(self.usage.output);
                 self.usage.input = tokens("/usage/input_tokens").filter(|read| *read > 0).unwrap_or(self.usage.input);
@@ -100,7 +115,13 @@ impl Reply {
         }
         if let Some(read) = event.pointer("/usage/prompt_tokens").and_then(Value::as_u64) {
             let wrote = event.pointer("/usage/completion_tokens").and_then(Value::as_u64);
-            self.usage = Usage { input: read, output: wrote.unwrap_or_default() };
+            self.usage = Usage { input: read, output: wrote.unwrap_or_default(), nanodollars: 0 };
+        }
+        for part in event.pointer("/choices/0/delta/tool_calls").and_then(Value::as_array).into_iter().flatten() {
+            let index = part.get("index").and_then(Value::as_u64).unwrap_or_default();
+            let function = |name: &str| part.pointer(name).and_then(Value::as_str).unwrap_or_default();
+            self.parts.begin(index, text(part, "/id"), function("/function/name"))?;
+            self.parts.more(index, function("/function/arguments"));
         }
         let stop = text(&event, "/choices/0/finish_reason");
         if !stop.is_empty() {
@@ -108,6 +129,67 @@ impl Reply {
             self.whole = true;
         }
         Ok(text(&event, "/choices/0/delta/content").to_owned())
+    }
+
+    fn on_block(&mut self, event: &Value) -> Result<String, ReplyError> {
+        let index = event.get("index").and_then(Value::as_u64).unwrap_or_default();
+        match text(event, "/content_block/type") {
+            "tool_use" => {
+                self.parts.begin(index, text(event, "/content_block/id"), text(event, "/content_block/name"))?;
+                // Some give all of it at once.
+                let whole = event.pointer("/content_block/input").and_then(Value::as_object);
+                if let Some(whole) = whole.filter(|whole| !whole.is_empty()) {
+                    self.parts.more(index, &Value::from(whole.clone()).to_string());
+                }
+            }
+            "thinking" => self.think(index, json!({"type": "thinking", "thinking": "", "signature": ""})),
+            "redacted_thinking" => {
+                let data = text(event, "/content_block/data");
+                self.think(index, json!({"type": "redacted_thinking", "data": data}));
+            }
+            _ => return Ok(text(event, "/content_block/text").to_owned()),
+        }
+        Ok(String::new())
+    }
+
+    fn on_delta(&mut self, event: &Value) -> Result<String, ReplyError> {
+        let index = event.get("index").and_then(Value::as_u64).unwrap_or_default();
+        match text(event, "/delta/type") {
+            "text_delta" => return Ok(text(event, "/delta/text").to_owned()),
+            "input_json_delta" => self.parts.more(index, text(event, "/delta/partial_json")),
+            // Its thoughts are its own; it wants them back all the same.
+            "thinking_delta" => self.think_on(index, "thinking", text(event, "/delta/thinking")),
+            "signature_delta" => self.think_on(index, "signature", text(event, "/delta/signature")),
+            _ => {}
+        }
+        Ok(String::new())
+    }
+
+    fn think(&mut self, index: u64, thought: Value) {
+        self.thought = self.thought.saturating_add(thought.to_string().len());
+        self.thoughts.push((index, thought));
+    }
+
+    fn think_on(&mut self, index: u64, part: &str, more: &str) {
+        self.thought = self.thought.saturating_add(more.len());
+        let thought =
+            self.thoughts.iter_mut().find(|(at, _)| *at == index).and_then(|(_, thought)| thought.get_mut(part));
+        if let (Some(Value::String(text)), true) = (thought, self.thought <= MAX_THOUGHTS) {
+            text.push_str(more);
+        }
+    }
+
+    /// The calls of tools in it, in order.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.parts.calls()
+    }
+
+    /// Its thoughts, as the provider wants them back; none where they are more than is kept.
+    #[must_use]
+    pub fn thoughts(&self) -> Vec<Value> {
+        let whole = self.thought <= MAX_THOUGHTS;
+        self.thoughts.iter().filter(|_| whole).map(|(_, thought)| thought.clone()).collect()
     }
 }
 
@@ -132,7 +214,7 @@ mod tests {
         ] {
             said.push_str(&reply.on_anthropic(event).unwrap());
         }
-        assert_eq!((said.as_str(), reply.usage), ("Hello", Usage { input: 15, output: 7 }));
+        assert_eq!((said.as_str(), reply.usage), ("Hello", Usage { input: 15, output: 7, nanodollars: 0 }));
         assert!(reply.whole && reply.stop == "end_turn");
     }
 
@@ -150,7 +232,7 @@ mod tests {
         ] {
             said.push_str(&reply.on_openai(event).unwrap());
         }
-        assert_eq!((said.as_str(), reply.usage), ("Hello", Usage { input: 3, output: 4 }));
+        assert_eq!((said.as_str(), reply.usage), ("Hello", Usage { input: 3, output: 4, nanodollars: 0 }));
         assert!(reply.whole);
     }
 
@@ -164,6 +246,40 @@ mod tests {
         assert_eq!(said, Err(ReplyError::Said("Over loaded".to_owned())));
         let said = reply.on_openai(r#"{"error":{"message":"no"}}"#);
         assert_eq!(said, Err(ReplyError::Said("no".to_owned())));
+    }
+
+    #[test]
+    fn calls_are_put_together_from_both_streams() {
+        let mut claude = Reply::default();
+        for event in [
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":""}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"hm"}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"sig"}}"#,
+            r#"{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"a","name":"exec","input":{}}}"#,
+            r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\"command\":"}}"#,
+            r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"\"ls\"}"}}"#,
+            r#"{"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"b","name":"read","input":{"path":"x"}}}"#,
+        ] {
+            assert!(claude.on_anthropic(event).unwrap().is_empty());
+        }
+        let calls = claude.calls();
+        assert_eq!((&calls[0].arguments["command"], &calls[1].arguments["path"]), (&"ls".into(), &"x".into()));
+        assert_eq!(claude.thoughts(), [json!({"type": "thinking", "thinking": "hm", "signature": "sig"})]);
+        let mut gpt = Reply::default();
+        for event in [
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"exec","arguments":""}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"command\":\"ls\"}"}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":1,"id":"b","function":{"name":"read","arguments":"{"}}]}}]}"#,
+            r#"{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}"#,
+        ] {
+            assert!(gpt.on_openai(event).unwrap().is_empty());
+        }
+        let calls = gpt.calls();
+        assert_eq!((calls[0].name.as_str(), &calls[0].arguments["command"]), ("exec", &"ls".into()));
+        assert!(calls[0].flaw.is_none() && calls[1].flaw.is_some() && gpt.whole);
+        let many = (0..17).map(|id| format!(r#"{{"index":{id},"id":"i{id}"}}"#)).collect::<Vec<_>>().join(",");
+        let many = format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{many}]}}}}]}}"#);
+        assert!(matches!(gpt.on_openai(&many), Err(ReplyError::Calls(_))));
     }
 
     proptest! {

@@ -1,52 +1,30 @@
-//! A turn that a model answers. A provider that fails is asked again where that may help, and then the next one of the
-//! configuration is. Whatever goes wrong ends the turn with a sentence, and the conversation goes on with the next message.
+//! A turn that a model answers: it is asked, what it calls is done, and it is asked again with what came of that, until it
+//! answers. Whatever goes wrong ends the turn with a sentence, and the conversation goes on with the next message.
 
-use crate::agent::{End, Plan, Turn};
-use crate::model::ask::{Asking, Failure};
+use crate::agent::Plan;
+use crate::brief;
+use crate::model::asking::{Asked, Over, Question, first_of};
 use crate::model::catalogue::Model;
-use crate::model::messages::{FAILED, HISTORY, Talk, chosen, spent};
-use crate::model::reply::{Reply, Usage};
+use crate::model::messages::{Brief, Thinking};
+use crate::model::reply::Usage;
+use crate::model::talk::{FAILED, HISTORY, Item, Outcome, SUMMARY, Talk, chosen, spent, thinking};
 use crate::sessions::SessionError;
 use crate::state::log;
+use crate::tools::{self, Offer, Stopped};
+use crate::turn::{End, Turn};
 use serde_json::{Value, json};
-use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
 
-/// Times that one model is asked the same.
-const ATTEMPTS: u32 = 3;
-/// Pause before the second time; doubled for the third.
-const BACKOFF: Duration = Duration::from_millis(500);
-
-/// Why a turn does not go on.
-enum Over {
-    Stopped,
-    Failed(String),
-}
+/// Times that a model may ask for tools before it answers.
+const ROUNDS: usize = 24;
+/// Tokens that a model reads at once where the configuration does not say.
+const CONTEXT: u64 = 32_000;
+/// What a model is told to do to a conversation that is too long.
+const SUM_UP: &str = "Sum up this conversation so that it can go on from your summary alone: what is wanted, what was found \
+    out, what was decided, what was done to which files, what is still to do. Keep names, paths and numbers. Write only the \
+    summary.";
 
 fn history(turn: &Turn<'_>) -> Result<Vec<Value>, SessionError> {
     turn.gateway.sessions().history(turn.session, HISTORY).map(|history| history.messages)
-}
-
-/// Answers the person's message.
-pub(crate) async fn answer(turn: &mut Turn<'_>, plan: &Plan) -> End {
-    let history = match history(turn) {
-        Ok(history) => history,
-        Err(error) => return failed(turn, error.to_string()),
-    };
-    let gateway = turn.gateway;
-    let models = gateway.catalogue.order(chosen(&history));
-    if models.is_empty() {
-        let why = "no model is chosen: agents.defaults.model names one for all, /model one for this session";
-        return failed(turn, why.to_owned());
-    }
-    match first_of(turn, plan, &models, &Talk::of(&history)).await {
-        Ok((model, reply)) => {
-            turn.more = notes(model, &reply, &history);
-            End::Final
-        }
-        Err(Over::Stopped) => End::Aborted,
-        Err(Over::Failed(why)) => failed(turn, why),
-    }
 }
 
 fn failed(turn: &mut Turn<'_>, why: String) -> End {
@@ -54,133 +32,172 @@ fn failed(turn: &mut Turn<'_>, why: String) -> End {
     End::Error(why)
 }
 
-/// What the transcript keeps beside an answer: who gave it and what it cost, and what holds for the conversation, so that it
-/// is found again near its end.
-fn notes(model: &Model, reply: &Reply, history: &[Value]) -> Value {
-    let (provider, id) = model.name.split_once('/').unwrap_or_default();
-    let sum = spent(history).plus(reply.usage);
-    let Usage { input, output } = reply.usage;
-    let mut notes = json!({
-        "provider": provider, "model": id, "stopReason": reply.stop,
-        "usage": {"input": input, "output": output, "totalTokens": input.saturating_add(output)},
-        "sessionUsage": {"input": sum.input, "output": sum.output},
-    });
-    if let (Some(chosen), Some(map)) = (chosen(history), notes.as_object_mut()) {
-        map.insert("modelOverride".to_owned(), chosen.into());
-    }
-    notes
+/// What a turn is about: the conversation, whom to ask, and with what.
+struct Scene<'g> {
+    talk: Talk,
+    models: Vec<&'g Model>,
+    brief: Brief,
+    offer: Offer,
+    chosen: Option<String>,
+    thinking: Option<String>,
+    spent: Usage,
 }
 
-/// The reply of the first model that gives one.
-async fn first_of<'m>(
-    turn: &mut Turn<'_>,
-    plan: &Plan,
-    models: &[&'m Model],
-    talk: &Talk,
-) -> Result<(&'m Model, Reply), Over> {
-    let mut failures = Vec::new();
-    for model in models {
-        match patiently(turn, plan, model, talk).await? {
-            Ok(reply) => return Ok((model, reply)),
-            Err(why) => {
-                log(&format!("run {}: {}: {why}", plan.run_id, model.name));
-                failures.push(format!("{}: {why}", model.name));
-            }
+async fn scene<'g>(turn: &Turn<'g>) -> Result<Scene<'g>, String> {
+    let history = history(turn).map_err(|error| error.to_string())?;
+    let models = turn.gateway.catalogue.order(chosen(&history));
+    if models.is_empty() {
+        return Err(
+            "no model is chosen: agents.defaults.model names one for all, /model one for this session".to_owned()
+        );
+    }
+    let offer = tools::offered(turn.gateway, turn.session).await;
+    let fence = turn.gateway.fence(turn.session);
+    let files = brief::files(turn, &offer, &fence).await;
+    let level = thinking(&history).and_then(Thinking::named).unwrap_or_default();
+    Ok(Scene {
+        talk: Talk::of(&history, &fence, offer.outside),
+        brief: Brief { files, tools: offer.tools.clone(), thinking: level },
+        models,
+        chosen: chosen(&history).map(str::to_owned),
+        thinking: thinking(&history).map(str::to_owned),
+        spent: spent(&history),
+        offer,
+    })
+}
+
+/// Answers the person's message.
+pub(crate) async fn answer(turn: &mut Turn<'_>, plan: &Plan) -> End {
+    let mut scene = match scene(turn).await {
+        Ok(scene) => scene,
+        Err(why) => return failed(turn, why),
+    };
+    let context = scene.models.first().and_then(|model| model.context).unwrap_or(CONTEXT);
+    if scene.talk.is_long(context) && scene.talk.items.len() > 1 {
+        match shorten(turn, plan, &mut scene, "", true).await {
+            Ok(_) => {}
+            Err(Over::Stopped) => return End::Aborted,
+            // It may fit all the same: what is too long loses its beginning.
+            Err(Over::Failed(why)) => log(&format!("run {}: not compacted: {why}", plan.run_id)),
         }
     }
-    Err(Over::Failed(failures.join("\n")))
-}
-
-/// Asks one model, again where that may help and nothing was shown yet.
-async fn patiently(
-    turn: &mut Turn<'_>,
-    plan: &Plan,
-    model: &Model,
-    talk: &Talk,
-) -> Result<Result<Reply, String>, Over> {
-    let Some(body) = talk.body(model) else {
-        return Ok(Err("the message is too long for one request".to_owned()));
-    };
-    let mut pause = BACKOFF;
-    let mut attempt = 1;
-    loop {
-        let failure = match once(turn, plan, model, body.clone()).await? {
-            Ok(reply) => return Ok(Ok(reply)),
-            Err(failure) => failure,
+    for _ in 0..ROUNDS {
+        let question = Question { talk: &scene.talk, brief: &scene.brief, aloud: true };
+        let Asked { model, reply, .. } = match first_of(turn, plan, &scene.models, &question).await {
+            Ok(asked) => asked,
+            Err(Over::Stopped) => return End::Aborted,
+            Err(Over::Failed(why)) => return failed(turn, why),
         };
-        // What was shown cannot be taken back, so nothing else is shown behind it.
-        if !turn.is_silent() {
-            return Err(Over::Failed(format!("{}: the answer broke off: {}", model.name, failure.why)));
+        scene.spent = scene.spent.plus(reply.usage);
+        let notes = scene.notes(model, &reply.stop, reply.usage);
+        let calls = reply.calls();
+        if calls.is_empty() {
+            turn.more = notes;
+            return End::Final;
         }
-        if !failure.again || attempt == ATTEMPTS {
-            return Ok(Err(failure.why));
-        }
-        attempt += 1;
-        tokio::select! {
-            () = sleep(failure.after.unwrap_or(pause)) => {}
-            () = plan.stop.asked() => return Err(Over::Stopped),
-        }
-        pause = pause.saturating_mul(2);
-    }
-}
-
-async fn once(turn: &mut Turn<'_>, plan: &Plan, model: &Model, body: Vec<u8>) -> Result<Result<Reply, Failure>, Over> {
-    let begun = tokio::select! {
-        begun = Asking::begin(turn.gateway, turn.session, model, body) => begun,
-        () = plan.stop.asked() => return Err(Over::Stopped),
-    };
-    let mut asking = match begun {
-        Ok(asking) => asking,
-        Err(failure) => return Ok(Err(failure)),
-    };
-    loop {
-        let flush_at = turn.flush_at();
-        let next = tokio::select! {
-            next = asking.next() => next,
-            // Dropped, the question is taken back.
-            () = plan.stop.asked() => return Err(Over::Stopped),
-            () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {
-                turn.flush();
-                continue;
-            }
+        let text = match turn.keep(&calls, &notes) {
+            Ok(text) => text,
+            Err(error) => return failed(turn, error.to_string()),
         };
-        match next {
-            Ok(Some(said)) => {
-                turn.say(&said);
-                if turn.is_cut() {
-                    return Err(Over::Failed(format!("{}: its answer is longer than is shown", model.name)));
+        scene.talk.model(text, calls.clone(), reply.thoughts(), model.name.clone());
+        for call in &calls {
+            let outcome = match tools::run(turn, plan, &scene.offer, call).await {
+                Ok(outcome) => outcome,
+                Err(Stopped) => {
+                    let text = "the person stopped it; what it did by then is done".to_owned();
+                    let outcome = Outcome { id: call.id.clone(), name: call.name.clone(), text, is_error: true };
+                    // Where this is not written down, the conversation mends itself when it is read.
+                    let _ = turn.keep_result(&outcome);
+                    return End::Aborted;
                 }
+            };
+            if let Err(error) = turn.keep_result(&outcome) {
+                return failed(turn, error.to_string());
             }
-            Ok(None) if turn.is_silent() => return Ok(Err(Failure::lasting("it gave an empty answer"))),
-            Ok(None) => return Ok(Ok(asking.into_reply())),
-            Err(failure) => return Ok(Err(failure)),
+            scene.talk.result(outcome);
+            if plan.stop.is_asked() {
+                return End::Aborted;
+            }
         }
     }
+    failed(
+        turn,
+        format!("the model asked for tools {ROUNDS} times and did not answer; say \"go on\" to let it continue"),
+    )
 }
 
-/// `/model`: which there are, or another one for this conversation.
-pub(crate) fn choose(turn: &mut Turn<'_>, wanted: &str) -> End {
-    let catalogue = &turn.gateway.catalogue;
-    if wanted.is_empty() {
-        let text = standing(turn);
-        let names: Vec<String> = catalogue.names().map(|name| format!("\n  {name}")).collect();
-        turn.say(&format!("{text}\nmodels:{}\n/model PROVIDER/MODEL chooses one for this session.", names.concat()));
-    } else if let Some(model) = catalogue.find(wanted) {
-        turn.more = json!({"modelOverride": model.name});
-        turn.say(&format!("This session asks {} from now on.", model.name));
-    } else {
-        let shown: String = wanted.chars().take(100).collect();
-        turn.say(&format!("There is no model {shown}. /model lists them."));
+impl Scene<'_> {
+    /// What the transcript keeps beside an answer: who gave it and what it cost, and what holds for the conversation, so that
+    /// it is found again near its end.
+    fn notes(&self, model: &Model, stop: &str, usage: Usage) -> Value {
+        let (provider, id) = model.name.split_once('/').unwrap_or_default();
+        let Usage { input, output, nanodollars } = usage;
+        let mut notes = json!({
+            "provider": provider, "model": id, "stopReason": stop,
+            "usage": {"input": input, "output": output, "totalTokens": input.saturating_add(output),
+                "cost": {"nanodollars": nanodollars}},
+            "sessionUsage": {
+                "input": self.spent.input, "output": self.spent.output, "nanodollars": self.spent.nanodollars,
+            },
+        });
+        for (name, value) in [("modelOverride", &self.chosen), ("thinkingLevel", &self.thinking)] {
+            if let (Some(value), Some(map)) = (value, notes.as_object_mut()) {
+                map.insert(name.to_owned(), value.as_str().into());
+            }
+        }
+        notes
     }
-    End::Final
 }
 
-/// What this conversation asks, and what it has cost.
-pub(crate) fn standing(turn: &Turn<'_>) -> String {
-    let history = history(turn).unwrap_or_default();
-    let order = turn.gateway.catalogue.order(chosen(&history));
-    let names: Vec<&str> = order.iter().map(|model| model.name.as_str()).collect();
-    let asked = if names.is_empty() { "none configured".to_owned() } else { names.join(", then ") };
-    let Usage { input, output } = spent(&history);
-    format!("model: {asked}\ntokens: {input} read, {output} written")
+/// Has a model sum the conversation up, and goes on from that. Returns how many parts there were.
+async fn shorten(
+    turn: &mut Turn<'_>,
+    plan: &Plan,
+    scene: &mut Scene<'_>,
+    focus: &str,
+    keep_last: bool,
+) -> Result<usize, Over> {
+    let parts = scene.talk.items.len();
+    let mut talk = scene.talk.clone();
+    let last = if keep_last { talk.items.pop() } else { None };
+    let mut wish = SUM_UP.to_owned();
+    if !focus.is_empty() {
+        wish.push_str(" What matters most: ");
+        wish.push_str(focus);
+    }
+    // The wish is ours and no stranger's.
+    talk.items.push(Item::Person(wish, Vec::new()));
+    talk.outside = false;
+    let brief = Brief::default();
+    let question = Question { talk: &talk, brief: &brief, aloud: false };
+    let Asked { model, reply, text } = first_of(turn, plan, &scene.models, &question).await?;
+    scene.spent = scene.spent.plus(reply.usage);
+    let mut notes = scene.notes(model, &reply.stop, reply.usage);
+    if let Some(map) = notes.as_object_mut() {
+        map.insert("keepsLast".to_owned(), keep_last.into());
+    }
+    let recorded = turn.gateway.sessions().record_with(turn.session, SUMMARY, &text, &notes);
+    let summary = recorded.map_err(|error| Over::Failed(error.to_string()))?;
+    scene.talk.shortened(&summary, last);
+    Ok(parts)
+}
+
+/// `/compact`: makes the conversation shorter.
+pub(crate) async fn compact(turn: &mut Turn<'_>, plan: &Plan, focus: &str) -> End {
+    let mut scene = match scene(turn).await {
+        Ok(scene) => scene,
+        Err(why) => return failed(turn, why),
+    };
+    if scene.talk.items.len() < 2 {
+        turn.say("There is nothing to make shorter.");
+        return End::Final;
+    }
+    match shorten(turn, plan, &mut scene, focus, false).await {
+        Ok(parts) => {
+            turn.say(&format!("The conversation goes on from a summary of its {parts} parts."));
+            End::Final
+        }
+        Err(Over::Stopped) => End::Aborted,
+        Err(Over::Failed(why)) => failed(turn, why),
+    }
 }

@@ -14,6 +14,7 @@ mod net;
 mod reliability;
 mod start;
 mod vault;
+mod watch;
 
 pub use control::serve as serve_control;
 
@@ -174,6 +175,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("v8", vault::v8),
     ("r1", reliability::r1),
     ("r3", reliability::r3),
+    ("r7", watch::r7),
 ];
 
 /// Runs the named benches, or all; prints rows as they come, and returns the document for `target/bench.json`.

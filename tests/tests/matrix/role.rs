@@ -75,7 +75,7 @@ impl Workshop {
                 redact: BoundedVec::default(),
                 files: LogFiles::default(),
             },
-            Role::Vault => RoleConfig::Vault { senders: BoundedVec::default() },
+            Role::Vault => RoleConfig::Vault { senders: BoundedVec::default(), answers: BoundedVec::default() },
             Role::Sandboxd => RoleConfig::Sandboxd {
                 docker_socket: BoundedStr::truncated(&text("docker.sock")),
                 workspaces: BoundedStr::truncated(&text("state/workspaces")),
@@ -83,6 +83,7 @@ impl Workshop {
                 backend: BackendChoice::Docker,
                 instance: BoundedStr::truncated("0123456789abcdef"),
                 exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
+                tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
                 sizes: Sizes::default(),
             },
             Role::Dialer => RoleConfig::Dialer {

@@ -42,7 +42,14 @@ fn there() -> Destination {
 
 fn lease(name: &str) -> LeaseRequest {
     let (method, path) = (BoundedStr::truncated("POST"), BoundedStr::truncated("/bot/send"));
-    LeaseRequest::Lease { credential: BoundedStr::truncated(name), to: there(), method, path, digest: [1; 32] }
+    LeaseRequest::Lease {
+        session: proto::ids::SessionKey(BoundedStr::truncated("agent:main:main")),
+        credential: BoundedStr::truncated(name),
+        to: there(),
+        method,
+        path,
+        digest: [1; 32],
+    }
 }
 
 fn id(reply: LeaseReply) -> LeaseId {

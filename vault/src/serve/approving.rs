@@ -81,8 +81,21 @@ impl Vault {
                 self.approving.table.ask(subject, digest, nonce, timeout_s, now).map_err(refused)?
             }
             ApprovalRequest::Collect { id } => self.approving.table.collect(id, now),
+            ApprovalRequest::IsTainted { session } => {
+                return Ok(ApprovalReply::Tainted(self.state.contents().taints.has(session.0.as_str())));
+            }
             ApprovalRequest::Withdraw { id } => {
                 self.approving.table.withdraw(id);
+                return Ok(ApprovalReply::Withdrawn);
+            }
+            ApprovalRequest::Suspend { session } => {
+                let count = self.approving.table.suspend(&session);
+                let detail = format!("{count} of {}", session.0.as_str());
+                recorded(
+                    &mut self.auditor,
+                    secret_record("", "approvals.suspend", "sandboxd", true, &detail),
+                    "the suspension",
+                )?;
                 return Ok(ApprovalReply::Withdrawn);
             }
         };

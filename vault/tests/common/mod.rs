@@ -77,7 +77,7 @@ impl Broker {
         kinds.extend(key.iter().map(|_| Resource::MasterKey));
         let fds: Vec<BorrowedFd<'_>> = fds.iter().chain(&key).map(AsFd::as_fd).collect();
         let resources = BoundedVec::new(kinds).unwrap();
-        let config = RoleConfig::Vault { senders: BoundedVec::default() };
+        let config = RoleConfig::Vault { senders: BoundedVec::default(), answers: BoundedVec::default() };
         broker.say(&ToRole::Configure { layout: Layout::SplitUid, config, resources }, &fds);
         broker
     }

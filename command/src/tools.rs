@@ -1,0 +1,187 @@
+//! Which tools a conversation may use: `tools` of the configuration, in upstream's words. A pure decision; each part of it can
+//! only narrow what the ones before it left.
+
+use crate::decide::Facts;
+use serde::Deserialize;
+
+/// The tools that there are here.
+pub const NAMES: [&str; 12] = [
+    "exec",
+    "process",
+    "read",
+    "write",
+    "edit",
+    "apply_patch",
+    "ls",
+    "grep",
+    "sessions_list",
+    "sessions_history",
+    "sessions_send",
+    "web_fetch",
+];
+
+/// Upstream's groups, with what of them is here. Of another name nothing is.
+const GROUPS: [(&str, &[&str]); 10] = [
+    ("group:fs", &["read", "write", "edit", "apply_patch", "ls", "grep"]),
+    ("group:runtime", &["exec", "process"]),
+    ("group:sessions", &["sessions_list", "sessions_history", "sessions_send"]),
+    ("group:web", &["web_fetch"]),
+    ("group:openclaw", &NAMES),
+    ("group:memory", &[]),
+    ("group:ui", &[]),
+    ("group:automation", &[]),
+    ("group:messaging", &[]),
+    ("group:nodes", &[]),
+];
+
+/// What strangers' conversations never have: others' conversations, and a way out that is no answer.
+const NOT_OUTSIDE: [&str; 4] = ["sessions_list", "sessions_history", "sessions_send", "web_fetch"];
+
+/// A set of tools to begin with.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// None of those that are here.
+    Minimal,
+    /// Files, commands, conversations.
+    Coding,
+    /// Conversations.
+    Messaging,
+    /// All.
+    #[default]
+    Full,
+}
+
+/// What may be used, by name or group; `deny` wins.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Lists {
+    /// Only these, where any stands here.
+    pub allow: Vec<String>,
+    /// Never these.
+    pub deny: Vec<String>,
+}
+
+/// `tools` of the configuration, and the other places where tools are allowed and denied.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ToolPolicy {
+    /// `tools.profile`
+    pub profile: Profile,
+    /// `tools.allow` and `tools.deny`
+    pub all: Lists,
+    /// `agents.defaults.tools`
+    pub agents: Lists,
+    /// `tools.sandbox.tools`, and `agents.defaults.sandbox.tools`: every conversation is sandboxed.
+    pub sandbox: Vec<Lists>,
+}
+
+fn names(entry: &str, tool: &str) -> bool {
+    let entry = entry.trim().to_ascii_lowercase();
+    // Upstream's older names.
+    let entry = match entry.as_str() {
+        "bash" => "exec",
+        "apply-patch" => "apply_patch",
+        other => other,
+    };
+    entry == "*" || entry == tool || GROUPS.iter().any(|(group, tools)| *group == entry && tools.contains(&tool))
+}
+
+impl Lists {
+    /// Why not; none where it may.
+    fn refusal(&self, tool: &str, place: &str) -> Option<String> {
+        if let Some(entry) = self.deny.iter().find(|entry| names(entry, tool)) {
+            return Some(format!("{place}.deny has \"{entry}\""));
+        }
+        let open = self.allow.is_empty() || self.allow.iter().any(|entry| names(entry, tool));
+        (!open).then(|| format!("{place}.allow lists tools, and {tool} is not among them"))
+    }
+}
+
+impl ToolPolicy {
+    /// From JSON, as broker passes it on.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn from_json(json: &str) -> Result<Self, String> {
+        serde_json::from_str(json).map_err(|error| format!("tools: {error}"))
+    }
+
+    /// May the conversation use it?
+    ///
+    /// # Errors
+    /// What says no, for a person.
+    pub fn check(&self, tool: &str, facts: &Facts<'_>) -> Result<(), String> {
+        let profile: &[&str] = match self.profile {
+            Profile::Full => &["*"],
+            Profile::Coding => &["group:fs", "group:runtime", "group:sessions"],
+            Profile::Messaging => &["group:sessions"],
+            Profile::Minimal => &[],
+        };
+        if !profile.iter().any(|entry| names(entry, tool)) {
+            return Err(format!("tools.profile has no {tool}"));
+        }
+        let mut lists = vec![(&self.all, "tools"), (&self.agents, "agents.defaults.tools")];
+        lists.extend(self.sandbox.iter().map(|lists| (lists, "tools.sandbox.tools")));
+        if let Some(why) = lists.into_iter().find_map(|(lists, place)| lists.refusal(tool, place)) {
+            return Err(why);
+        }
+        if facts.is_strict() && NOT_OUTSIDE.contains(&tool) {
+            return Err(format!(
+                "{tool} is not for conversations that strangers reach, or that read what strangers wrote"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Those that it may use.
+    #[must_use]
+    pub fn allowed(&self, facts: &Facts<'_>) -> Vec<&'static str> {
+        NAMES.into_iter().filter(|tool| self.check(tool, facts).is_ok()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::Place;
+
+    fn facts(session: &str, tainted: bool) -> Facts<'_> {
+        Facts { session, place: Place::Native, tainted }
+    }
+
+    fn policy(json: &str) -> ToolPolicy {
+        ToolPolicy::from_json(json).unwrap()
+    }
+
+    #[test]
+    fn everything_is_allowed_where_nothing_is_said_and_strangers_have_no_way_out() {
+        let policy = policy("{}");
+        let owner = policy.allowed(&facts("agent:main:main", false));
+        assert_eq!(owner, NAMES);
+        for (session, tainted) in [("agent:main:telegram:1", false), ("agent:main:main", true)] {
+            let allowed = policy.allowed(&facts(session, tainted));
+            assert_eq!(allowed, ["exec", "process", "read", "write", "edit", "apply_patch", "ls", "grep"]);
+        }
+    }
+
+    #[test]
+    fn deny_wins_groups_are_upstreams_and_each_place_narrows() {
+        let owner = facts("agent:main:main", false);
+        let of = |json| policy(json).allowed(&owner);
+        assert_eq!(
+            of(r#"{"all":{"allow":["group:fs","bash"],"deny":["write","apply-patch"]}}"#),
+            ["exec", "read", "edit", "ls", "grep"]
+        );
+        assert_eq!(
+            of(r#"{"all":{"allow":["*"]},"agents":{"allow":["read","ls"]},"sandbox":[{"deny":["ls"]}]}"#),
+            ["read"]
+        );
+        assert_eq!(of(r#"{"profile":"messaging"}"#), ["sessions_list", "sessions_history", "sessions_send"]);
+        assert!(of(r#"{"profile":"minimal"}"#).is_empty() && of(r#"{"all":{"allow":["browser"]}}"#).is_empty());
+        assert!(!of(r#"{"profile":"coding"}"#).contains(&"web_fetch"));
+        let why = policy(r#"{"sandbox":[{"allow":["read"]}]}"#).check("exec", &owner).unwrap_err();
+        assert!(why.contains("tools.sandbox.tools.allow"), "{why}");
+        assert!(ToolPolicy::from_json(r#"{"profile":"godlike"}"#).is_err());
+    }
+}
