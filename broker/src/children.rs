@@ -131,6 +131,7 @@ impl Child {
         let own = matches!(self.identity, Identity::Own { .. });
         let groups = rustix::process::getgroups().unwrap_or_default();
         let at_start = descriptors_at_start(self.role);
+        let least = at_start.saturating_sub(u64::from(self.role == Role::Launcher));
         let drift = self.observed.drift(&Expected {
             name: format!("moltbot-{}", self.role),
             parent: std::process::id(),
@@ -140,7 +141,7 @@ impl Child {
             empty_bounding: own,
             filters: INHERITED_FILTERS + 2,
             childless: self.role != Role::Launcher,
-            descriptors: if first { at_start..=at_start } else { 1..=most_descriptors(self.role) },
+            descriptors: if first { least..=at_start } else { 1..=most_descriptors(self.role) },
         });
         if drift.is_empty() {
             self.attested = Some(Instant::now());
@@ -199,8 +200,8 @@ const fn descriptors_at_start(role: Role) -> u64 {
         Role::Vault => 2,
         // The listener, and the directory of sessions twice while its grant is made.
         Role::Gateway => 3,
-        // The directory of workspaces, and what sandboxes read as their input.
-        Role::Launcher => 2,
+        // The directory of workspaces, what sandboxes read as their input, and the runner where it is installed.
+        Role::Launcher => 3,
         // /proc.
         Role::Sandboxd => 1,
         Role::Dialer | Role::Egress | Role::Broker => 0,

@@ -57,7 +57,7 @@ fn claude(text: &str, calls: &[(&str, String)]) -> Vec<Value> {
 }
 
 fn exec(command: &str) -> (&'static str, String) {
-    ("exec", json!({"command": command}).to_string())
+    ("exec", json!({"command": command, "yieldMs": 120_000}).to_string())
 }
 
 /// What a request says: whether it is Anthropic's, the person's last words, and the results behind them.
@@ -117,6 +117,21 @@ fn scene(
     std::fs::write(system.state().join("moltbot.json"), config.to_string()).unwrap();
     system.up();
     (system, server)
+}
+
+/// What a tool printed so far, as soon as it printed something.
+fn progress(client: &mut Client) -> String {
+    loop {
+        match client.receive() {
+            Came::Frame(frame) if frame["event"] == "agent" && frame["payload"]["data"]["phase"] == "update" => {
+                let data = &frame["payload"]["data"];
+                return data["partialResult"]["content"][0]["text"].as_str().unwrap().to_owned();
+            }
+            Came::Frame(frame) if frame["event"] == "chat" && frame["payload"]["state"] != "delta" => panic!("{frame}"),
+            Came::Frame(_) => {}
+            Came::Closed(code, reason) => panic!("{code} {reason}"),
+        }
+    }
 }
 
 fn reads(system: &System, message: &str) -> String {
@@ -249,7 +264,7 @@ fn turn_that_is_aborted_in_a_tool_ends_at_once_and_the_next_one_knows() {
     });
     let mut client = Client::logged_in(system.port(), &system.token());
     client.send("2", "chat.send", &json!({"sessionKey": "main", "message": "wait", "idempotencyKey": "k1"}));
-    while client.event("agent")["data"]["phase"] != "update" {}
+    let _ = progress(&mut client);
     client.send("3", "chat.abort", &json!({"sessionKey": "main", "runId": "k1"}));
     let end = loop {
         let event = client.event("chat");
@@ -276,12 +291,7 @@ fn command_that_waits_for_a_person_says_so_and_a_no_is_told_to_the_model() {
     let mut client = Client::logged_in(system.port(), &system.token());
     for (run, verb) in [("k1", "deny"), ("k2", "approve")] {
         client.send(run, "chat.send", &json!({"sessionKey": "main", "message": "go", "idempotencyKey": run}));
-        let waits = loop {
-            let event = client.event("agent");
-            if event["data"]["phase"] == "update" {
-                break event["data"]["partialResult"]["content"][0]["text"].as_str().unwrap().to_owned();
-            }
-        };
+        let waits = progress(&mut client);
         let id = waits.split("moltbot approvals show ").nth(1).unwrap().split('`').next().unwrap().to_owned();
         let output = system.moltbot(&["approvals", verb, &id]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 /// Milliseconds after which a command goes on in the background, where a model says nothing.
 const YIELD_MS: u32 = 10_000;
+/// Longest time after which a command goes on in the background, in milliseconds.
+const MAX_YIELD_MS: u32 = 120_000;
 /// Bytes of progress that clients are shown at once.
 const SHOWN: usize = 2_048;
 
@@ -105,11 +107,11 @@ fn exec_request(session: &str, call: &Call) -> Result<SandboxRequest, String> {
     let command = BoundedStr::new(command)
         .map_err(|_| "exec: a command has at most 8192 bytes; write a script and run that".to_owned())?;
     let cwd = BoundedStr::new(args.text("workdir")?.unwrap_or_default()).map_err(|_| "exec: workdir is too long")?;
-    let yield_ms = args.number("yieldMs")?.map_or(Some(YIELD_MS), |ms| u32::try_from(ms).ok());
     let background = args.flag("background")?;
-    let wait = match yield_ms {
+    let wait = match args.number("yieldMs")? {
         _ if background => Wait::Background,
-        ms => Wait::Yield(ms.unwrap_or(120_000).clamp(10, 120_000)),
+        Some(ms) => Wait::Yield(u32::try_from(ms).unwrap_or(MAX_YIELD_MS).clamp(10, MAX_YIELD_MS)),
+        None => Wait::Yield(YIELD_MS),
     };
     let timeout_s = args.number("timeout")?.and_then(millis);
     let pty = args.flag("pty")?;

@@ -25,8 +25,8 @@ impl Tool {
 pub(crate) const ALL: [Tool; 11] = [
     Tool {
         name: "exec",
-        description: "Run a shell command in this session's sandbox: no network, only the workspace is writable. A command \
-            that takes longer than yieldMs goes on in the background and is then the process tool's.",
+        description: "Run a shell command in this session's sandbox: no network, only the workspace is writable. What \
+            takes longer than yieldMs goes on in the background and is then the process tool's.",
         schema: r#"{"type":"object","required":["command"],"additionalProperties":false,"properties":{
             "command":{"type":"string","description":"The command line"},
             "workdir":{"type":"string","description":"Directory in the workspace"},

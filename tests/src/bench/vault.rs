@@ -10,7 +10,7 @@ use ::vault::state::State;
 use proto::bounded::BoundedStr;
 use proto::channel::{Channel, Client};
 use proto::edge::EgressVault;
-use proto::ids::Role;
+use proto::ids::{Role, SessionKey};
 use proto::secret::Secret;
 use proto::topology::{EdgeId, role};
 use proto::vault::{Destination, LeaseId, LeaseReply, LeaseRequest};
@@ -65,7 +65,14 @@ fn to() -> Destination {
 fn lease(egress: &mut Client<EgressVault>) -> LeaseId {
     let (credential, method, path) =
         (BoundedStr::truncated(NAME), BoundedStr::truncated("GET"), BoundedStr::truncated("/"));
-    let request = LeaseRequest::Lease { credential, to: to(), method, path, digest: [1; 32] };
+    let request = LeaseRequest::Lease {
+        credential,
+        to: to(),
+        method,
+        path,
+        digest: [1; 32],
+        session: SessionKey(BoundedStr::truncated("agent:main:main")),
+    };
     match egress.call(&request, &[], PATIENCE).unwrap() {
         (LeaseReply::Leased { lease, .. }, _) => lease,
         _ => panic!("not leased"),
