@@ -77,7 +77,7 @@ fn list(dir: &Path, door: &mut Door, args: &Args) -> Result<(), CliError> {
     if args.json {
         let as_json = |row: &TranscriptRow| {
             json!({ "session": row.session.0.as_str(), "id": row.id.to_string(), "since": time(row.created),
-                "open": row.open, "bytes": size(row) })
+                "open": row.open, "bytes": size(row), "lines": row.lines })
         };
         return say(args, &Value::from_iter(rows.iter().map(as_json)), "");
     }
@@ -111,15 +111,17 @@ fn tainted(door: &mut Door, args: &Args) -> Result<(), CliError> {
 }
 
 fn show(dir: &Path, door: &mut Door, which: &str, args: &Args) -> Result<(), CliError> {
+    let rows = rows(door)?;
     let id = match TranscriptId::parse(which) {
         Some(id) => id,
         None => {
             let session = whole(which);
-            let open = rows(door)?.into_iter().find(|row| row.open && row.session.0.as_str() == session);
+            let open = rows.iter().find(|row| row.open && row.session.0.as_str() == session);
             open.ok_or_else(|| CliError::Failed(format!("{session} has no open transcript; `moltbot sessions list`")))?
                 .id
         }
     };
+    let known = rows.iter().find(|row| row.id == id).map_or(0, |row| row.lines);
     let found = read(dir, door, id)?;
     let mut out = std::io::stdout().lock();
     for (_, line) in &found.lines {
@@ -134,10 +136,17 @@ fn show(dir: &Path, door: &mut Door, which: &str, args: &Args) -> Result<(), Cli
         let role = message.get("role").and_then(Value::as_str).unwrap_or("?");
         writeln!(out, "{}: {}", harmless(role), harmless(&parts.iter().map(text).collect::<String>()))?;
     }
-    if found.damaged == 0 {
-        return Ok(());
+    let cut = known.saturating_sub(found.next());
+    match (found.damaged, cut) {
+        (0, 0) => Ok(()),
+        (0, cut) => {
+            Err(CliError::Failed(format!("the newest {cut} lines are missing: they were cut off, or lost in a crash")))
+        }
+        (damaged, cut) => Err(CliError::Failed(format!(
+            "{} lines are damaged, out of their order, or missing",
+            damaged.saturating_add(cut)
+        ))),
     }
-    Err(CliError::Failed(format!("{} lines are damaged, out of their order, or missing", found.damaged)))
 }
 
 fn read(dir: &Path, door: &mut Door, id: TranscriptId) -> Result<Found, CliError> {

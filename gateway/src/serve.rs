@@ -86,6 +86,7 @@ impl Role {
     async fn run(mut self) -> Result<Exit, StartError> {
         tokio::spawn(tick(Arc::clone(&self.gateway)));
         tokio::spawn(watch(Arc::clone(&self.gateway)));
+        tokio::spawn(transcripts::count(Arc::clone(&self.gateway)));
         loop {
             let gateway = Arc::clone(&self.gateway);
             let (edge, detail) = tokio::select! {

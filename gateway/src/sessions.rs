@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::Notify;
 use transcript::{Key, NONCE};
 use zeroize::Zeroizing;
 
@@ -128,6 +130,10 @@ pub struct Store {
     sessions: BTreeMap<String, Session>,
     /// By the conversation's key.
     opened: HashMap<String, Opened>,
+    /// Lines of transcripts that the vault was not told of yet.
+    untold: BTreeMap<transcript::Id, u64>,
+    /// Speaks up when there are some.
+    written: Arc<Notify>,
 }
 
 /// The end of a conversation.
@@ -146,7 +152,8 @@ impl Store {
     /// [`SessionError::File`].
     pub fn open(directory: OwnedFd) -> Result<Self, SessionError> {
         let directory = Directory(directory);
-        let mut store = Self { directory, sessions: BTreeMap::new(), opened: HashMap::new() };
+        let (sessions, opened) = (BTreeMap::new(), HashMap::new());
+        let mut store = Self { directory, sessions, opened, untold: BTreeMap::new(), written: Arc::default() };
         let (lines, skipped) = store.index()?;
         for line in lines {
             let text = |name| line.get(name).and_then(Value::as_str);
@@ -231,7 +238,7 @@ impl Store {
     ///
     /// # Errors
     /// [`SessionError::File`].
-    pub fn unlock(&mut self, key: &str, transcript: Key) -> Result<(), SessionError> {
+    pub fn unlock(&mut self, key: &str, transcript: Key, known: u64) -> Result<(), SessionError> {
         let Some(session) = self.sessions.get(key) else { return Err(SessionError::Sealed(key.to_owned())) };
         let (file, id) = (file_name(&session.id), bytes(&session.id));
         let mut found = self.read(&file, &transcript, &id, MAX_TAIL)?;
@@ -239,8 +246,24 @@ impl Store {
             // One line may be longer than the end that was read.
             found = self.read(&file, &transcript, &id, u64::MAX)?;
         }
-        self.opened.insert(key.to_owned(), Opened { key: transcript, id, next: found.next() });
+        let missing = known.saturating_sub(found.next());
+        if missing > 0 {
+            crate::state::log(&format!("sessions: the newest {missing} lines of {file} were cut off"));
+        }
+        // Numbers that were used once are not used again: what is missing stays a gap for whoever reads it.
+        self.opened.insert(key.to_owned(), Opened { key: transcript, id, next: found.next().max(known) });
         Ok(())
+    }
+
+    /// Speaks up when there is something for [`Store::take_untold`].
+    #[must_use]
+    pub fn written(&self) -> Arc<Notify> {
+        Arc::clone(&self.written)
+    }
+
+    /// Transcripts that were written to since the last time, and how many lines they have.
+    pub fn take_untold(&mut self) -> BTreeMap<transcript::Id, u64> {
+        std::mem::take(&mut self.untold)
     }
 
     /// Forgets the session of `key`. True where there was one.
@@ -296,6 +319,8 @@ impl Store {
             .ok_or_else(|| SessionError::File { what: "seal a line of", file: file.clone(), errno: Errno::INVAL })?;
         self.directory.append(&file, &line, MAX_TRANSCRIPT)?;
         opened.next = opened.next.saturating_add(1);
+        self.untold.insert(opened.id, opened.next);
+        self.written.notify_one();
         session.updated_at = at;
         Ok(message)
     }

@@ -11,6 +11,7 @@ use proto::ids::SessionKey;
 use proto::transcripts::{TranscriptId, TranscriptKey, TranscriptRequest};
 use proto::vault::{VaultReply, VaultRequest};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 use transcript::Key;
@@ -86,12 +87,38 @@ pub async fn open(gateway: &Gateway, session: &str) -> Result<(), TranscriptErro
     let Some(id) = id else { return begin(gateway, session).await.map(drop) };
     let (key, transcript) = named(session, &id)?;
     match ask(gateway, TranscriptRequest::Open { session: key, id: transcript }).await {
-        Ok(key) => Ok(gateway.sessions().unlock(session, key)?),
+        Ok(key) => {
+            let known = wrote(gateway, transcript, 0).await?;
+            Ok(gateway.sessions().unlock(session, key, known)?)
+        }
         Err(error) if error.is(&OVER) => {
             log(&format!("sessions: {session} begins anew: {error}"));
             begin(gateway, session).await.map(drop)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Tells the vault how many lines a transcript has; the most that it was ever told.
+async fn wrote(gateway: &Gateway, id: TranscriptId, lines: u64) -> Result<u64, TranscriptError> {
+    let request = VaultRequest::Transcript(TranscriptRequest::Wrote { id, lines });
+    match gateway.vault.call(&request, VAULT_WAIT).await? {
+        VaultReply::Lines(known) => Ok(known),
+        _ => Err(TranscriptError::Answer),
+    }
+}
+
+/// Tells the vault of what is written, for as long as gateway runs. Nobody waits for it; what could not be told is told with
+/// the next line.
+pub async fn count(gateway: Arc<Gateway>) {
+    let written = gateway.sessions().written();
+    loop {
+        written.notified().await;
+        let untold = gateway.sessions().take_untold();
+        for (id, lines) in untold {
+            // A transcript whose key was destroyed meanwhile is counted no more.
+            let _ = wrote(&gateway, TranscriptId(id), lines).await;
+        }
     }
 }
 

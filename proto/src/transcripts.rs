@@ -98,6 +98,14 @@ pub enum TranscriptRequest {
         /// The transcript.
         id: TranscriptId,
     },
+    /// So many lines of it were written, at least: answered with the most that the vault was ever told. What the file is held
+    /// against, so that its newest lines cannot be cut off unseen.
+    Wrote {
+        /// The transcript.
+        id: TranscriptId,
+        /// Lines.
+        lines: u64,
+    },
 }
 
 /// What the operator may say about transcripts, at broker's socket alone.
@@ -152,6 +160,8 @@ pub struct TranscriptRow {
     pub created: u64,
     /// True where gateway may have its key.
     pub open: bool,
+    /// Lines that were written, as far as the vault was told.
+    pub lines: u64,
 }
 
 #[cfg(test)]

@@ -75,6 +75,8 @@ pub enum VaultReply {
     Speak(Verdict),
     /// The key of the conversation.
     Transcript(TranscriptKey),
+    /// Lines of the conversation that were written.
+    Lines(u64),
 }
 
 /// Names a lease: 128 random bits.

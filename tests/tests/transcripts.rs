@@ -111,6 +111,32 @@ in_both_layouts! {
             assert!(records.iter().any(|record| record["verb"] == verb && record["success"] == true), "{verb}");
         }
     }
+
+    fn newest_lines_that_were_cut_off_are_missed_after_a_restart_of_everything(system: System) {
+        let mut system = system;
+        let token = system.token();
+        for run in ["a", "b", "c"] {
+            let _ = Client::logged_in(system.port(), &token).chat(&format!("message {run}"), run);
+        }
+        // The vault is told beside the conversation, which does not wait for it.
+        wait_for("the vault to count six lines", || (sessions(&system, &["list"])[0]["lines"] == 6).then_some(()));
+        let _ = system.says(&["sessions", "show", "main"]);
+        let id = sessions(&system, &["list"])[0]["id"].as_str().unwrap().to_owned();
+        system.down();
+        let path = system.state().join(format!("sessions/{id}.sealed"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.split_inclusive('\n').take(4).collect::<String>()).unwrap();
+        system.up();
+        let shown = system.moltbot(&["sessions", "show", "main"]);
+        let error = String::from_utf8_lossy(&shown.stderr).into_owned();
+        assert!(!shown.status.success() && error.contains("newest 2 lines are missing"), "{error}");
+        // What is said afterwards does not cover it up.
+        let _ = Client::logged_in(system.port(), &token).chat("message d", "d");
+        wait_for("lines behind the gap", || (sessions(&system, &["list"])[0]["lines"] == 8).then_some(()));
+        let history = Client::logged_in(system.port(), &token).call("chat.history", &json!({ "sessionKey": "main" }));
+        assert_eq!(history["moltbot"]["damagedLines"], 2, "{history}");
+        assert!(!system.moltbot(&["sessions", "show", "main"]).status.success());
+    }
 }
 
 fn upgraded(who: As) {

@@ -3,7 +3,8 @@
 //!
 //! The file is hostile: whoever has the disk may have cut, moved, copied or altered lines. A line that does not open is no
 //! line, one that was moved or copied is out of its order, and one that is missing leaves a gap; [`read`] counts all of
-//! these. What it cannot see is that the newest lines were cut off: nothing outside the file says how many there were.
+//! these. What it cannot see is that the newest lines were cut off: for that the vault counts them, and [`Found::next`] is held
+//! against its count.
 //! `docs/FORMATS.md` has the bytes.
 #![forbid(unsafe_code)]
 

@@ -10,6 +10,7 @@ use crate::lease::Leases;
 use crate::lend::{Desk, secret_record};
 use crate::locked::Handover;
 use crate::state::{GATEWAY_TOKEN, State, unix_now};
+use crate::store::StoreError;
 use confine::startup::{Control, Sealed, StartError};
 use proto::auth::Standing;
 use proto::bounded::{BoundedStr, BoundedVec};
@@ -179,8 +180,14 @@ impl Vault {
                 return Ok(None);
             }
             ToRole::Drain => FromRole::Drained,
-            // Everything that was answered is on disk already.
-            ToRole::Stop => return Ok(Some(Exit::Ok)),
+            // Everything that was answered is on disk already, but for the lines of transcripts since the last write.
+            ToRole::Stop => {
+                match self.state.settle() {
+                    Ok(()) | Err(StoreError::Unrecorded(_) | StoreError::Unwritable(_)) => {}
+                    Err(error) => return Err(StartError::internal(format!("vault/{error}"))),
+                }
+                return Ok(Some(Exit::Ok));
+            }
             ToRole::Configure { .. } | ToRole::Attested | ToRole::Quarantine(_) => {
                 return Err(StartError::internal("a word of broker that is out of order"));
             }

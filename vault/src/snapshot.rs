@@ -228,6 +228,7 @@ const LISTS: u8 = 7;
 const TRANSCRIPTS: u8 = 8;
 const ADOPTED: u8 = 9;
 const TAINTS: u8 = 10;
+const LINES: u8 = 11;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -250,6 +251,7 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         (TRANSCRIPTS, &|into: &mut Writer| contents.transcripts.encode(into)),
         (ADOPTED, &|into: &mut Writer| contents.adopted.encode(into)),
         (TAINTS, &|into: &mut Writer| contents.taints.encode(into)),
+        (LINES, &|into: &mut Writer| contents.transcripts.encode_lines(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
@@ -325,6 +327,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             TRANSCRIPTS => contents.transcripts = Transcripts::decode(&mut section)?,
             ADOPTED => contents.adopted = Adopted::decode(&mut section)?,
             TAINTS => contents.taints = Taints::decode(&mut section)?,
+            LINES => contents.transcripts.decode_lines(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}
             PASSWORD => contents.password = Some(Password::decode(&mut section)?),

@@ -51,11 +51,16 @@ pub struct State {
     /// Nonces, and devices that nobody knows yet.
     waiting: Waiting,
     told: Told,
+    /// Words about lines of transcripts that are noted and not on disk.
+    unsaved: u64,
     /// What the configuration says of channels.
     configured: Configured,
     /// Credentials that answers need.
     answers: Vec<String>,
 }
+
+/// Words about lines of transcripts that an end without a warning may lose.
+const UNSAVED: u64 = 64;
 
 /// Seconds since 1970; a clock before that reads as 1970.
 #[must_use]
@@ -238,6 +243,7 @@ impl State {
             answers: Vec::new(),
             waiting: Waiting::default(),
             told: Told::default(),
+            unsaved: 0,
             configured: Configured::default(),
         }
     }
@@ -441,6 +447,28 @@ impl State {
     #[must_use]
     pub const fn configured(&self) -> &Configured {
         &self.configured
+    }
+
+    /// Notes how many lines a transcript has, and returns the most that it ever had; none where there is no such transcript.
+    /// On disk with whatever is written next, and by itself once [`UNSAVED`] of these words are not.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what is noted stays noted.
+    pub fn wrote(&mut self, id: &transcripts::Id, lines: u64) -> Result<Option<u64>, StoreError> {
+        let Some((more, known)) = self.contents.transcripts.wrote(id, lines) else { return Ok(None) };
+        self.unsaved = self.unsaved.saturating_add(u64::from(more > 0));
+        if self.unsaved >= UNSAVED {
+            self.persist()?;
+        }
+        Ok(Some(known))
+    }
+
+    /// Puts on disk what was only noted, before an orderly end.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn settle(&mut self) -> Result<(), StoreError> {
+        if self.unsaved > 0 { self.persist() } else { Ok(()) }
     }
 
     /// Changes which conversations strangers' words have reached, durably where something changed.

@@ -68,6 +68,8 @@ pub struct Entry {
     pub created: u64,
     /// True where gateway may have its key.
     pub open: bool,
+    /// Lines of it that were written, as far as gateway said.
+    pub lines: u64,
     wrapped: Wrapped,
 }
 
@@ -119,7 +121,7 @@ impl Transcripts {
         for entry in self.entries.values_mut().filter(|entry| !closed && entry.session == session) {
             entry.open = false;
         }
-        self.entries.insert(id, Entry { session: session.to_owned(), created: now, open: !closed, wrapped });
+        self.entries.insert(id, Entry { session: session.to_owned(), created: now, open: !closed, lines: 0, wrapped });
         Ok(())
     }
 
@@ -141,6 +143,15 @@ impl Transcripts {
     /// [`EnvelopeError`]; nothing where there is no such transcript.
     pub fn key(&self, ring: &Keyring, id: &Id) -> Result<Option<Key>, EnvelopeError> {
         self.entries.get(id).map(|entry| entry.key(ring, id)).transpose()
+    }
+
+    /// Notes that so many lines were written: how many more those are, and the most that there ever were. Fewer are none, so
+    /// that nobody can take lines back.
+    pub fn wrote(&mut self, id: &Id, lines: u64) -> Option<(u64, u64)> {
+        let entry = self.entries.get_mut(id)?;
+        let more = lines.saturating_sub(entry.lines);
+        entry.lines = entry.lines.max(lines);
+        Some((more, entry.lines))
     }
 
     /// Closes one. True where it was open.
@@ -182,6 +193,24 @@ impl Transcripts {
         }
     }
 
+    /// Appends how many lines each has, of those that have some.
+    pub fn encode_lines(&self, into: &mut Writer) {
+        let some = || self.entries.iter().filter(|(_, entry)| entry.lines > 0);
+        into.count(some().count());
+        for (id, entry) in some() {
+            into.raw(id).number(entry.lines);
+        }
+    }
+
+    /// Reads that.
+    pub fn decode_lines(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        for _ in 0..from.count(MOST)? {
+            let (id, lines): (Id, u64) = (from.array()?, from.number()?);
+            self.entries.get_mut(&id)?.lines = lines;
+        }
+        Some(())
+    }
+
     /// Reads the table.
     #[must_use]
     pub fn decode(from: &mut Reader<'_>) -> Option<Self> {
@@ -189,7 +218,7 @@ impl Transcripts {
         for _ in 0..from.count(MOST)? {
             let (id, session) = (from.array()?, from.text(MAX_SESSION)?.to_owned());
             let (created, open) = (from.number()?, from.flag()?);
-            entries.insert(id, Entry { session, created, open, wrapped: Wrapped::decode(from)? });
+            entries.insert(id, Entry { session, created, open, lines: 0, wrapped: Wrapped::decode(from)? });
         }
         Some(Self { entries })
     }

@@ -108,9 +108,10 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
         9 => {
             let id = TranscriptId([[1, 9][dice.below(2)]; 16]);
             let session = SessionKey(BoundedStr::truncated(["a", "b"][dice.below(2)]));
-            request(&VaultRequest::Transcript(match dice.below(3) {
+            request(&VaultRequest::Transcript(match dice.below(4) {
                 0 => TranscriptRequest::Make { session, id: TranscriptId([1; 16]) },
                 1 => TranscriptRequest::Open { session, id },
+                2 => TranscriptRequest::Wrote { id, lines: dice.roll() },
                 _ => TranscriptRequest::Close { id },
             }))
         }

@@ -230,7 +230,7 @@ mod tests {
         assert!(sweep(handle(dir.path()).as_fd()).unwrap().is_empty());
         assert!(!holds_text(dir.path()));
         let mut again = Store::open(handle(dir.path())).unwrap();
-        again.unlock("agent:main:main", key()).unwrap();
+        again.unlock("agent:main:main", key(), 0).unwrap();
         let history = again.history("agent:main:main", 100).unwrap();
         assert_eq!((history.messages.len(), history.damaged), (40, 0));
         again.record("agent:main:main", "user", "on").unwrap();

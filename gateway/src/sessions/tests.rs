@@ -34,7 +34,7 @@ fn store_reopened_has_what_was_recorded_under_its_key_and_no_text_on_disk() {
     assert_eq!(again.get(MAIN_KEY).unwrap().id, id);
     assert!(matches!(again.history(MAIN_KEY, 10), Err(SessionError::Sealed(_))));
     assert!(matches!(again.record(MAIN_KEY, "user", "x"), Err(SessionError::Sealed(_))));
-    again.unlock(MAIN_KEY, key(1)).unwrap();
+    again.unlock(MAIN_KEY, key(1), 0).unwrap();
     let history = again.history(MAIN_KEY, 10).unwrap();
     assert_eq!((history.messages[1]["content"][0]["text"].as_str(), history.damaged), (Some("hi\nthere"), 0));
     assert_eq!(again.history(MAIN_KEY, 1).unwrap().messages.len(), 1);
@@ -44,7 +44,7 @@ fn store_reopened_has_what_was_recorded_under_its_key_and_no_text_on_disk() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(!text.contains("hello") && !text.contains("role"));
     assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
-    again.unlock(MAIN_KEY, key(2)).unwrap();
+    again.unlock(MAIN_KEY, key(2), 0).unwrap();
     assert!(again.history(MAIN_KEY, 10).unwrap().messages.is_empty(), "another key opens nothing");
 }
 
@@ -56,12 +56,32 @@ fn store_torn_last_line_is_left_out_and_the_next_one_kept() {
     let path = file(&first, dir.path());
     std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"1 c29tZXRo").unwrap();
     let mut again = store(dir.path());
-    again.unlock(MAIN_KEY, key(1)).unwrap();
+    again.unlock(MAIN_KEY, key(1), 0).unwrap();
     assert_eq!(again.history(MAIN_KEY, 10).unwrap().messages.len(), 1);
     again.record(MAIN_KEY, "user", "two").unwrap();
     let history = again.history(MAIN_KEY, 10).unwrap();
     assert_eq!((history.messages.len(), history.damaged), (2, 1));
     assert_eq!(history.messages[1]["content"][0]["text"], "two");
+}
+
+#[test]
+fn newest_lines_that_were_cut_off_stay_a_gap_and_their_numbers_are_not_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = begun(dir.path());
+    for text in ["one", "two", "three"] {
+        first.record(MAIN_KEY, "user", text).unwrap();
+    }
+    assert_eq!(first.take_untold().into_values().collect::<Vec<_>>(), [3]);
+    assert!(first.take_untold().is_empty());
+    let path = file(&first, dir.path());
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.split_inclusive('\n').take(1).collect::<String>()).unwrap();
+    let mut again = store(dir.path());
+    again.unlock(MAIN_KEY, key(1), 3).unwrap();
+    again.record(MAIN_KEY, "user", "four").unwrap();
+    let history = again.history(MAIN_KEY, 10).unwrap();
+    assert_eq!((history.messages.len(), history.damaged), (2, 2));
+    assert_eq!(again.take_untold().into_values().collect::<Vec<_>>(), [4]);
 }
 
 #[test]
@@ -71,7 +91,7 @@ fn store_line_longer_than_the_end_that_is_read_keeps_its_number() {
     first.record(MAIN_KEY, "user", "one").unwrap();
     first.record(MAIN_KEY, "user", &"x".repeat(2 << 20)).unwrap();
     let mut again = store(dir.path());
-    again.unlock(MAIN_KEY, key(1)).unwrap();
+    again.unlock(MAIN_KEY, key(1), 0).unwrap();
     again.record(MAIN_KEY, "user", "three").unwrap();
     let (bytes, whole) = again.directory.tail(&file_name(&again.get(MAIN_KEY).unwrap().id), u64::MAX).unwrap();
     let found = transcript::read(&key(1), &bytes_of(&again), &bytes, whole);

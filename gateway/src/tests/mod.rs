@@ -138,6 +138,7 @@ fn transcript(request: &TranscriptRequest) -> Result<VaultReply, &'static str> {
             all.entry(*id).and_modify(|entry| entry.1 = false);
             Ok(VaultReply::Accepted)
         }
+        TranscriptRequest::Wrote { lines, .. } => Ok(VaultReply::Lines(*lines)),
     }
 }
 

@@ -63,6 +63,7 @@ impl State {
         }
         self.replace(&next).inspect_err(|_| self.contents.memory.logged = logged)?;
         self.place = next;
+        self.unsaved = 0;
         if self.bond.holds {
             self.bond.edge.record(StoreStep::Committed, commitment(&next)).map_err(StoreError::Unanswerable)?;
         }

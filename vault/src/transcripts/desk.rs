@@ -30,16 +30,21 @@ impl<L: Log> Desk<'_, L> {
     /// # Errors
     /// [`AskError`].
     pub fn on_transcript(&mut self, request: &TranscriptRequest, now: u64) -> Result<VaultReply, AskError> {
+        // A word with each message: no record, and seldom a write.
+        if let TranscriptRequest::Wrote { id, lines } = request {
+            let known = self.state.wrote(&id.0, *lines).map_err(|error| changed(error.into()))?;
+            return known.map(VaultReply::Lines).ok_or_else(|| denied(TranscriptError::Unknown));
+        }
         let (said, id, session) = match request {
             TranscriptRequest::Make { session, id } => ("transcript.make", id, session.0.as_str()),
             TranscriptRequest::Open { session, id } => ("transcript.open", id, session.0.as_str()),
-            TranscriptRequest::Close { id } => ("transcript.close", id, ""),
+            TranscriptRequest::Close { id } | TranscriptRequest::Wrote { id, .. } => ("transcript.close", id, ""),
         };
         let transcripts = &self.state.contents().transcripts;
         let allowed = match request {
             TranscriptRequest::Make { .. } => transcripts.check_new(session, &id.0),
             TranscriptRequest::Open { .. } => transcripts.check_open(session, &id.0),
-            TranscriptRequest::Close { .. } => Ok(()),
+            TranscriptRequest::Close { .. } | TranscriptRequest::Wrote { .. } => Ok(()),
         };
         let detail = allowed.map_or_else(|error| format!("{}: {session}", error.rule()), |()| session.to_owned());
         let record = secret_record(&id.to_string(), said, "gateway", allowed.is_ok(), &detail);
@@ -51,7 +56,7 @@ impl<L: Log> Desk<'_, L> {
                 Ok(VaultReply::Transcript(given(&key)))
             }
             TranscriptRequest::Open { .. } => self.transcript_key(*id).map(VaultReply::Transcript),
-            TranscriptRequest::Close { .. } => {
+            TranscriptRequest::Close { .. } | TranscriptRequest::Wrote { .. } => {
                 self.state.change_transcripts(|transcripts| transcripts.close(&id.0)).map_err(changed)?;
                 Ok(VaultReply::Accepted)
             }
@@ -118,6 +123,7 @@ impl<L: Log> Desk<'_, L> {
             session: SessionKey(BoundedStr::truncated(&entry.session)),
             created: entry.created,
             open: entry.open,
+            lines: entry.lines,
         });
         BoundedVec::new(rows.collect::<Vec<_>>()).unwrap_or_default()
     }

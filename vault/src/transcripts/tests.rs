@@ -106,6 +106,37 @@ fn key_that_was_made_is_opened_again_after_a_restart_and_after_every_rotation() 
 }
 
 #[test]
+fn lines_are_counted_upwards_alone_without_a_record_and_survive_an_orderly_end() {
+    let mut world = World::new();
+    world.make("a", 1).unwrap();
+    let told = |world: &mut World, id: u8, lines: u64| {
+        let World { state, log, .. } = world;
+        let mut desk = Desk { state, leases: &mut Leases::default(), log, now_ms: 1 };
+        match desk.on_transcript(&TranscriptRequest::Wrote { id: TranscriptId([id; 16]), lines }, 7)? {
+            VaultReply::Lines(known) => Ok(known),
+            _ => panic!("another answer"),
+        }
+    };
+    let (records, generation) = (world.log.records.len(), world.state.generation());
+    assert_eq!(told(&mut world, 1, 5).unwrap(), 5);
+    assert_eq!(told(&mut world, 1, 0).unwrap(), 5, "nobody takes lines back");
+    assert_eq!(rule(told(&mut world, 9, 1)), "transcript.unknown");
+    assert_eq!((world.log.records.len(), world.state.generation()), (records, generation), "a word is cheap");
+    world.state.settle().unwrap();
+    world.state.settle().unwrap();
+    assert_eq!(world.state.generation(), generation + 1);
+    world.state = world.dirs.open().unwrap();
+    assert_eq!(told(&mut world, 1, 3).unwrap(), 5);
+    // After enough words it is on disk by itself, also under the next term of the ring.
+    for lines in 6..6 + 64 {
+        told(&mut world, 1, lines).unwrap();
+    }
+    world.state.rotate_keys(8).unwrap();
+    world.state = world.dirs.open().unwrap();
+    assert_eq!(told(&mut world, 1, 0).unwrap(), 69);
+}
+
+#[test]
 fn closed_foreign_and_unknown_transcripts_are_not_opened_and_each_attempt_is_recorded() {
     let mut world = World::new();
     let old = world.make("a", 1).unwrap();
