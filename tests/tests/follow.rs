@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Stdio};
-use system_tests::{Sandbox, System, in_both_layouts, programs};
+use system_tests::{System, in_both_layouts, programs};
 
 struct Follower {
     child: Child,
