@@ -404,7 +404,7 @@ fn every_foreign_act_that_reaches_into_a_container_is_seen() {
         ("exec", &["exec", "-d", "-u", "0", "--privileged", id, "true"]),
         ("archive-path", &["cp", "ID:/etc/passwd", "-"]),
         ("commit", &["commit", id, &image]),
-        ("export", &["export", "-o", "/dev/null", id]),
+        ("export", &["export", id]),
         ("rename", &["rename", id, &name]),
         ("update", &["update", "--cpus", "0.5", id]),
         ("attach", &["attach", "--no-stdin", id]),
