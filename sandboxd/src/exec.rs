@@ -159,6 +159,8 @@ impl Sandboxd {
             return Err((responder, Refusal::new("sandbox.draining", why)));
         }
         let serving = self.serving().await;
+        // Whatever becomes of it.
+        self.notice_command(session, command).await;
         let Ready { words, allowed_by } = match self.may_run(session, command, options, &serving, &responder).await {
             Ok(ready) => ready,
             Err(refusal) => return Err((responder, self.refuse(session, command, refusal).await)),
@@ -193,7 +195,6 @@ impl Sandboxd {
         if let Err(refusal) = self.record(intent).await {
             return Err((responder, refusal));
         }
-        self.notice_command(session, command).await;
         let started = Instant::now();
         let limit = time_limit(options);
         let launch = Launch {
