@@ -114,11 +114,10 @@ impl SessionKey {
     #[must_use]
     pub fn is_outside(&self) -> bool {
         let mut parts = self.0.split(':');
-        match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some("agent"), Some(_), Some(_), None) => false,
-            (Some("agent"), Some(_), Some("cron"), Some(_)) => false,
-            _ => true,
-        }
+        !matches!(
+            (parts.next(), parts.next(), parts.next(), parts.next()),
+            (Some("agent"), Some(_), Some(_), None) | (Some("agent"), Some(_), Some("cron"), Some(_))
+        )
     }
 }
 

@@ -158,9 +158,8 @@ impl Talk {
         self.items.clear();
         let said = format!("What was said before, in short:\n\n{}", parts(summary).0);
         self.items.push(Item::Person(said, Vec::new()));
-        match last {
-            Some(Item::Person(said, images)) => self.person(&said, images),
-            Some(_) | None => {}
+        if let Some(Item::Person(said, images)) = last {
+            self.person(&said, images);
         }
     }
 

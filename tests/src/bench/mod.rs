@@ -179,7 +179,10 @@ const BENCHES: &[(&str, Bench)] = &[
 pub fn run(names: &[String], full: bool) -> Result<(Value, bool), String> {
     let known = |name: &String| BENCHES.iter().any(|(bench, _)| bench == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        return Err(format!("no bench {unknown}; there are {}", BENCHES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ")));
+        return Err(format!(
+            "no bench {unknown}; there are {}",
+            BENCHES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+        ));
     }
     println!("load average at the start: {}", crate::load_average());
     println!("goal | measured | control | ratio | verdict");
