@@ -137,6 +137,7 @@ fn on_admin(request: &AdminRequest, journal: &mut Journal) -> Result<AdminReply,
         | AdminRequest::Vault { .. }
         | AdminRequest::Standing
         | AdminRequest::DescribeSandbox
+        | AdminRequest::Sandbox(_)
         | AdminRequest::AttachOperator => Err(Refusal::new("audit.not_mine", "auditd answers for the log only")),
     }
 }

@@ -202,7 +202,9 @@ const fn descriptors_at_start(role: Role) -> u64 {
         Role::Gateway => 3,
         // The directory of workspaces, what sandboxes read as their input, and the runner where it is installed.
         Role::Launcher => 3,
-        Role::Sandboxd | Role::Dialer | Role::Egress | Role::Broker => 0,
+        // /proc.
+        Role::Sandboxd => 1,
+        Role::Dialer | Role::Egress | Role::Broker => 0,
     }
 }
 

@@ -15,6 +15,7 @@ use proto::ids::{RequestId, Role};
 use proto::operator::{OperatorReply, OperatorRequest, RoleState, RoleStatus, Status};
 use proto::probe::DrillReport;
 use proto::sandbox::{Backend, Posture};
+use proto::watch::SandboxVerb;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -117,7 +118,8 @@ impl Broker {
         let looks = matches!(
             verb,
             OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. } | OperatorRequest::DrillReport(_)
-        ) || matches!(&verb, OperatorRequest::Vault(verb) if verb.looks());
+        ) || matches!(&verb, OperatorRequest::Vault(verb) if verb.looks())
+            || matches!(&verb, OperatorRequest::Sandbox(SandboxVerb::List));
         let (with, detail) = self.what_it_is_about(&verb)?;
         let name = verb.verb();
         let asked = Asked { visitor, request, verb, with };
@@ -150,6 +152,7 @@ impl Broker {
                 Ok((With::Config(Box::new(reload)), detail))
             }
             OperatorRequest::DrillStart(role) => Ok((With::Nothing, role.name().to_owned())),
+            OperatorRequest::Sandbox(SandboxVerb::Kill(session)) => Ok((With::Nothing, session.to_string())),
             OperatorRequest::IncidentReport { sha256 } => {
                 Ok((With::Nothing, format!("sha256:{}", sha256.map(|byte| format!("{byte:02x}")).concat())))
             }
@@ -232,6 +235,9 @@ impl Broker {
                 let uid = self.visitors.iter().find(|seen| seen.number == visitor).map_or(u32::MAX, |seen| seen.uid);
                 self.ask(Role::Vault, AdminRequest::Vault { uid, verb }, &[], plain(None))?;
             }
+            OperatorRequest::Sandbox(verb) => {
+                self.ask(Role::Sandboxd, AdminRequest::Sandbox(verb), &[], plain(None))?;
+            }
             OperatorRequest::ReadLog { stream, offset } => {
                 self.ask(Role::Auditd, AdminRequest::ReadLog { stream, offset }, &[], plain(None))?;
             }
@@ -275,6 +281,7 @@ impl Broker {
             Awaited::Visitor { visitor, request, stream } => {
                 let answer = answer.and_then(|reply| match (reply, stream) {
                     (AdminReply::GatewayToken(token), None) => Ok((OperatorReply::GatewayToken(token), None)),
+                    (AdminReply::Sandboxes(answer), None) => Ok((OperatorReply::Sandbox(answer), None)),
                     (AdminReply::Vault(answer), None) => Ok((OperatorReply::Vault(answer), None)),
                     (AdminReply::LogBytes { from, bytes }, None) => Ok((OperatorReply::LogBytes { from, bytes }, None)),
                     (AdminReply::LogHeads(_), None) => Ok((OperatorReply::Started, None)),

@@ -9,7 +9,7 @@ use crate::serve::Broker;
 use proto::audit::{Record, Severity};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::control::{AdminRequest, ToRole};
-use proto::ids::{RequestId, Role, SessionKey};
+use proto::ids::{Epoch, RequestId, Role, SessionKey};
 use proto::operator::{Lockdown, Mode, OperatorReply};
 use std::collections::VecDeque;
 use supervise::incident::{Input, Order, Reaction, Step};
@@ -82,12 +82,15 @@ impl Broker {
             Cause::Violation => format!("{role} broke the protocol"),
             Cause::Unattested => format!("the walls of {role} were not what they must be"),
             Cause::Drift => format!("{role} is not what it was: a wall did not hold"),
+            Cause::Breach => "a sandbox is not what it was: its containment is in doubt".to_owned(),
+            Cause::Escape => "something left its sandbox".to_owned(),
             Cause::Operator => "the operator locked everything".to_owned(),
         };
         if self.react.mode() != Mode::Reacting {
             self.react.why.clone_from(&why);
         }
-        if cause != Cause::Operator {
+        // Where a sandbox is the suspect, what else ran is not.
+        if !matches!(cause, Cause::Operator | Cause::Breach) {
             self.react.suspects.push(role);
         }
         log::broker(Priority::Alert, &why);
@@ -160,6 +163,14 @@ impl Broker {
                 }
             }
         }
+    }
+
+    /// A sandbox is not what it was. Its conversations stay apart whatever becomes of this process or of sandboxd.
+    pub(crate) fn on_breach(&mut self, epoch: Epoch, escaped: bool, sessions: &[SessionKey], detail: &str) {
+        let kept = lockdown::quarantine(&mut self.react.lockdown, sessions);
+        self.save_lockdown();
+        self.role_event(Role::Sandboxd, epoch, "breach", detail);
+        self.alarm(Role::Sandboxd, if escaped || !kept { Cause::Escape } else { Cause::Breach });
     }
 
     /// A role has done its part.

@@ -403,7 +403,13 @@ impl Broker {
             FromRole::EngineDrifted { detail } if role == Role::Sandboxd => {
                 self.condemn(role, epoch, Cause::Violation, &format!("its engine made another container: {detail}"));
             }
-            FromRole::LauncherWanted | FromRole::EngineTaken { .. } | FromRole::EngineDrifted { .. } => {
+            FromRole::Breached { escaped, sessions, detail } if role == Role::Sandboxd => {
+                self.on_breach(epoch, escaped, &sessions, &detail);
+            }
+            FromRole::LauncherWanted
+            | FromRole::EngineTaken { .. }
+            | FromRole::EngineDrifted { .. }
+            | FromRole::Breached { .. } => {
                 self.condemn(role, epoch, Cause::Violation, "only sandboxd speaks of sandboxes");
             }
             FromRole::Admin(number, answer) => self.on_admin(role, number, answer),
@@ -435,7 +441,7 @@ impl Broker {
         let event = match cause {
             Cause::Unattested => "attestation-failed",
             Cause::Drift => "drift",
-            Cause::Violation | Cause::Death(_) | Cause::Operator => "violation",
+            Cause::Violation | Cause::Death(_) | Cause::Breach | Cause::Escape | Cause::Operator => "violation",
         };
         log::broker(Priority::Alert, &format!("{role} (epoch {epoch}): {event}: {detail}"));
         self.role_event(role, epoch, event, detail);

@@ -5,7 +5,7 @@ use config::Config;
 use confine::spawn::Identity;
 use confine::startup::StartError;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
-use proto::control::{BackendChoice, Keep, Layout, LogFiles, Resource, RoleConfig, Sizes};
+use proto::control::{BackendChoice, Keep, Layout, LogFiles, Resource, RoleConfig, Scope, Sizes};
 use proto::ids::Role;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -103,6 +103,11 @@ impl Setup {
                 tools: BoundedBytes::new(config.tools_json().into_bytes())?,
                 sizes: sizes(&config.agents.defaults.sandbox.docker),
                 keep: keep(&config.agents.defaults.sandbox),
+                scope: match config.agents.defaults.sandbox.scope {
+                    config::SandboxScope::Session => Scope::Session,
+                    config::SandboxScope::Agent => Scope::Agent,
+                    config::SandboxScope::Shared => Scope::Shared,
+                },
             },
             Role::Dialer => RoleConfig::Dialer {
                 allow: BoundedVec::texts(config.allowed())?,

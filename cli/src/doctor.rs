@@ -11,6 +11,7 @@ use config::Config;
 use proto::audit::Stream;
 use proto::control::Layout;
 use proto::operator::Status;
+use proto::watch::Sense;
 use rustix::fs::statvfs;
 use rustix::termios::isatty;
 use serde_json::json;
@@ -21,12 +22,13 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The programs of the set, beside this one.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "moltbot-broker",
     "moltbot-auditd",
     "moltbot-vault",
     "moltbot-sandboxd",
     "moltbot-launcher",
+    "moltbot-runner",
     "moltbot-dialer",
     "moltbot-egress",
     "moltbot-gateway",
@@ -137,6 +139,7 @@ fn look(dir: &Path) -> Vec<Line> {
     lines.push(log(dir));
     lines.push(vault(dir, status.as_ref()));
     lines.push(set(status.as_ref()));
+    lines.extend(status.iter().flat_map(|status| status.posture.senses.iter()).map(sense));
     lines
 }
 
@@ -346,6 +349,27 @@ fn set(status: Option<&Status>) -> Line {
             line("set", Standing::Good, format!("every process serves; sandboxes are {}", status.backend.name()), "")
         }
     }
+}
+
+/// A kind of signal. One that cannot be seen here by design is no fault; one that could be and is not, is.
+fn sense(sense: &Sense) -> Line {
+    let text = format!(
+        "{} {}: {}, {}",
+        sense.signal.as_str(),
+        sense.name.as_str(),
+        if sense.on { "seen" } else { "not seen" },
+        sense.why.as_str()
+    );
+    let blind = !sense.on && (sense.why.contains("are not heard") || sense.why.contains("cannot be"));
+    if blind {
+        return line(
+            "signal",
+            Standing::Warn,
+            text,
+            "`moltbot logs system`; the engine's socket and /proc are what it sees by",
+        );
+    }
+    line("signal", Standing::Good, text, "")
 }
 
 /// Mends modes; what was mended.

@@ -37,6 +37,7 @@ mod status;
 mod up;
 mod vault;
 mod verify;
+mod watch;
 mod why;
 mod witness;
 mod ws;

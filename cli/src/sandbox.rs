@@ -1,9 +1,10 @@
-//! `moltbot sandbox`: how commands are judged. The same code as sandboxd's, on the same configuration, so that rules can be
+//! `moltbot sandbox`: how commands are judged, and by way of `watch` what became of them. The same code as sandboxd's, on the same configuration, so that rules can be
 //! tried before anything starts with them.
 
 use crate::args::{Args, How, RulesCommand, SandboxCommand};
 use crate::paint::Paint;
 use crate::propose::Proposal;
+use crate::watch;
 use crate::{CliError, confirm};
 use command::decide::{Decision, Facts, Place, Policy};
 use command::rules::{Outcome, built_in, read};
@@ -32,6 +33,10 @@ pub fn run(dir: &Path, command: &SandboxCommand, args: &Args) -> Result<(), CliE
             }
             Ok(())
         }
+        SandboxCommand::List => watch::list(dir, args),
+        SandboxCommand::Logs { session } => watch::log(dir, session.as_deref(), args),
+        SandboxCommand::Kill { session } => watch::kill(dir, session, args),
+        SandboxCommand::Evidence { session } => watch::evidence(dir, session.as_deref(), args),
         SandboxCommand::Rules { command: RulesCommand::List } => list(&policy(dir)?, args),
         SandboxCommand::Rules { command: RulesCommand::Test { file } } => test(dir, file.as_deref(), args),
         SandboxCommand::Rules { command: RulesCommand::Propose { command, session } } => {

@@ -65,6 +65,7 @@ pub fn as_json(status: &Status) -> Value {
             "backend": status.backend.name(),
             "detail": status.backend_detail.as_str(),
             "engine": engine_as_json(&status.posture),
+            "signals": status.posture.senses.iter().map(crate::watch::sense_as_json).collect::<Vec<_>>(),
         },
         "roles": status.roles.iter().filter(|row| is_shown(row)).map(role_as_json).collect::<Vec<_>>(),
         "logs": status.logs.iter().map(|head| json!({
@@ -104,6 +105,22 @@ fn engine_as_text(posture: &Posture, paint: Paint, width: u16) -> String {
     format!("engine  {}\n", if good { paint.good(&summary) } else { paint.warn(&summary) })
 }
 
+/// Which signals of an escape are seen, by number.
+fn senses_as_text(posture: &Posture, paint: Paint) -> String {
+    let numbers = |on: bool| {
+        let of_it = posture.senses.iter().filter(|sense| sense.on == on);
+        of_it.map(|sense| sense.signal.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    if posture.senses.is_empty() {
+        return String::new();
+    }
+    format!(
+        "watch   sees {} {}\n",
+        numbers(true),
+        paint.dim(&format!("and not {}; `moltbot doctor` says why", numbers(false)))
+    )
+}
+
 /// The launcher is a process of the set only where sandboxd wanted it.
 fn is_shown(row: &RoleStatus) -> bool {
     row.role != Role::Launcher || row.state != RoleState::Idle
@@ -126,6 +143,7 @@ fn as_text(status: &Status, paint: Paint, width: u16) -> String {
         text.push_str(&fold(&format!("vault   {} {}", paint.bad("refuses everything:"), status.vault)));
     }
     text.push_str(&engine_as_text(&status.posture, paint, width));
+    text.push_str(&senses_as_text(&status.posture, paint));
     if status.lockdown.mode != Mode::Open || !status.lockdown.quarantined.is_empty() {
         text.push_str(&crate::lockdown::as_text(&status.lockdown, paint));
     }

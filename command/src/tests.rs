@@ -292,7 +292,7 @@ mod proposals {
     use crate::propose::propose;
     use crate::rules::Outcome;
 
-    const FACTS: Facts<'static> = Facts { session: "agent:main:main", place: Place::Docker };
+    const FACTS: Facts<'static> = Facts { session: "agent:main:main", place: Place::Docker, tainted: false };
 
     fn policy() -> Policy {
         Policy::from_json("{}").unwrap()
@@ -323,7 +323,7 @@ mod proposals {
             let more = with(command);
             assert!(allows(&more, command) && allows(&more, also), "{command}");
             assert!(!allows(&more, never), "{command} lets {never} run");
-            let main = |session| more.decide(command, &Facts { session, place: Place::Docker }).outcome;
+            let main = |session| more.decide(command, &Facts { session, place: Place::Docker, tainted: false }).outcome;
             assert_eq!(main("agent:main:telegram:dm:5"), Outcome::Ask, "another class of conversation");
             assert_eq!(main("agent:other:main"), Outcome::Ask, "another agent");
         }

@@ -8,7 +8,7 @@ use proto::audit::Stream;
 use proto::control::{Layout, Resource, RoleConfig};
 use proto::ids::Role;
 use proto::probe::DrillOrder;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, open, openat};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Everything that a child needs to be confined as the role is.
@@ -40,8 +40,13 @@ impl Copy {
         };
         let sent = order.resources.iter().copied().zip(descriptors);
         let is_granted = |kind: Resource| policy.grants.iter().any(|grant| grant.resource == kind);
-        let (granted, others): (Vec<_>, Vec<_>) = sent.partition(|(kind, _)| is_granted(*kind));
+        let (mut granted, others): (Vec<_>, Vec<_>) = sent.partition(|(kind, _)| is_granted(*kind));
         let mut held: Vec<OwnedFd> = others.into_iter().map(|(_, fd)| fd).collect();
+        if is_granted(Resource::Processes) {
+            // As the role does it: nobody sends it.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            granted.push((Resource::Processes, open("/proc", flags, Mode::empty()).map_err(StartError::internal)?));
+        }
         if let Some((_, logs)) = granted.iter().find(|(kind, _)| *kind == Resource::LogDir) {
             held.extend(streams(logs)?);
         }

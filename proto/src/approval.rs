@@ -99,6 +99,11 @@ pub enum ApprovalRequest {
         /// Which.
         session: SessionKey,
     },
+    /// Something was seen in this conversation's sandbox: what may run again without a question may not.
+    Suspend {
+        /// Which conversation.
+        session: SessionKey,
+    },
 }
 
 /// An approval, signed.

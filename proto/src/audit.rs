@@ -4,6 +4,7 @@
 use crate::auth::DeviceId;
 use crate::bounded::BoundedStr;
 use crate::ids::{Epoch, LeafHash, Role, RunId, Seq, SessionKey};
+use crate::watch::WatchRecord;
 use crate::witness::{Commitment, StoreStep};
 use serde::{Deserialize, Serialize};
 
@@ -251,6 +252,8 @@ pub enum Record {
     },
     /// sandboxd: a command.
     Command(CommandRecord),
+    /// sandboxd: what it saw of its sandboxes.
+    Watch(WatchRecord),
     /// vault: a secret was made, read or refused.
     Secret {
         /// Name of the secret.
@@ -360,9 +363,11 @@ impl Record {
             Self::Auth { .. } | Self::Sender { .. } => Stream::Auth,
             Self::Command(_) => Stream::Command,
             Self::Secret { .. } | Self::Request { .. } | Self::Store { .. } | Self::Cosigner { .. } => Stream::Secret,
-            Self::Role { .. } | Self::Operator { .. } | Self::Incident { .. } | Self::Lifecycle { .. } => {
-                Stream::System
-            }
+            Self::Role { .. }
+            | Self::Operator { .. }
+            | Self::Incident { .. }
+            | Self::Watch(_)
+            | Self::Lifecycle { .. } => Stream::System,
         }
     }
 
@@ -371,7 +376,7 @@ impl Record {
     pub const fn may_be_written_by(&self, role: Role) -> bool {
         match self {
             Self::Auth { .. } | Self::Secret { .. } | Self::Sender { .. } => matches!(role, Role::Vault),
-            Self::Command(_) => matches!(role, Role::Sandboxd),
+            Self::Command(_) | Self::Watch(_) => matches!(role, Role::Sandboxd),
             Self::Request { .. } => matches!(role, Role::Egress),
             // These are no requests to append: they come of what is said on an edge of its own.
             Self::Store { .. } | Self::Cosigner { .. } => false,

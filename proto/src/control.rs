@@ -9,6 +9,7 @@ use crate::sandbox::{Backend, Posture};
 use crate::secret::Secret;
 use crate::topology::{EdgeId, Side};
 use crate::vault::{VaultAnswer, VaultVerb};
+use crate::watch::{SandboxAnswer, SandboxVerb};
 use serde::{Deserialize, Serialize};
 
 /// Largest control frame, in bytes, either way.
@@ -35,6 +36,20 @@ pub enum Resource {
     Listener,
     /// sandboxd and launcher: the directory `workspaces/`.
     WorkspaceDir,
+    /// sandboxd, which opens it by itself: the kernel's `/proc`.
+    Processes,
+}
+
+/// Who shares a sandbox.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Scope {
+    /// Nobody.
+    #[default]
+    Session,
+    /// The conversations of one agent.
+    Agent,
+    /// All conversations.
+    Shared,
 }
 
 /// How long containers are kept, and how many wait for a session.
@@ -94,12 +109,12 @@ pub enum RoleConfig {
     },
     /// vault
     Vault {
-        /// Names of credentials that answers need, as those of models: conversations that strangers' words have reached lease
-        /// these and no others.
-        answers: BoundedVec<BoundedStr<64>, 64>,
         /// What the configuration says of channels: `CHANNEL mode MODE` and `CHANNEL allow SENDER`, a line each; `*` is every
         /// channel of which nothing is said.
         senders: BoundedVec<BoundedStr<176>, 256>,
+        /// Names of credentials that answers need, as those of models: conversations that strangers' words have reached lease
+        /// these and no others.
+        answers: BoundedVec<BoundedStr<64>, 64>,
     },
     /// sandboxd
     Sandboxd {
@@ -121,6 +136,8 @@ pub enum RoleConfig {
         sizes: Sizes,
         /// How long one is kept, and how many wait.
         keep: Keep,
+        /// Who shares a sandbox.
+        scope: Scope,
     },
     /// dialer
     Dialer {
@@ -281,6 +298,15 @@ pub enum FromRole {
         /// In which fields.
         detail: BoundedStr<256>,
     },
+    /// sandboxd: what the kernel or the engine says of a sandbox is what an attack looks like. The sandbox stands still.
+    Breached {
+        /// An escape, and not only a containment in doubt.
+        escaped: bool,
+        /// Conversations that it is about; none where the sandbox was nobody's.
+        sessions: BoundedVec<SessionKey, MAX_QUARANTINED>,
+        /// Which signal, in words for the log.
+        detail: BoundedStr<256>,
+    },
     /// A peer broke the protocol on this edge; the edge is closed.
     Violated {
         /// Which edge.
@@ -320,6 +346,8 @@ pub enum AdminRequest {
     },
     /// sandboxd: the backend.
     DescribeSandbox,
+    /// sandboxd: a verb about its sandboxes.
+    Sandbox(SandboxVerb),
     /// gateway: the packet's descriptor is a connected stream of the operator, who needs no token.
     AttachOperator,
 }
@@ -334,6 +362,7 @@ impl std::fmt::Debug for AdminRequest {
             Self::Checkpoint => "Checkpoint",
             Self::ReadLog { .. } => "ReadLog",
             Self::DescribeSandbox => "DescribeSandbox",
+            Self::Sandbox(verb) => verb.name(),
             Self::AttachOperator => "AttachOperator",
         })
     }
@@ -366,6 +395,8 @@ pub enum AdminReply {
         /// How the container engine stands.
         posture: Box<Posture>,
     },
+    /// What it says of its sandboxes.
+    Sandboxes(SandboxAnswer),
     /// The stream is served.
     Attached,
 }
@@ -379,6 +410,7 @@ impl std::fmt::Debug for AdminReply {
             Self::LogHeads(_) => "LogHeads",
             Self::LogBytes { .. } => "LogBytes",
             Self::Sandbox { .. } => "Sandbox",
+            Self::Sandboxes(_) => "Sandboxes",
             Self::Attached => "Attached",
         })
     }

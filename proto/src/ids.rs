@@ -114,10 +114,8 @@ impl SessionKey {
     #[must_use]
     pub fn is_outside(&self) -> bool {
         let mut parts = self.0.split(':');
-        !matches!(
-            (parts.next(), parts.next(), parts.next(), parts.next()),
-            (Some("agent"), Some(_), Some(_), None) | (Some("agent"), Some(_), Some("cron"), Some(_))
-        )
+        let own = (parts.next(), parts.next(), parts.next(), parts.next());
+        !matches!(own, (Some("agent"), Some(_), Some(_), None) | (Some("agent"), Some(_), Some("cron"), Some(_)))
     }
 }
 

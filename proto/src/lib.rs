@@ -31,6 +31,7 @@ pub mod taint;
 pub mod topology;
 pub mod transcripts;
 pub mod vault;
+pub mod watch;
 pub mod wire;
 pub mod witness;
 

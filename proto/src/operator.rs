@@ -9,6 +9,7 @@ use crate::probe::DrillReport;
 use crate::sandbox::{Backend, Posture};
 use crate::secret::Secret;
 use crate::vault::{VaultAnswer, VaultVerb};
+use crate::watch::{SandboxAnswer, SandboxVerb};
 use serde::{Deserialize, Serialize};
 
 /// What an operator may ask.
@@ -26,6 +27,8 @@ pub enum OperatorRequest {
     RevealGatewayToken,
     /// A verb about secrets and keys.
     Vault(Box<VaultVerb>),
+    /// A verb about sandboxes.
+    Sandbox(SandboxVerb),
     /// A connected stream to gateway, over which the WebSocket protocol is spoken without a token.
     Attach,
     /// Bytes of an audit stream.
@@ -79,6 +82,7 @@ impl OperatorRequest {
             Self::ReloadConfig => "config.apply",
             Self::RevealGatewayToken => "gateway.token.reveal",
             Self::Vault(verb) => verb.name(),
+            Self::Sandbox(verb) => verb.name(),
             Self::Attach => "attach",
             Self::ReadLog { .. } => "logs.read",
             Self::PruneLogs { .. } => "logs.prune",
@@ -248,6 +252,8 @@ pub enum OperatorReply {
     GatewayToken(Secret),
     /// What the vault says.
     Vault(VaultAnswer),
+    /// What sandboxd says of its sandboxes.
+    Sandbox(SandboxAnswer),
     /// The packet carries the stream.
     Attached,
     /// Bytes of the log; empty at its end.

@@ -4,6 +4,7 @@
 use crate::audit::RunEnd;
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
 use crate::ids::{RunId, SessionKey};
+use crate::watch::Senses;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 
@@ -263,6 +264,8 @@ pub struct Posture {
     pub userns_remap: bool,
     /// Known holes, by the table in `sandboxd::posture`.
     pub findings: BoundedVec<Finding, 16>,
+    /// What of an escape this installation can see.
+    pub senses: Senses,
 }
 
 impl Posture {

@@ -141,7 +141,7 @@ topology! {
     VaultAuditd: Vault asks Auditd "append" over ToAuditd;
     SandboxdAuditd: Sandboxd asks Auditd "append" over ToAuditd;
     SandboxdLauncher: Sandboxd asks Launcher "run, probe" over SandboxdLauncher;
-    SandboxdVault: Sandboxd asks Vault "ask, collect" over SandboxdVault;
+    SandboxdVault: Sandboxd asks Vault "ask, collect, suspend" over SandboxdVault;
     EgressAuditd: Egress asks Auditd "append" over ToAuditd;
     EgressVault: Egress asks Vault "lease, redeem, sign" over EgressVault;
     EgressDialer: Egress asks Dialer "connect -> fd" over EgressDialer;

@@ -7,6 +7,7 @@ use crate::resident::{Input, Resident};
 use crate::runs::lock;
 use crate::spec::{self, Image};
 use crate::state::{Prune, Settings};
+use crate::watch::Watch;
 use bollard::Docker;
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::exec::{StartExecOptions, StartExecResults};
@@ -18,7 +19,7 @@ use proto::bounded::BoundedStr;
 use proto::control::FromRole;
 use proto::edge::Refusal;
 use proto::runner::{Launch, Program};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::sync::mpsc;
 
@@ -64,10 +65,13 @@ pub(crate) struct Maker {
     pub(crate) words: mpsc::Sender<FromRole>,
     /// This start of sandboxd, on a label of every container it makes.
     pub(crate) epoch: String,
+    /// What watches them.
+    pub(crate) watch: Arc<Watch>,
 }
 
 impl Maker {
     pub(crate) async fn remove(&self, id: &str) {
+        self.watch.forget(id);
         let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
         // It may be removing itself already: then there is nothing left to do.
         let _ = within(ANSWER, "remove", self.docker.remove_container(id, Some(options))).await;
@@ -89,6 +93,7 @@ impl Maker {
         let body = spec::container(&self.image, &self.settings.instance, &self.epoch, self.settings.sizes);
         let create = self.docker.create_container(None::<CreateContainerOptions>, body.clone());
         let id = within(ANSWER, "create", create).await?.id;
+        self.watch.made(&id, &body);
         match self.begin(&id, &body).await {
             Ok(door) => Ok(Container { id, door, made: Instant::now(), used: Mutex::new(Instant::now()) }),
             Err(refusal) => {
@@ -122,12 +127,14 @@ impl Maker {
         let start = within(ANSWER, "start", self.docker.start_container(id, None));
         if !has_runner {
             start.await?;
+            self.watch.started(id).await;
             return Ok(Door::Closed { _stdin: Mutex::new(input) });
         }
         // Before the start: its first word may come before the engine says that it started.
         let (resident, greeting) = Resident::new(output, input);
         start.await?;
         greeting.wait(ANSWER).await?;
+        self.watch.started(id).await;
         Ok(Door::Runner(resident))
     }
 
@@ -139,7 +146,7 @@ impl Maker {
                 if cwd.is_empty() =>
             {
                 let words = words.iter().map(|word| word.to_string()).collect();
-                exec(&self.docker, &container.id, words).await
+                self.exec(&container.id, words).await
             }
             (Door::Closed { .. }, _) => Err(Refusal::new(
                 "sandbox.no_runner",
@@ -150,45 +157,51 @@ impl Maker {
     }
 }
 
-/// By the engine's own means. It has none to end one.
-async fn exec(docker: &Docker, id: &str, words: Vec<String>) -> Result<Job, Refusal> {
-    let exec = ExecConfig {
-        attach_stdin: Some(false),
-        attach_stdout: Some(true),
-        attach_stderr: Some(true),
-        tty: Some(false),
-        privileged: Some(false),
-        user: Some("65534:65534".to_owned()),
-        working_dir: Some("/workspace".to_owned()),
-        cmd: Some(words),
-        ..ExecConfig::default()
-    };
-    let exec = within(ANSWER, "exec", docker.create_exec(id, exec)).await?;
-    let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
-    let started = within(ANSWER, "exec", docker.start_exec(&exec.id, Some(options))).await?;
-    let StartExecResults::Attached { mut output, .. } = started else {
-        return Err(Refusal::new("sandbox.docker", "the engine did not attach the command's output"));
-    };
-    let (events, receiver) = mpsc::channel(WAITING);
-    let docker = docker.clone();
-    tokio::spawn(async move {
-        while let Some(Ok(piece)) = output.next().await {
-            let (is_error, message) = match piece {
-                LogOutput::StdErr { message } => (true, message),
-                LogOutput::StdOut { message } | LogOutput::Console { message } => (false, message),
-                LogOutput::StdIn { .. } => continue,
-            };
-            if events.send(Event::Output { is_error, bytes: message.to_vec() }).await.is_err() {
-                return;
+impl Maker {
+    /// By the engine's own means. It has none to end one.
+    async fn exec(&self, id: &str, words: Vec<String>) -> Result<Job, Refusal> {
+        let docker = &self.docker;
+        let exec = ExecConfig {
+            attach_stdin: Some(false),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(false),
+            privileged: Some(false),
+            user: Some("65534:65534".to_owned()),
+            working_dir: Some("/workspace".to_owned()),
+            cmd: Some(words),
+            ..ExecConfig::default()
+        };
+        self.watch.enters(id);
+        let made = within(ANSWER, "exec", docker.create_exec(id, exec)).await;
+        self.watch.entered(id, made.as_ref().ok().map(|exec| exec.id.as_str())).await;
+        let exec = made?;
+        let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
+        let started = within(ANSWER, "exec", docker.start_exec(&exec.id, Some(options))).await?;
+        let StartExecResults::Attached { mut output, .. } = started else {
+            return Err(Refusal::new("sandbox.docker", "the engine did not attach the command's output"));
+        };
+        let (events, receiver) = mpsc::channel(WAITING);
+        let docker = docker.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(piece)) = output.next().await {
+                let (is_error, message) = match piece {
+                    LogOutput::StdErr { message } => (true, message),
+                    LogOutput::StdOut { message } | LogOutput::Console { message } => (false, message),
+                    LogOutput::StdIn { .. } => continue,
+                };
+                if events.send(Event::Output { is_error, bytes: message.to_vec() }).await.is_err() {
+                    return;
+                }
             }
-        }
-        let end = within(ANSWER, "exec", docker.inspect_exec(&exec.id)).await.map(|ended| {
-            match ended.exit_code.map(u8::try_from) {
-                Some(Ok(code)) if ended.running != Some(true) => RunEnd::Exited(code),
-                _ => RunEnd::Lost,
-            }
+            let end = within(ANSWER, "exec", docker.inspect_exec(&exec.id)).await.map(|ended| {
+                match ended.exit_code.map(u8::try_from) {
+                    Some(Ok(code)) if ended.running != Some(true) => RunEnd::Exited(code),
+                    _ => RunEnd::Lost,
+                }
+            });
+            let _ = events.send(Event::Ended(end)).await;
         });
-        let _ = events.send(Event::Ended(end)).await;
-    });
-    Ok(Job::task(receiver, None, None))
+        Ok(Job::task(receiver, None, None))
+    }
 }

@@ -9,6 +9,7 @@ use crate::posture;
 use crate::runs::lock;
 use crate::spec::{INSTANCE, Image};
 use crate::state::{Engine, Settings, random, workspace};
+use crate::watch::Watch;
 use bollard::query_parameters::ListContainersOptions;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::future::join_all;
@@ -123,8 +124,9 @@ impl DockerBackend {
         let Taken { docker, image, posture } = taken;
         let detail = BoundedStr::truncated(&posture.summary());
         let _ = words.send(FromRole::EngineTaken { detail }).await;
+        let watch = Watch::new(docker.clone(), image.clone(), &settings.instance, &epoch);
         let backend = Self(Arc::new(Inner {
-            maker: Maker { docker, settings, image, words, epoch },
+            maker: Maker { docker, settings, image, words, epoch, watch },
             posture,
             // Still unsure after the first look: the engine may be making what a killed predecessor asked for.
             unsure: AtomicBool::new(true),
@@ -154,6 +156,17 @@ impl DockerBackend {
     #[must_use]
     pub fn posture(&self) -> &Posture {
         &self.0.posture
+    }
+
+    /// What watches its containers.
+    #[must_use]
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.0.maker.watch
+    }
+
+    /// Ends a container that is no session's.
+    pub(crate) async fn end(&self, id: &str) {
+        self.0.end(id).await;
     }
 
     /// Makes as many containers as are to wait for a session, in a task of its own.
@@ -318,6 +331,7 @@ impl Inner {
             }
         }
         let container = self.take().await?;
+        self.maker.watch.belongs(&container.id, session);
         *held = Some(Arc::clone(&container));
         Ok(container)
     }

@@ -8,7 +8,8 @@ use crate::processes::Process;
 use crate::runs::lock;
 use crate::serve::{BACKGROUND, RUNS, Sandboxd};
 use crate::serving::Serving;
-use crate::state::random;
+use crate::state::{place, random};
+use crate::watch::text::{Output, Searcher};
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
 use proto::bounded::{BoundedBytes, BoundedStr};
 use proto::channel::{CallError, ChannelError};
@@ -45,7 +46,7 @@ const BEYOND: Duration = Duration::from_secs(5);
 /// A command that runs, and who follows it.
 struct Following<'f> {
     session: &'f SessionKey,
-    job: Job,
+    source: Source<'f>,
     /// Whoever waits for it, until it is handed over.
     responder: Option<Responder<GatewaySandboxd>>,
     process: Arc<Process>,
@@ -53,6 +54,31 @@ struct Following<'f> {
     under_way: Option<(bool, Vec<u8>)>,
     passed: u64,
     dropped: u64,
+}
+
+/// A command's events, its output looked through before anybody sees it.
+struct Source<'f> {
+    job: Job,
+    sandboxd: &'f Sandboxd,
+    session: &'f SessionKey,
+    searcher: &'f Searcher,
+    seen: Output,
+}
+
+impl Source<'_> {
+    /// Nothing is waited for once an event is taken, so this may be dropped.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let event = self.job.next().await;
+            if let Some(Event::Output { is_error, bytes }) = &event {
+                let hits = self.seen.pass(self.searcher, *is_error, bytes);
+                if self.sandboxd.notice_output(self.session, &hits) {
+                    continue;
+                }
+            }
+            return event;
+        }
+    }
 }
 
 impl Sandboxd {
@@ -109,7 +135,7 @@ impl Sandboxd {
 
     /// Carries a command out, and answers.
     pub(crate) async fn exec(
-        &self,
+        self: &Arc<Self>,
         session: &SessionKey,
         command: &BoundedStr<8192>,
         options: &ExecOptions,
@@ -122,7 +148,7 @@ impl Sandboxd {
     }
 
     async fn try_exec(
-        &self,
+        self: &Arc<Self>,
         session: &SessionKey,
         command: &BoundedStr<8192>,
         options: &ExecOptions,
@@ -167,6 +193,7 @@ impl Sandboxd {
         if let Err(refusal) = self.record(intent).await {
             return Err((responder, refusal));
         }
+        self.notice_command(session, command).await;
         let started = Instant::now();
         let limit = time_limit(options);
         let launch = Launch {
@@ -187,7 +214,13 @@ impl Sandboxd {
                 let process = Arc::new(Process::new(run.clone(), command, job.handle()));
                 let mut following = Following {
                     session,
-                    job,
+                    source: Source {
+                        job,
+                        sandboxd: self,
+                        session,
+                        searcher: self.searcher(&serving),
+                        seen: Output::default(),
+                    },
                     responder: Some(responder),
                     process: Arc::clone(&process),
                     under_way: None,
@@ -195,6 +228,7 @@ impl Sandboxd {
                     dropped: 0,
                 };
                 let outcome = self.follow(&mut following, started, limit, options.wait, &serving).await;
+                self.alert.remember(session, &following.source.seen);
                 (outcome, following.responder, Some(process), following.dropped)
             }
             Ok(None) => {
@@ -202,7 +236,7 @@ impl Sandboxd {
                 if let Serving::Docker(docker, _) = serving.as_ref()
                     && !docker.has_runner()
                 {
-                    docker.discard(session).await;
+                    docker.discard(&place(self.settings.scope, session)).await;
                 }
                 (Ok(RunEnd::Aborted), Some(responder), None, 0)
             }
@@ -211,6 +245,9 @@ impl Sandboxd {
         // Its end is seen to; what is left is its record, which a freeze does not wait for.
         drop(pass);
         let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
+        if let (Some(told), Some(responder)) = (self.notice_end(session, end).await, &responder) {
+            let _ = say(responder, true, told.as_bytes()).await;
+        }
         if matches!(end, RunEnd::Aborted | RunEnd::Lost) {
             running.cut();
         }
@@ -243,9 +280,12 @@ impl Sandboxd {
         responder: &Responder<GatewaySandboxd>,
     ) -> Result<Ready, Refusal> {
         self.may_pass(session)?;
+        let suspended = self.is_suspended(session);
         let around = match serving {
-            Serving::Docker(docker, _) => Surroundings { backend: Backend::Docker, image: docker.image(), options },
-            Serving::Native(backend, _) => Surroundings { backend: *backend, image: "", options },
+            Serving::Docker(docker, _) => {
+                Surroundings { backend: Backend::Docker, image: docker.image(), options, suspended }
+            }
+            Serving::Native(backend, _) => Surroundings { backend: *backend, image: "", options, suspended },
             Serving::Nowhere(why) => {
                 let why = format!("nothing here can confine a command, so none runs: {why}");
                 return Err(Refusal::new("sandbox.unavailable", &why));
@@ -256,9 +296,11 @@ impl Sandboxd {
 
     /// Whether anything may be done for a conversation now.
     pub(crate) fn may_pass(&self, session: &SessionKey) -> Result<(), Refusal> {
-        if lock(&self.quarantined).contains(session) {
+        let apart = lock(&self.quarantined);
+        if apart.contains(session) || apart.contains(&place(self.settings.scope, session)) {
             return Err(quarantine());
         }
+        drop(apart);
         self.gate.refusal().map_or(Ok(()), Err)
     }
 
@@ -285,13 +327,14 @@ impl Sandboxd {
         launch: Launch,
         limit: Duration,
     ) -> Result<Job, Refusal> {
+        let place = place(self.settings.scope, session);
         match serving {
             Serving::Docker(docker, _) => {
-                let job = docker.start(session, launch).await;
+                let job = docker.start(&place, launch).await;
                 self.pruning.notify_one();
                 job
             }
-            Serving::Native(..) => native::start(&self.launcher, session, launch, limit),
+            Serving::Native(..) => native::start(&self.launcher, &place, launch, limit),
             Serving::Nowhere(why) => Err(Refusal::new("sandbox.unavailable", why)),
         }
     }
@@ -319,17 +362,18 @@ impl Sandboxd {
             tokio::select! {
                 biased;
                 () = stopped => break RunEnd::Aborted,
+                () = self.alert.ended(following.session) => break RunEnd::Aborted,
                 () = killed => break RunEnd::Aborted,
                 () = sleep_until((started + limit).into()) => break RunEnd::TimedOut,
                 () = sleep_until(hand_over.unwrap_or_else(|| started.into())), if hand_over.is_some() => {}
-                end = step(&mut following.job, responder, &process, &mut following.under_way, &mut following.passed,
+                end = step(&mut following.source, responder, &process, &mut following.under_way, &mut following.passed,
                     &mut following.dropped, wait) => return end,
             }
             hand_over = None;
             self.hand_over(following).await;
         };
-        let (session, job) = (following.session, &mut following.job);
-        end(job, serving, session).await;
+        let place = place(self.settings.scope, following.session);
+        end(&mut following.source.job, serving, &place).await;
         Ok(stop)
     }
 
@@ -348,7 +392,7 @@ impl Sandboxd {
 
 /// Takes output until the command ends.
 async fn step(
-    job: &mut Job,
+    source: &mut Source<'_>,
     responder: Option<&Responder<GatewaySandboxd>>,
     process: &Process,
     under_way: &mut Option<(bool, Vec<u8>)>,
@@ -357,7 +401,7 @@ async fn step(
     wait: Wait,
 ) -> Result<RunEnd, Refusal> {
     loop {
-        let (is_error, bytes) = match job.next().await {
+        let (is_error, bytes) = match source.next().await {
             Some(Event::Output { is_error, bytes }) => (is_error, bytes),
             Some(Event::Ended(end)) => return end,
             None => return Ok(RunEnd::Lost),
@@ -376,7 +420,7 @@ async fn step(
 }
 
 /// Ends a command: where it does not end by itself, its container does.
-async fn end(job: &mut Job, serving: &Serving, session: &SessionKey) {
+async fn end(job: &mut Job, serving: &Serving, place: &SessionKey) {
     let can_end = job.handle().kill();
     let ended = async {
         while let Some(event) = job.next().await {
@@ -387,7 +431,7 @@ async fn end(job: &mut Job, serving: &Serving, session: &SessionKey) {
     };
     let ended = can_end && timeout(ENDING, ended).await.is_ok();
     if let (false, Serving::Docker(docker, _)) = (ended, serving) {
-        docker.discard(session).await;
+        docker.discard(place).await;
     }
 }
 

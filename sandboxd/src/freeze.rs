@@ -58,6 +58,8 @@ impl Sandboxd {
             self.gate.emptied().await;
             return 0;
         };
+        // What is frozen because of what was seen in it is looked at first.
+        self.alert.kept().await;
         let before = docker.freeze().await;
         self.gate.emptied().await;
         // One that was just being made for a command which then heard of the gate.

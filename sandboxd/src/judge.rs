@@ -12,6 +12,9 @@ use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use proto::sandbox::{Backend, ExecOptions, Words, shell, words};
 
+/// Why what a rule allows is asked about.
+const SUSPENDED: &str = "something only an attack does was seen in this conversation's sandbox";
+
 /// The rules in force.
 #[derive(Debug)]
 pub struct Judge {
@@ -46,6 +49,8 @@ pub struct Surroundings<'s> {
     pub image: &'s str,
     /// How.
     pub options: &'s ExecOptions,
+    /// Something was seen in the conversation's sandbox, so that nothing of it runs unasked.
+    pub suspended: bool,
 }
 
 impl Judge {
@@ -95,6 +100,12 @@ impl Judge {
         let plan = decision.plan.as_ref().filter(|_| !as_text);
         let words = plan.map_or_else(|| shell(command), from_plan);
         match decision.outcome {
+            Outcome::Allow if around.suspended => {
+                let words = bounded(words)?;
+                let mut subject = subject(session, command, &decision, &words, around);
+                subject.why = BoundedStr::truncated(SUSPENDED);
+                Ok(Verdict::Ask(Box::new(subject), words))
+            }
             Outcome::Allow => Ok(Verdict::Run(Ready { words: bounded(words)?, allowed_by: decision.rule })),
             Outcome::Ask => {
                 let words = bounded(words)?;

@@ -2,14 +2,16 @@
 #![forbid(unsafe_code)]
 
 use confine::startup::{Start, StartError};
-use proto::control::RoleConfig;
+use proto::control::{Resource, RoleConfig};
 use proto::exit::Exit;
 use proto::ids::Role;
 use sandboxd::{
     judge::Judge,
     policy, serve,
     state::{Prune, Settings},
+    watch::processes::Processes,
 };
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -17,7 +19,8 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, exec, tools, .. } = start.config()
+    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, scope, exec, tools, .. } =
+        start.config()
     else {
         return Err(start.wrong_config());
     };
@@ -30,7 +33,9 @@ fn start(start: Start) -> Result<Exit, StartError> {
         sizes: *sizes,
         pool: usize::from(keep.pool),
         prune: Prune::of(keep),
+        scope: *scope,
     };
-    let (sealed, control) = start.seal(&policy::SANDBOXD, &[])?;
-    serve::serve(&sealed, control, settings, judge)
+    let processes = Processes::open().map_err(|errno| StartError::permanent(format!("/proc: {errno}")))?;
+    let (sealed, control) = start.seal(&policy::SANDBOXD, &[(Resource::Processes, processes.as_fd())])?;
+    serve::serve(&sealed, control, settings, judge, processes)
 }

@@ -1,7 +1,8 @@
 //! The walls of sandboxd and of the launcher.
 
-use confine::policy::{Arg, BASE, Limit, LimitKind, Policy, Ports, Rule, STREAMS, TOKIO};
+use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule, STREAMS, TOKIO};
 use confine::sys;
+use proto::control::Resource;
 use proto::ids::Role;
 
 const DOCKER_ONLY: &str = "only where an engine serves; tests/docker.rs makes it";
@@ -32,6 +33,13 @@ const ENGINE: &[Rule] = &[
     Rule::with(sys::SYS_pipe2, &[Arg::eq(1, sys::O_CLOEXEC as u64, "flags = O_CLOEXEC")], "a command's output"),
 ];
 
+/// Looking at what the kernel says of the processes in containers.
+const PROCESSES: &[Rule] = &[
+    Rule::new(sys::SYS_openat2, "files of /proc, which Landlock lets be read and nothing else be opened")
+        .kept(DOCKER_ONLY),
+    Rule::new(sys::SYS_getdents64, "the list of processes").kept(DOCKER_ONLY),
+];
+
 /// What gateway says to its clients, sandboxd says to the engine.
 const ENGINE_STREAM: &[Rule] = match STREAMS {
     [receive, send, end] => &[receive.kept(DOCKER_ONLY), send.kept(DOCKER_ONLY), end.kept(DOCKER_ONLY)],
@@ -49,17 +57,21 @@ const SOFT_SANDBOXD: &[Rule] = &[
     Rule::new(sys::SYS_getcwd, "back traces"),
 ];
 
-/// sandboxd: the engine's socket, and no program, file or network.
+/// sandboxd: the engine's socket, what the kernel says of processes to everybody, and no program, other file or network.
 pub static SANDBOXD: Policy = Policy {
     role: Role::Sandboxd,
-    rules: &[BASE, TOKIO, ENGINE_STREAM, ENGINE],
+    rules: &[BASE, TOKIO, ENGINE_STREAM, ENGINE, PROCESSES],
     soft: SOFT_SANDBOXD,
     limits: &[
         Limit { resource: LimitKind::RLIMIT_NOFILE, value: 1_024, why: "pipes and engine connections of 16 runs" },
         Limit { resource: LimitKind::RLIMIT_FSIZE, value: 0, why: "no file of its own, so none that grows" },
         Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" },
     ],
-    grants: &[],
+    grants: &[Grant {
+        resource: Resource::Processes,
+        access: Access::ReadOnly,
+        why: "whether a process in a container has rights that it must not have",
+    }],
     ports: Ports::None,
     default_allow: false,
     landlock_files: true,

@@ -129,6 +129,7 @@ pub fn posture(version: &SystemVersion, info: &SystemInfo) -> Posture {
         rootless: has("rootless"),
         userns_remap: has("userns"),
         findings,
+        ..Posture::default()
     }
 }
 

@@ -32,6 +32,12 @@ impl Runs {
         Running(self, run.clone())
     }
 
+    /// The conversation of every run that is under way.
+    #[must_use]
+    pub fn each(&self) -> Vec<SessionKey> {
+        lock(&self.0).running.values().cloned().collect()
+    }
+
     /// Conversations that have one running, or had one that was cut off just now.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionKey> {

@@ -3,13 +3,15 @@
 
 use crate::judge::Judge;
 use crate::processes::Processes;
+use crate::reacting::{self, Alert};
 use crate::runs::{Runs, lock};
 use crate::serving::Serving;
 use crate::state::Settings;
+use crate::watch::processes::Processes as Kernel;
 use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{AdminReply, AdminRequest, FromRole, ToRole};
+use proto::control::{AdminReply, AdminRequest, FromRole, Scope, ToRole};
 use proto::edge::{GatewaySandboxd, Refusal, SandboxdLauncher, SandboxdVault, ToAuditd};
 use proto::exit::Exit;
 use proto::gate::Gate;
@@ -54,13 +56,20 @@ pub(crate) struct Sandboxd {
     pub(crate) running: Runs,
     /// Conversations for which nothing runs until the operator says so.
     pub(crate) quarantined: std::sync::Mutex<Vec<SessionKey>>,
+    pub(crate) alert: Alert,
 }
 
 /// Serves until broker says stop, or is gone.
 ///
 /// # Errors
 /// [`StartError`] where the runtime cannot be built or broker speaks out of turn.
-pub fn serve(_walls: &Sealed, control: Control, settings: Settings, judge: Judge) -> Result<Exit, StartError> {
+pub fn serve(
+    _walls: &Sealed,
+    control: Control,
+    settings: Settings,
+    judge: Judge,
+    kernel: Kernel,
+) -> Result<Exit, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -69,6 +78,7 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings, judge: Judge
     runtime.block_on(async {
         let control = AsyncControl::new(control.into_channel()).map_err(StartError::internal)?;
         let (words, mut outgoing) = mpsc::channel(64);
+        let (findings, found) = mpsc::channel(64);
         let sandboxd = Arc::new(Sandboxd {
             settings,
             judge,
@@ -88,7 +98,9 @@ pub fn serve(_walls: &Sealed, control: Control, settings: Settings, judge: Judge
             gate: Gate::default(),
             running: Runs::default(),
             quarantined: std::sync::Mutex::default(),
+            alert: Alert::new(findings, Arc::new(kernel)),
         });
+        tokio::spawn(reacting::react(Arc::clone(&sandboxd), found));
         tokio::spawn(watch(Arc::clone(&sandboxd)));
         tokio::spawn(prune(Arc::clone(&sandboxd)));
         let mut ready = false;
@@ -224,14 +236,20 @@ async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) 
             return sandboxd.exec(session, command, options, responder).await;
         }
         SandboxRequest::Process { session, verb } => sandboxd.on_process(session, verb, &responder).await,
-        SandboxRequest::File { session, verb } => sandboxd.on_file(session, verb, &responder).await,
+        SandboxRequest::File { session, verb } => {
+            let answer = sandboxd.on_file(session, verb, &responder).await;
+            answer.and_then(|reply| sandboxd.looked_through(session, reply))
+        }
         SandboxRequest::Describe => {
             let (backend, detail) = sandboxd.describe().await;
             Ok(SandboxReply::Described { backend, detail: BoundedStr::truncated(&detail) })
         }
         SandboxRequest::Close { session } => {
             sandboxd.processes.forget(session);
-            if let Serving::Docker(docker, _) = sandboxd.serving().await.as_ref() {
+            // What others use stays.
+            if let (Serving::Docker(docker, _), Scope::Session) =
+                (sandboxd.serving().await.as_ref(), sandboxd.settings.scope)
+            {
                 docker.discard(session).await;
             }
             Ok(SandboxReply::Closed)
@@ -289,12 +307,15 @@ impl Sandboxd {
         match request {
             AdminRequest::DescribeSandbox => {
                 let (backend, detail) = self.describe().await;
-                let posture = match self.serving().await.as_ref() {
+                let serving = self.serving().await;
+                let mut posture = match serving.as_ref() {
                     Serving::Docker(docker, _) => Box::new(docker.posture().clone()),
                     Serving::Native(..) | Serving::Nowhere(_) => Box::default(),
                 };
+                posture.senses = self.senses(&serving);
                 Ok(AdminReply::Sandbox { backend, detail: BoundedStr::truncated(&detail), posture })
             }
+            AdminRequest::Sandbox(verb) => Ok(AdminReply::Sandboxes(self.on_sandbox_verb(verb).await)),
             _ => Err(Refusal::new("sandboxd.no_such_verb", "sandboxd has no such verb")),
         }
     }

@@ -68,6 +68,7 @@ impl Sandboxd {
             (Choice::Docker(detail), Some(docker)) => {
                 match DockerBackend::new(docker, settings.clone(), self.words.clone()).await {
                     Ok(backend) => {
+                        backend.watch().begin(self.alert.findings.clone(), Arc::clone(&self.alert.processes));
                         backend.fill();
                         let detail = if backend.has_runner() { detail } else { format!("{detail}; {NO_RUNNER}") };
                         Serving::Docker(Arc::new(backend), detail)

@@ -1,7 +1,7 @@
 //! Which backend serves: a pure decision over what was found.
 
 use proto::bounded::BoundedStr;
-use proto::control::{BackendChoice, Keep, Sizes};
+use proto::control::{BackendChoice, Keep, Scope, Sizes};
 use proto::ids::SessionKey;
 use proto::sandbox::{Backend, WorkspaceName};
 use sha2::{Digest, Sha256};
@@ -24,6 +24,8 @@ pub struct Settings {
     pub pool: usize,
     /// When a session's container is thrown away.
     pub prune: Prune,
+    /// Who shares a sandbox.
+    pub scope: Scope,
 }
 
 /// When a session's container is thrown away.
@@ -92,6 +94,19 @@ pub fn choose(choice: BackendChoice, engine: &Engine, settings: &Settings) -> Ch
     }
 }
 
+/// Whose sandbox a session's commands run in: its own, its agent's, everybody's. A key that names no agent (`agent:ID:...`)
+/// has its own in any case but the last.
+#[must_use]
+pub fn place(scope: Scope, session: &SessionKey) -> SessionKey {
+    let mut parts = session.0.splitn(3, ':');
+    let shared = match (scope, parts.next(), parts.next()) {
+        (Scope::Shared, ..) => "shared".to_owned(),
+        (Scope::Agent, Some("agent"), Some(agent)) if !agent.is_empty() => format!("agent:{agent}"),
+        _ => return session.clone(),
+    };
+    SessionKey(BoundedStr::truncated(&shared))
+}
+
 /// A session's directory or label: the first half of the key's SHA-256, since the key itself is a stranger's text.
 #[must_use]
 pub fn workspace(session: &SessionKey) -> WorkspaceName {
@@ -150,6 +165,7 @@ mod tests {
             sizes: Sizes::default(),
             pool: 0,
             prune: Prune::default(),
+            scope: Scope::default(),
         }
     }
 
@@ -170,6 +186,23 @@ mod tests {
         for engine in [Engine::Ready("20.10".into()), Engine::NoImage, Engine::Silent("x".into())] {
             assert!(matches!(choose(BackendChoice::Native, &engine, &settings()), Choice::Native(_)));
         }
+    }
+
+    #[test]
+    fn sandbox_is_shared_as_far_as_the_scope_says() {
+        let key = |text: &str| SessionKey(BoundedStr::new(text).unwrap());
+        let place = |scope, text: &str| super::place(scope, &key(text)).0.to_string();
+        for own in ["agent:main:one", "agent:main:two:three", "odd", "agent::x", ""] {
+            assert_eq!(place(Scope::Session, own), own);
+            assert_eq!(place(Scope::Shared, own), "shared");
+        }
+        assert_eq!(place(Scope::Agent, "agent:main:one"), place(Scope::Agent, "agent:main:two:three"));
+        assert_ne!(place(Scope::Agent, "agent:main:one"), place(Scope::Agent, "agent:other:one"));
+        for own in ["odd", "agent::x", ""] {
+            assert_eq!(place(Scope::Agent, own), own);
+        }
+        // No session's own key is what a shared one is called.
+        assert_ne!(workspace(&key("agent:main")), workspace(&key("agent:main:one")));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
-use proto::control::{BackendChoice, Sizes};
+use proto::control::{BackendChoice, Scope, Sizes};
 use proto::ids::SessionKey;
 use sandboxd::docker::{self, DockerBackend};
 use sandboxd::state::{Prune, Settings};
@@ -87,6 +87,11 @@ fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 
+/// The sandbox's image, by `MOLTBOT_TEST_SANDBOX_IMAGE` where another one is to be tried.
+fn image() -> String {
+    std::env::var("MOLTBOT_TEST_SANDBOX_IMAGE").unwrap_or_else(|_| "moltbot-sandbox:latest".to_owned())
+}
+
 fn docker(socket: &str, args: &[&str]) -> String {
     let output = Command::new("docker").args(["--host", &format!("unix://{socket}")]).args(args).output().unwrap();
     assert!(output.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -99,7 +104,7 @@ struct Image<'s>(&'s str, String);
 impl<'s> Image<'s> {
     fn with(socket: &'s str, program: &Path) -> Self {
         let name = format!("moltbot-test-probe:{}", std::process::id());
-        let from = docker(socket, &["create", "--network", "none", "moltbot-sandbox:latest", "/bin/sh"]);
+        let from = docker(socket, &["create", "--network", "none", &image(), "/bin/sh"]);
         docker(socket, &["cp", program.to_str().unwrap(), &format!("{from}:/bin/probe")]);
         docker(socket, &["commit", &from, &name]);
         docker(socket, &["rm", &from]);
@@ -139,6 +144,7 @@ fn settings(socket: &str, image: &str, instance: &str) -> Settings {
         sizes: Sizes { memory: 256 << 20, ..Sizes::default() },
         pool: 0,
         prune: Prune::default(),
+        scope: Scope::Session,
     }
 }
 
@@ -214,7 +220,7 @@ fn victim() {
         return;
     };
     block(async {
-        let backend = backend(&settings(&socket, "moltbot-sandbox:latest", &instance)).await;
+        let backend = backend(&settings(&socket, &image(), &instance)).await;
         loop {
             run(&backend, "true").await;
             backend.discard(&session()).await;
@@ -227,9 +233,7 @@ fn orphans_of_a_killed_sandboxd_are_removed_and_nothing_else() {
     let Ok(socket) = std::env::var("MOLTBOT_TEST_DOCKER_SOCKET") else {
         return skip("MOLTBOT_TEST_DOCKER_SOCKET names no engine");
     };
-    let create = |label: &str| {
-        docker(&socket, &["create", "--network", "none", "--label", label, "moltbot-sandbox:latest", "/bin/sh"])
-    };
+    let create = |label: &str| docker(&socket, &["create", "--network", "none", "--label", label, &image(), "/bin/sh"]);
     let foreign = [create("somebody=else"), create("moltbot.instance=another-instance")];
     let instance = format!("victim-{}", std::process::id());
     let ours = || docker(&socket, &["ps", "-aq", "--filter", &format!("label=moltbot.instance={instance}")]);
@@ -252,7 +256,7 @@ fn orphans_of_a_killed_sandboxd_are_removed_and_nothing_else() {
         // What the engine was still making when its client died comes after the first look; the next one finds it.
         let until = Instant::now() + Duration::from_secs(30);
         loop {
-            block(backend(&settings(&socket, "moltbot-sandbox:latest", &instance)));
+            block(backend(&settings(&socket, &image(), &instance)));
             if ours().is_empty() {
                 break;
             }
@@ -289,7 +293,7 @@ fn bomb_hits_its_own_session_alone_and_that_one_answers_again() {
     let beside = SessionKey(BoundedStr::new("agent:main:beside").unwrap());
     block(async {
         let instance = format!("bombs-{}", std::process::id());
-        let backend = backend(&settings(&socket, "moltbot-sandbox:latest", &instance)).await;
+        let backend = backend(&settings(&socket, &image(), &instance)).await;
         let quiet = |session: SessionKey| {
             let backend = &backend;
             async move { backend.run(&session, proto::sandbox::shell("echo here").unwrap(), |_, _| async {}).await }
@@ -326,7 +330,7 @@ fn more_output_than_memory_passes_through() {
     };
     block(async {
         let instance = format!("output-{}", std::process::id());
-        let backend = backend(&settings(&socket, "moltbot-sandbox:latest", &instance)).await;
+        let backend = backend(&settings(&socket, &image(), &instance)).await;
         let (mut passed, before) = (0, peak());
         let count = |_, bytes: Vec<u8>| {
             passed += bytes.len();
@@ -348,7 +352,7 @@ fn container_is_read_only_and_its_masked_paths_are_empty() {
         return skip("MOLTBOT_TEST_DOCKER_SOCKET names no engine");
     };
     block(async {
-        let backend = backend(&settings(&socket, "moltbot-sandbox:latest", "probe-inside-0002")).await;
+        let backend = backend(&settings(&socket, &image(), "probe-inside-0002")).await;
         for path in ["/x", "/bin/x", "/etc/passwd", "/proc/sys/kernel/core_pattern", "/sys/x", "/dev/x"] {
             let (end, out) = run(&backend, &format!("echo x > {path}")).await;
             assert_ne!(end, RunEnd::Exited(0), "{path}: {out}");

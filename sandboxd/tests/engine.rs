@@ -12,7 +12,7 @@ mod fake;
 
 use fake::{Answer, Engine, ID, IMAGE};
 use proto::bounded::BoundedStr;
-use proto::control::{BackendChoice, FromRole, Sizes};
+use proto::control::{BackendChoice, FromRole, Scope, Sizes};
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use sandboxd::docker::{self, DockerBackend};
@@ -30,6 +30,7 @@ fn settings(engine: &Engine) -> Settings {
         sizes: Sizes::default(),
         pool: 0,
         prune: Prune::default(),
+        scope: Scope::Session,
     }
 }
 

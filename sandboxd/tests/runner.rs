@@ -10,7 +10,7 @@
 
 use proto::audit::RunEnd;
 use proto::bounded::{BoundedBytes, BoundedStr};
-use proto::control::{BackendChoice, Sizes};
+use proto::control::{BackendChoice, Scope, Sizes};
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use proto::runner::{Frames, FromFiles, Launch, Program, frame};
@@ -44,6 +44,7 @@ async fn backend(name: &str, pool: usize) -> Option<DockerBackend> {
         sizes: Sizes { memory: 256 << 20, ..Sizes::default() },
         pool,
         prune: Prune::default(),
+        scope: Scope::Session,
     };
     let (words, mut told) = mpsc::channel(8);
     tokio::spawn(async move { while told.recv().await.is_some() {} });

@@ -126,6 +126,8 @@ impl Outcome {
 struct Incident {
     severity: Severity,
     suspects: Vec<Role>,
+    /// Who reported it: it does its own step, since it alone holds the evidence, and is replaced with the other suspects.
+    reporter: Option<Role>,
     step: Step,
     since: u64,
     due: u64,
@@ -188,14 +190,14 @@ impl Reaction {
     fn alarm(&mut self, now: u64, role: Role, cause: Cause, lives: &impl Fn(Role) -> bool, orders: &mut Vec<Order>) {
         let suspect = (cause != Cause::Operator).then_some(role);
         if let Some(incident) = &mut self.incident {
-            // A second role: what began with the first goes on through it.
-            let spreads = suspect.is_some_and(|suspect| !incident.suspects.contains(&suspect));
+            // A second role: what began with the first goes on through it. Who reports is not suspected for that.
+            let spreads = suspect.is_some_and(|suspect| !incident.suspects.contains(&suspect)) && !is_report(cause);
             if (spreads || is_grave(cause)) && incident.severity != Severity::Lockdown {
                 incident.severity = Severity::Lockdown;
                 orders.push(Order::Lock);
             }
             incident.suspects.extend(suspect.filter(|_| spreads));
-            incident.waits.retain(|waited| Some(*waited) != suspect);
+            incident.waits.retain(|waited| Some(*waited) != suspect || is_report(cause));
             return;
         }
         let severity = self.severity(now, cause);
@@ -206,9 +208,13 @@ impl Reaction {
         if severity == Severity::Lockdown {
             orders.push(Order::Lock);
         }
-        let suspects = suspect.into_iter().collect();
+        let mut suspects: Vec<Role> = suspect.into_iter().collect();
+        let reporter = suspect.filter(|_| is_report(cause));
+        // What ran in the sandbox came by way of it.
+        suspects.extend(reporter.map(|_| Role::Gateway));
         let (step, outcome) = (Step::Intake, Outcome::Done);
-        let mut incident = Incident { severity, suspects, step, since: now, due: now, waits: Vec::new(), outcome };
+        let mut incident =
+            Incident { severity, suspects, reporter, step, since: now, due: now, waits: Vec::new(), outcome };
         incident.begin(now, step, lives, orders);
         self.incident = Some(incident);
     }
@@ -224,6 +230,7 @@ impl Reaction {
             }
             let took = now.saturating_sub(incident.since);
             if incident.step == Step::Suspects {
+                orders.extend(incident.reporter.map(Order::Kill));
                 orders.extend(incident.suspects.iter().map(|role| Order::Revive(*role)));
             }
             orders.push(Order::Note(incident.severity, incident.step, incident.outcome, took));
@@ -249,7 +256,7 @@ impl Incident {
         let (parts, deadline) = step.parts();
         (self.step, self.since, self.due, self.outcome) = (step, now, now.saturating_add(deadline), Outcome::Done);
         for role in parts.iter().copied().filter(|role| lives(*role)) {
-            if self.suspects.contains(&role) {
+            if self.suspects.contains(&role) && self.reporter != Some(role) {
                 self.outcome = Outcome::Killed;
                 orders.push(Order::Kill(role));
             } else {
@@ -263,9 +270,14 @@ impl Incident {
 /// True where one is enough: a wall that did not hold, and the operator's word.
 const fn is_grave(cause: Cause) -> bool {
     match cause {
-        Cause::Drift | Cause::Operator => true,
-        Cause::Death(_) | Cause::Violation | Cause::Unattested => false,
+        Cause::Drift | Cause::Escape | Cause::Operator => true,
+        Cause::Death(_) | Cause::Violation | Cause::Unattested | Cause::Breach => false,
     }
+}
+
+/// True where the role tells of its sandboxes and not of itself.
+const fn is_report(cause: Cause) -> bool {
+    matches!(cause, Cause::Breach | Cause::Escape)
 }
 
 #[cfg(test)]

@@ -64,6 +64,10 @@ pub enum Cause {
     Unattested,
     /// The kernel says that it is not what it was: a wall did not hold.
     Drift,
+    /// It says that the containment of one of its sandboxes is in doubt.
+    Breach,
+    /// It says that one of its sandboxes was left.
+    Escape,
     /// The operator says so.
     Operator,
 }

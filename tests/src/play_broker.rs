@@ -8,7 +8,7 @@ use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, frame};
 use proto::control::{
     AdminReply, AdminRequest, BackendChoice, FromRole, Keep, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig,
-    Sizes, ToRole,
+    Scope, Sizes, ToRole,
 };
 use proto::edge::{Refusal, SandboxdVault, VaultWitness};
 use proto::ids::{Epoch, RequestId, Role};
@@ -38,7 +38,7 @@ pub struct Sealed {
     control: Channel,
     process: Spawned,
     port: u16,
-    dir: TempDir,
+    dir: Option<TempDir>,
 }
 
 impl Sealed {
@@ -57,11 +57,24 @@ impl Sealed {
     /// Where it does not come as far as its walls.
     #[must_use]
     pub fn start_with(role: Role, config: RoleConfig) -> Self {
+        let dir = tempfile::Builder::new().prefix("moltbot-role.").tempdir().unwrap();
+        Self::start_both(role, config, dir)
+    }
+
+    /// Starts it on directories that are there already, or are made beneath this one.
+    ///
+    /// # Panics
+    /// Where it does not come as far as its walls.
+    #[must_use]
+    pub fn start_in(role: Role, dir: TempDir) -> Self {
+        Self::start_both(role, config(role), dir)
+    }
+
+    fn start_both(role: Role, config: RoleConfig, dir: TempDir) -> Self {
         reserve();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let dir = tempfile::Builder::new().prefix("moltbot-role.").tempdir().unwrap();
         let resources = resources(role, &dir, listener);
         let (control, theirs) = Channel::pair().unwrap();
         let program = std::fs::File::open(programs().join(format!("moltbot-{role}"))).unwrap();
@@ -71,7 +84,7 @@ impl Sealed {
         let log = OwnedFd::from(log);
         let process = spawn(program.as_fd(), &format!("moltbot-{role}"), theirs.as_fd(), log, identity(role)).unwrap();
         drop(theirs);
-        let sealed = Self { role, control, process, port, dir };
+        let sealed = Self { role, control, process, port, dir: Some(dir) };
         match sealed.hear() {
             FromRole::Hello { role: said, schema: proto::SCHEMA_HASH } if said == role => {}
             other => panic!("{role} began with {other:?}"),
@@ -160,7 +173,16 @@ impl Sealed {
     /// The directory that its own directories are in.
     #[must_use]
     pub fn dir(&self) -> &std::path::Path {
-        self.dir.path()
+        self.dir.as_ref().unwrap().path()
+    }
+
+    /// Ends the role; its directories stay.
+    ///
+    /// # Panics
+    /// Never: a role has them until then.
+    #[must_use]
+    pub fn stop(mut self) -> TempDir {
+        self.dir.take().unwrap()
     }
 
     /// Grants what the role itself asks on, with a stand-in at the other end of each, and waits until it serves.
@@ -380,10 +402,13 @@ fn resources(role: Role, dir: &TempDir, listener: TcpListener) -> Vec<(Resource,
     };
     let open = |(kind, name): &(Resource, &str)| {
         let path = dir.path().join(name);
-        std::fs::create_dir(&path).unwrap();
+        std::fs::create_dir_all(&path).unwrap();
         crate::set_mode(&path, 0o700);
         if let Identity::Own { uid, gid } = identity(role) {
-            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
+            let files = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+            for path in files.chain([path.clone()]) {
+                std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
+            }
         }
         (*kind, OwnedFd::from(std::fs::File::open(&path).unwrap()))
     };
@@ -412,6 +437,7 @@ fn config(role: Role) -> RoleConfig {
             tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             sizes: Sizes::default(),
             keep: Keep::default(),
+            scope: Scope::default(),
         },
         Role::Dialer => RoleConfig::Dialer {
             allow: BoundedVec::default(),

@@ -153,7 +153,7 @@ fn equal_questions_are_offered_as_one_answer_and_a_rule_lets_their_like_run() {
         assert!(chat.join().unwrap().contains("[exit 0"));
     });
     let _ = system.says(&["config", "apply"]);
-    let _ = wait_for("the rule", || {
+    wait_for("the rule", || {
         let explained: Value = serde_json::from_str(&system.says(&["why", "touch third.txt", "--json"])).unwrap();
         (explained["decision"] == "allow").then_some(())
     });

@@ -8,7 +8,8 @@ use proto::audit::{AuthMethod, AuthOutcome, Record, Stream};
 use proto::bounded::BoundedStr;
 use serde_json::Value;
 use std::path::Path;
-use system_tests::{As, Sandbox, System, USER, is_root, skip};
+use std::process::Stdio;
+use system_tests::{As, Sandbox, System, USER, is_root, programs, skip, wait_for};
 
 /// A log from before, of files of this size.
 fn grown(system: &System, file_bytes: u64) {
@@ -99,4 +100,42 @@ fn file_of_the_log_becomes_as_large_as_the_configuration_says() {
         assert_eq!((&checked["ok"], &checked["files"]), (&Value::Bool(true), &Value::from(files)));
         let _ = system.says(&["down"]);
     }
+}
+
+#[test]
+fn prune_that_stays_follows_the_policy_and_goes_on_looking() {
+    let mut system = System::prepare(As::User, &Sandbox::Native);
+    grown(&system, 20 << 10);
+    system.up();
+    let logs = system.state().join("logs");
+    let before = auth_files(&logs);
+    assert!(before >= 3);
+    let watch = || {
+        let mut command = system.command(&programs().join("moltbot"));
+        command.arg("--state-dir").arg(system.state()).args(["logs", "prune", "--watch", "--json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    // Its first look is over once it has said what it did.
+    let looked = |child: &mut std::process::Child| {
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()
+    };
+    let mut idle = watch();
+    assert_eq!((looked(&mut idle), auth_files(&logs)), (Value::Array(Vec::new()), before), "no policy, nothing goes");
+    let _ = system.says(&["config", "set", "logging.keepFiles", "2", "--yes"]);
+    let mut busy = watch();
+    let gone = looked(&mut busy);
+    let row = gone.as_array().unwrap().iter().find(|row| row["stream"] == "auth-audit").unwrap();
+    assert_eq!((row["gone"].as_bool(), auth_files(&logs)), (Some(true), 2));
+    for mut child in [idle, busy] {
+        assert!(child.try_wait().unwrap().is_none(), "it stays");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    wait_for("the log to be whole", || {
+        auth(&system, &["logs", "verify", "--stream", "auth", "--json"])["ok"].as_bool().filter(|ok| *ok)
+    });
+    let _ = system.says(&["down"]);
 }

@@ -5,6 +5,7 @@
 
 use proto::approval::{ApprovalId, ApprovalRow, Subject};
 use proto::bounded::{BoundedStr, BoundedVec};
+use proto::ids::SessionKey;
 use std::collections::BTreeMap;
 
 /// Questions at once; more would be a flood that nobody reads.
@@ -41,7 +42,7 @@ struct Question {
 
 #[derive(Debug)]
 struct Grant {
-    session: proto::ids::SessionKey,
+    session: SessionKey,
     command: BoundedStr<256>,
     digest: Digest,
     until_ms: u64,
@@ -224,6 +225,13 @@ impl Approvals {
         BoundedVec::new(rows.collect()).unwrap_or_default()
     }
 
+    /// Takes back what one conversation was granted, and what it was allowed and has not collected. Says how many.
+    pub fn suspend(&mut self, session: &SessionKey) -> usize {
+        let grants = self.grants.extract_if(.., |_, grant| grant.session == *session).count();
+        let of_it = |question: &Question| question.state == State::Approved && question.subject.session == *session;
+        grants.saturating_add(self.questions.extract_if(.., |_, question| of_it(question)).count())
+    }
+
     /// Takes a grant back, or everything: grants, and what was approved and not collected. Says how many.
     pub fn revoke(&mut self, id: Option<ApprovalId>) -> usize {
         match id {
@@ -255,7 +263,6 @@ impl Question {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::ids::SessionKey;
 
     fn ask(approvals: &mut Approvals, session: &str, digest: u8, now_ms: u64) -> Result<Answer, ApprovalError> {
         let subject = Subject {
@@ -335,6 +342,22 @@ mod tests {
         assert_eq!(ask(&mut approvals, "other", 1, 0), Err(ApprovalError::Crowded));
         assert_eq!(approvals.questions(0).len(), MOST_QUESTIONS);
         waiting(ask(&mut approvals, "s", 1, 60_000));
+    }
+
+    #[test]
+    fn suspended_is_what_one_conversation_was_granted_and_nobody_else() {
+        let mut approvals = Approvals::default();
+        for (session, digest) in [("s", 1), ("t", 2)] {
+            let id = waiting(ask(&mut approvals, session, digest, 0));
+            approvals.approve(id, 5, 100, 0).unwrap();
+            assert!(matches!(approvals.collect(id, 0), Answer::Approved(..)));
+        }
+        let uncollected = waiting(ask(&mut approvals, "s", 3, 0));
+        approvals.approve(uncollected, 1, 0, 0).unwrap();
+        assert_eq!(approvals.suspend(&SessionKey(BoundedStr::truncated("s"))), 2);
+        assert_eq!(approvals.collect(uncollected, 1), Answer::Lapsed);
+        waiting(ask(&mut approvals, "s", 1, 1));
+        assert!(matches!(ask(&mut approvals, "t", 2, 1), Ok(Answer::Approved(..))));
     }
 
     #[test]

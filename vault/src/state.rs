@@ -51,10 +51,10 @@ pub struct State {
     /// Nonces, and devices that nobody knows yet.
     waiting: Waiting,
     told: Told,
-    /// Credentials that answers need.
-    answers: Vec<String>,
     /// What the configuration says of channels.
     configured: Configured,
+    /// Credentials that answers need.
+    answers: Vec<String>,
 }
 
 /// Seconds since 1970; a clock before that reads as 1970.
@@ -215,8 +215,8 @@ impl State {
             renew: false,
             senders: Senders::default(),
             transcripts: Transcripts::default(),
-            taints: Taints::default(),
             adopted: Adopted::default(),
+            taints: Taints::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -431,6 +431,18 @@ impl State {
         Ok(changed)
     }
 
+    /// With what the configuration says of channels.
+    #[must_use]
+    pub fn configure(self, configured: Configured) -> Self {
+        Self { configured, ..self }
+    }
+
+    /// What the configuration says of channels.
+    #[must_use]
+    pub const fn configured(&self) -> &Configured {
+        &self.configured
+    }
+
     /// Changes which conversations strangers' words have reached, durably where something changed.
     ///
     /// # Errors
@@ -453,18 +465,6 @@ impl State {
     #[must_use]
     pub fn is_answer(&self, name: &str) -> bool {
         self.answers.iter().any(|known| known == name)
-    }
-
-    /// With what the configuration says of channels.
-    #[must_use]
-    pub fn configure(self, configured: Configured) -> Self {
-        Self { configured, ..self }
-    }
-
-    /// What the configuration says of channels.
-    #[must_use]
-    pub const fn configured(&self) -> &Configured {
-        &self.configured
     }
 
     /// Whose refusal is in the log already.

@@ -43,6 +43,8 @@ const ORDINARY: &str = "MOLTBOT_TEST_ORDINARY_VAULT";
 /// Bytes in a row that count as found.
 const WINDOW: usize = 16;
 
+/// Memory is searched by pages: most of what is read is zeros.
+const PAGE: usize = 4096;
 /// Bytes of what is looked for whole: 2^-40 for a pairing code that comes by chance.
 const WHOLE: usize = 8;
 
@@ -71,10 +73,17 @@ impl Needles {
     }
 
     fn search(&self, memory: &[u8], found: &mut BTreeSet<String>) {
-        for window in memory.windows(WINDOW) {
-            if self.first[usize::from(u16::from_le_bytes([window[0], window[1]]))] {
-                let names = [self.windows.get(window), self.whole.get(&window[..WHOLE])];
-                found.extend(names.into_iter().flatten().cloned());
+        for from in (0..memory.len()).step_by(PAGE) {
+            // A page, and as much of the next as a window may reach over.
+            let page = &memory[from..memory.len().min(from + PAGE + WINDOW - 1)];
+            if page == &[0; PAGE + WINDOW - 1][..page.len()] {
+                continue;
+            }
+            for window in page.windows(WINDOW) {
+                if self.first[usize::from(u16::from_le_bytes([window[0], window[1]]))] {
+                    let names = [self.windows.get(window), self.whole.get(&window[..WHOLE])];
+                    found.extend(names.into_iter().flatten().cloned());
+                }
             }
         }
     }
@@ -289,7 +298,7 @@ fn same_scanner_finds_everything_in_an_ordinary_process() {
     let mut opened = open(state.path());
     let typed = Secret::new(PASSWORD.to_vec()).unwrap();
     opened.set_password(Some(Password::keep(&typed, 1).unwrap())).unwrap();
-    opened.make_transcript([7; 16], "agent:main:main", 1).map(drop).unwrap();
+    opened.make_transcript([7; 16], ("agent:main:main", false), 1).map(drop).unwrap();
     let mut senders = Senders::default();
     let place = Place { channel: "telegram".to_owned(), sender: "42".to_owned() };
     let code = || Ok(PairingCode(*b"QWERTY23"));

@@ -6,6 +6,7 @@ use crate::clock::Instant;
 use crate::redact::Redactor;
 use proto::audit::{AuthMethod, AuthOutcome, CommandRecord, Record, RequestStep, RunEnd};
 use proto::ids::SessionKey;
+use proto::watch::WatchRecord;
 use proto::witness::StoreStep;
 
 /// The record's kind, as its field `type` says it.
@@ -16,6 +17,8 @@ pub const fn kind(record: &Record) -> &'static str {
         Record::Command(CommandRecord::Intent { .. }) => "intent",
         Record::Command(CommandRecord::Outcome { .. }) => "outcome",
         Record::Command(CommandRecord::Refused { .. }) => "refused",
+        Record::Watch(WatchRecord::Signal { .. }) => "signal",
+        Record::Watch(WatchRecord::Evidence { .. }) => "evidence",
         Record::Secret { .. } => "secret",
         Record::Request { .. } => "request",
         Record::Sender { .. } => "sender",
@@ -52,6 +55,7 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             line.number("timestamp", now.millis());
             command_payload(line, command, redactor);
         }
+        Record::Watch(watch) => watch_payload(line, watch, redactor),
         Record::Secret { name, verb, requester, granted, detail } => {
             line.text("name", &redactor.clean(name))
                 .text("verb", verb)
@@ -110,6 +114,24 @@ pub fn payload(line: &mut Line, record: &Record, now: Instant, redactor: &Redact
             line.text("event", event);
         }
     }
+}
+
+fn watch_payload(line: &mut Line, watch: &WatchRecord, redactor: &Redactor) {
+    match watch {
+        WatchRecord::Signal { session, container, signal, class, detail } => line
+            .text("sessionKey", &redactor.clean_name(&session.0))
+            .text("container", container)
+            .text("signal", signal)
+            .text("class", class.name())
+            .text("detail", &redactor.clean(detail)),
+        WatchRecord::Evidence { session, container, part, sha256, length, text } => line
+            .text("sessionKey", &redactor.clean_name(&session.0))
+            .text("container", container)
+            .text("part", part)
+            .text("sha256", &hex(sha256))
+            .number("length", *length)
+            .text("text", &redactor.clean(text)),
+    };
 }
 
 fn request_payload(line: &mut Line, step: &RequestStep) {

@@ -1,4 +1,4 @@
-//! The verbs of `moltbot sandbox`. They ask the rules themselves: Moltbot need not run.
+//! The verbs of `moltbot sandbox`. Those about rules ask the rules themselves: Moltbot need not run for them.
 
 use clap::{Subcommand, ValueEnum};
 use proto::approval::ApprovalId;
@@ -20,6 +20,26 @@ pub enum SandboxCommand {
         /// As if it had read what strangers wrote
         #[arg(long)]
         tainted: bool,
+    },
+    /// Which sandboxes there are, what runs in them, and what was seen of them
+    List,
+    /// What ran, and every signal that was seen, oldest first
+    Logs {
+        /// Only of this conversation
+        #[arg(value_name = "KEY")]
+        session: Option<String>,
+    },
+    /// End what runs in a conversation's sandbox, and throw the sandbox away
+    Kill {
+        /// The conversation, as `sandbox list` shows it
+        #[arg(value_name = "KEY")]
+        session: String,
+    },
+    /// What was kept of sandboxes that were frozen: processes, mounts, changed files, the last output
+    Evidence {
+        /// Only of this conversation
+        #[arg(value_name = "KEY")]
+        session: Option<String>,
     },
     /// The rules: what runs unasked, what is asked about, what never runs
     Rules {

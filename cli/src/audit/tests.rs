@@ -52,7 +52,7 @@ fn healthy() -> Facts {
             components: BoundedVec::new(vec![Component { name: text("runc"), version: text("9") }]).unwrap(),
             rootless: true,
             userns_remap: false,
-            findings: BoundedVec::default(),
+            ..Posture::default()
         }),
         roles: BoundedVec::new(vec![role(Role::Broker), role(Role::Vault)]).unwrap(),
         logs: BoundedVec::default(),

@@ -1,7 +1,7 @@
 //! Rules about where commands run. The container is sealed in sandboxd; a word here that says otherwise is refused.
 
 use super::{Findings, Severity};
-use crate::schema::{Config, SandboxMode, WorkspaceAccess};
+use crate::schema::{Config, SandboxMode, SandboxScope, WorkspaceAccess};
 use std::path::Path;
 
 /// Largest memory of a sandbox, in bytes.
@@ -68,6 +68,16 @@ pub(super) fn rules(config: &Config, all: &mut Findings) {
         (!(1..=365).contains(&sandbox.prune.max_age_days), "prune.maxAgeDays", "it is between one day and a year"),
     ] {
         all.refuse_if(is, "sandbox.out_of_bounds", &at(key), title, "choose a value within the bounds");
+    }
+    if sandbox.scope != SandboxScope::Session {
+        all.push(
+            Severity::Warn,
+            "sandbox.scope_shared",
+            &at("scope"),
+            "conversations share a sandbox",
+            "what a stranger's message runs can read and change what another conversation's commands use",
+            "set it to session",
+        );
     }
     if sandbox.workspace_access == WorkspaceAccess::Rw {
         all.push(

@@ -34,7 +34,7 @@ section! {
     pub struct Sandbox {
         /// Which conversations are sandboxed: every one is, whatever stands here; `off` is refused.
         pub mode: SandboxMode,
-        /// Who shares a sandbox. No effect yet: every conversation has its own.
+        /// Who shares a sandbox, and with it a workspace.
         pub scope: SandboxScope,
         /// What of an agent's workspace a sandbox sees. No effect yet: nothing.
         pub workspace_access: WorkspaceAccess,

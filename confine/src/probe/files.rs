@@ -9,6 +9,10 @@ use std::os::fd::AsRawFd;
 const READABLE: &[Exception] =
     &[except(Role::Launcher, "it must mount, so Landlock cannot rule its files; anybody may read this one")];
 const LOG_READERS: &[Exception] = &[except(Role::Auditd, "it reads closed files of a stream"), super::LAUNCHER_FILE];
+const WATCHERS: &[Exception] = &[
+    except(Role::Sandboxd, "what the kernel tells everybody of a process: it looks for rights in containers"),
+    except(Role::Launcher, "it must mount, so Landlock cannot rule its files; anybody may read this one"),
+];
 const LOOKS: &[Exception] = &[
     except(Role::Sandboxd, "whether the engine's socket is there; Landlock does not rule looking at a path"),
     except(Role::Launcher, "it must mount, so Landlock cannot rule its files"),
@@ -37,6 +41,11 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("list_sessions", |world| list(&world.state("sessions"))).except(LAUNCHER_FILES),
     Probe::new("list_root", |_| list(c"/")).except(READABLE),
     Probe::new("openat2_passwd", |_| openat2(ETC_PASSWD)).except(READABLE),
+    Probe::new("openat2_broker_status", |world| openat2(&world.proc_of(world.targets.broker, "status")))
+        .except(WATCHERS),
+    Probe::new("openat2_broker_environ", |world| openat2(&world.proc_of(world.targets.broker, "environ"))),
+    Probe::new("openat2_sibling_maps", |world| openat2(&world.proc_of(world.targets.sibling, "maps"))),
+    Probe::new("openat2_init_cmdline", |_| openat2(c"/proc/1/cmdline")).except(WATCHERS),
     Probe::new("open_own_mem", |_| open(c"/proc/self/mem", libc::O_RDWR)),
     Probe::new("open_own_maps", |_| open(c"/proc/self/maps", READ)).except(LAUNCHES),
     Probe::new("open_broker_mem", |world| open(&world.proc_of(world.targets.broker, "mem"), READ)),

@@ -27,6 +27,10 @@ const READERS: &[Exception] = &[
     except(Role::Gateway, "transcripts are read"),
     except(Role::Launcher, MAKES),
 ];
+const LISTERS: &[Exception] = &[
+    except(Role::Sandboxd, "which processes there are: /proc, which shows it to everybody"),
+    except(Role::Launcher, MAKES),
+];
 const MAKES: &str = "it makes and removes workspaces";
 
 pub(super) static PROBES: &[Probe] = &[
@@ -41,7 +45,7 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("granted_read", |world| made(world, |dir, name| openat(dir, name, READ))).except(READERS).matrix_only(),
     Probe::new("granted_open_itself", |world| within(world, |dir| openat(dir, c".", READ | libc::O_DIRECTORY)))
         .except(LAUNCHES),
-    Probe::new("granted_list", |world| within(world, entries)).except(LAUNCHES),
+    Probe::new("granted_list", |world| within(world, entries)).except(LISTERS),
     Probe::new("granted_leave", |world| within(world, |dir| openat(dir, c"../moltbot.json", READ)))
         .except(LAUNCHER_FILES),
     Probe::new("granted_leave_new", |world| within(world, |dir| leave(dir, NEW))).except(LAUNCHER_FILES).matrix_only(),

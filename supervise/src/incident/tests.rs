@@ -182,3 +182,39 @@ proptest! {
         prop_assert!(!locked || table.mode() != Mode::Open);
     }
 }
+
+#[test]
+fn reporter_of_a_breach_does_its_step_and_is_replaced_with_gateway_at_the_end() {
+    let mut reaction = Reaction::new(false);
+    let alive = |_: Role| true;
+    let mut orders = reaction.on(0, Input::Alarm(Role::Sandboxd, Cause::Breach), alive);
+    assert!(orders.contains(&Order::Kill(Role::Gateway)) && !orders.contains(&Order::Kill(Role::Sandboxd)));
+    assert!(orders.contains(&Order::Ask(Role::Sandboxd, Step::Sandboxes)), "it alone holds the evidence");
+    // A second word of the same about its sandboxes spreads nothing.
+    orders.extend(reaction.on(1, Input::Alarm(Role::Sandboxd, Cause::Breach), alive));
+    for role in [Role::Sandboxd, Role::Launcher, Role::Vault, Role::Egress, Role::Dialer, Role::Auditd] {
+        orders.extend(reaction.on(2, Input::Did(role), alive));
+    }
+    assert!(!orders.contains(&Order::Lock) && reaction.mode() == Mode::Open);
+    let at = |order: Order| orders.iter().position(|other| *other == order).unwrap();
+    assert!(at(Order::Kill(Role::Sandboxd)) > at(Order::Note(Severity::Containment, Step::Evidence, Outcome::Done, 0)));
+    assert!(
+        at(Order::Revive(Role::Sandboxd)) > at(Order::Kill(Role::Sandboxd))
+            && orders.contains(&Order::Revive(Role::Gateway))
+    );
+    assert!(reaction.on(3, Input::Alarm(Role::Sandboxd, Cause::Breach), alive).contains(&Order::Lock), "a second one");
+}
+
+#[test]
+fn escape_locks_first_and_a_dead_reporter_holds_nothing_up() {
+    let mut reaction = Reaction::new(false);
+    let alive = |_: Role| true;
+    let mut orders = reaction.on(0, Input::Alarm(Role::Sandboxd, Cause::Escape), alive);
+    assert_eq!(orders.iter().position(|order| *order == Order::Lock), Some(1));
+    orders.extend(reaction.on(1, Input::Gone(Role::Sandboxd), alive));
+    for role in [Role::Launcher, Role::Vault, Role::Egress, Role::Dialer, Role::Auditd] {
+        orders.extend(reaction.on(2, Input::Did(role), alive));
+    }
+    assert_eq!(reaction.mode(), Mode::Locked);
+    assert!(!orders.contains(&Order::Thaw));
+}

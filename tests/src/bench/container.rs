@@ -5,7 +5,7 @@ use crate::skip;
 use command::decide::{Facts, Place, Policy};
 use proto::audit::RunEnd;
 use proto::bounded::BoundedStr;
-use proto::control::{BackendChoice, Sizes};
+use proto::control::{BackendChoice, Scope, Sizes};
 use proto::ids::SessionKey;
 use proto::sandbox::words;
 use sandboxd::docker::{self, DockerBackend};
@@ -56,6 +56,7 @@ impl Engine {
             sizes: Sizes { memory: 128 << 20, ..Sizes::default() },
             pool,
             prune: Prune::default(),
+            scope: Scope::Session,
         };
         let (words, mut told) = mpsc::channel(8);
         tokio::spawn(async move { while told.recv().await.is_some() {} });

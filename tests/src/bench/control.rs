@@ -8,9 +8,11 @@ use hyper_util::rt::TokioIo;
 use proto::channel::Channel;
 use proto::wire::MAX_FRAME;
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,6 +42,15 @@ impl Control {
         (Self { child, port: 0 }, ours)
     }
 
+    /// As [`Control::packets`], but each packet is written to a file and made durable before it is sent back.
+    pub fn durable_packets(dir: &Path) -> (Self, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs: OwnedFd = theirs.into_fd();
+        let file = File::create(dir.join("packets")).unwrap();
+        let child = Self::command("durable").stdin(Stdio::from(theirs)).stdout(Stdio::from(file)).spawn().unwrap();
+        (Self { child, port: 0 }, ours)
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -61,8 +72,8 @@ impl Drop for Control {
 
 /// Serves as a control until it is ended.
 pub fn serve(kind: &str) {
-    if kind == "packets" {
-        return packets();
+    if kind == "packets" || kind == "durable" {
+        return packets(kind == "durable");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let is_http = kind == "http";
@@ -100,9 +111,15 @@ async fn echo(mut stream: tokio::net::TcpStream) {
     }
 }
 
-fn packets() {
+fn packets(durable: bool) {
+    let mut file = File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap());
     let channel = Channel::from_fd(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
     while let Ok(packet) = channel.recv_by(MAX_FRAME, 0, Instant::now() + Duration::from_secs(600)) {
+        if durable {
+            // As many bytes as a line of the log has.
+            file.write_all(&[b'x'; 400]).unwrap();
+            file.sync_data().unwrap();
+        }
         channel.send(&packet.bytes, &[]).unwrap();
     }
 }

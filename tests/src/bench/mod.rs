@@ -13,6 +13,8 @@ mod log_read;
 mod net;
 mod reliability;
 mod start;
+mod vault;
+mod watch;
 
 pub use control::serve as serve_control;
 
@@ -168,8 +170,12 @@ const BENCHES: &[(&str, Bench)] = &[
     ("a14", log_read::a14),
     ("a15", log_read::a15),
     ("a16", log::a16),
+    ("v1", vault::v1),
+    ("v7", vault::v7),
+    ("v8", vault::v8),
     ("r1", reliability::r1),
     ("r3", reliability::r3),
+    ("r7", watch::r7),
 ];
 
 /// Runs the named benches, or all; prints rows as they come, and returns the document for `target/bench.json`.

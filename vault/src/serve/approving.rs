@@ -88,6 +88,16 @@ impl Vault {
                 self.approving.table.withdraw(id);
                 return Ok(ApprovalReply::Withdrawn);
             }
+            ApprovalRequest::Suspend { session } => {
+                let count = self.approving.table.suspend(&session);
+                let detail = format!("{count} of {}", session.0.as_str());
+                recorded(
+                    &mut self.auditor,
+                    secret_record("", "approvals.suspend", "sandboxd", true, &detail),
+                    "the suspension",
+                )?;
+                return Ok(ApprovalReply::Withdrawn);
+            }
         };
         match answer {
             Answer::Waiting(id) => Ok(ApprovalReply::Waiting(id)),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::taints::Taints;
 use crate::lockout::{Entry, Party};
 use crate::permit::Policy;
 use proto::secret::Secret;
@@ -23,7 +24,9 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     let (password, renew) = (None, false);
     let mut adopted = Adopted::default();
     adopted.note("secret.00", &Secret::new(b"a secret number 0".to_vec()).unwrap());
-    Contents { ring, records, lockouts, budgets, password, devices, renew, senders, transcripts, adopted, memory }
+    let mut taints = Taints::default();
+    taints.add("agent:main:main", "a page was read");
+    Contents { ring, records, lockouts, budgets, password, devices, renew, senders, transcripts, adopted, taints, memory }
 }
 
 pub(crate) fn place(generation: u64, contents: &Contents) -> Place {
