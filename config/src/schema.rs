@@ -159,7 +159,7 @@ section! {
         pub scope: SessionScope,
         /// Who shares a conversation in direct messages. No effect yet: every conversation has a key of its own.
         pub dm_scope: DmScope,
-        /// Minutes after which a conversation begins anew. No effect yet.
+        /// Minutes of silence after which the next message begins a conversation anew.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub idle_minutes: Option<u32>,
         /// Messages that begin a conversation anew. No effect yet.

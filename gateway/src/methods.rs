@@ -9,6 +9,7 @@ use crate::sessions::{MAIN_KEY, SessionError, normalise, uuid};
 use crate::shapes;
 use crate::state::{Begin, Gateway};
 use crate::transcripts;
+use base64::Engine as _;
 use proto::auth::Scopes;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -33,6 +34,10 @@ const METHODS: [(&str, &str); 12] = [
 ];
 /// Longest idempotency key, and so longest id of a run.
 pub(crate) const MAX_RUN_ID: usize = 256;
+/// Images that are taken.
+const IMAGES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+/// Bytes of them in one message, as base64.
+const MAX_IMAGES: usize = 102_400;
 /// Messages that a history has where the client does not say.
 const HISTORY: u64 = 200;
 
@@ -165,12 +170,33 @@ async fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> R
         None => uuid(),
     };
     params.kind("attachments", "array")?;
-    if let Some(Value::Array(items)) = params.take("attachments")
-        && !items.is_empty()
-    {
-        return Err(params.wrong("attachments", "be empty: this gateway takes none"));
-    }
-    begin(gateway, session, message, run_id).await
+    let images = match params.take("attachments") {
+        Some(Value::Array(items)) => images(&items).map_err(|why| params.wrong("attachments", why))?,
+        _ => Vec::new(),
+    };
+    begin_with(gateway, session, message, images, run_id).await
+}
+
+/// Images of a message, as the transcript keeps them.
+fn images(items: &[Value]) -> Result<Vec<Value>, &'static str> {
+    let mut size = 0usize;
+    items
+        .iter()
+        .map(|item| {
+            let text = |name: &str| item.get(name).and_then(Value::as_str);
+            let kind =
+                text("mimeType").filter(|kind| IMAGES.contains(kind)).ok_or("be images: png, jpeg, gif or webp")?;
+            let data = text("content").ok_or("have content, in base64")?;
+            // As clients write it, with its kind in front.
+            let data = data.rsplit_once(";base64,").map_or(data, |(_, data)| data);
+            base64::engine::general_purpose::STANDARD.decode(data).map_err(|_| "have content, in base64")?;
+            size = size.saturating_add(data.len());
+            if size > MAX_IMAGES {
+                return Err("have no more than 100 KB together: a request to a model has no room for more");
+            }
+            Ok(json!({"type": "image", "mimeType": kind, "data": data}))
+        })
+        .collect()
 }
 
 /// Begins a turn of a conversation, unless it is a word that needs none.
@@ -183,7 +209,17 @@ pub(crate) async fn begin(
     message: String,
     run_id: String,
 ) -> Result<Done, Failure> {
-    if message.trim().is_empty() {
+    begin_with(gateway, session, message, Vec::new(), run_id).await
+}
+
+async fn begin_with(
+    gateway: &Gateway,
+    session: String,
+    message: String,
+    images: Vec<Value>,
+    run_id: String,
+) -> Result<Done, Failure> {
+    if message.trim().is_empty() && images.is_empty() {
         return Err(Failure::invalid("message or attachment required"));
     }
     if message.trim() == "/stop" {
@@ -197,8 +233,8 @@ pub(crate) async fn begin(
         Begin::Full => return Err(Failure::unavailable("too many runs at once; try again when one has ended")),
     };
     // What ends a transcript does not go into it, so that a full one can be left.
-    if message.trim() != "/new"
-        && let Err(failure) = write_down(gateway, &session, &message).await
+    if !matches!(message.trim(), "/new" | "/reset")
+        && let Err(failure) = write_down(gateway, &session, &message, images).await
     {
         gateway.runs().end(&run_id, Instant::now());
         return Err(failure);
@@ -207,7 +243,25 @@ pub(crate) async fn begin(
     Ok(Done::Turn(answer, Plan { run_id, session, message, stop }))
 }
 
-async fn write_down(gateway: &Gateway, session: &str, message: &str) -> Result<(), Failure> {
+async fn write_down(gateway: &Gateway, session: &str, message: &str, images: Vec<Value>) -> Result<(), Failure> {
+    if is_stale(gateway, session) {
+        transcripts::renew(gateway, session).await?;
+    }
     transcripts::open(gateway, session).await?;
-    gateway.sessions().record(session, "user", message).map(drop).map_err(|error| store_failure(&error))
+    let mut content = vec![json!({"type": "text", "text": message})];
+    content.extend(images);
+    let recorded = gateway.sessions().record_content(session, "user", content, &Value::Null);
+    recorded.map(drop).map_err(|error| store_failure(&error))
+}
+
+/// True where nobody has spoken in the conversation for longer than `session.idleMinutes`.
+fn is_stale(gateway: &Gateway, session: &str) -> bool {
+    let minutes = gateway.identity.config.pointer("/session/idleMinutes").and_then(Value::as_u64);
+    let updated = gateway.sessions().get(session).map(|session| session.updated_at);
+    match (minutes, updated) {
+        (Some(minutes), Some(at)) if at > 0 => {
+            crate::sessions::now_ms().saturating_sub(at) > minutes.saturating_mul(60_000)
+        }
+        _ => false,
+    }
 }

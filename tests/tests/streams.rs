@@ -77,6 +77,7 @@ fn command(sealed: &Sealed, credit: u32) -> Peer {
 fn sandboxd_with_endless_output() -> (Sealed, std::sync::mpsc::Receiver<u32>) {
     let sealed = Sealed::start(Role::Sandboxd);
     sealed.stand_in(EdgeId::SandboxdAuditd);
+    sealed.stand_in(EdgeId::SandboxdVault);
     let cancelled = launcher(sealed.grant(EdgeId::SandboxdLauncher), Commands::Endless);
     assert!(matches!(sealed.hear(), FromRole::Ready));
     (sealed, cancelled)
@@ -144,6 +145,7 @@ fn auditd(peer: Peer, takes_outcomes: bool) {
 fn end_of_a_command_is_told_only_where_it_is_recorded() {
     for (takes_outcomes, told) in [(true, Kind::Reply), (false, Kind::Refused)] {
         let sealed = Sealed::start(Role::Sandboxd);
+        sealed.stand_in(EdgeId::SandboxdVault);
         auditd(sealed.grant(EdgeId::SandboxdAuditd), takes_outcomes);
         let _cancelled = launcher(sealed.grant(EdgeId::SandboxdLauncher), Commands::Short);
         assert!(matches!(sealed.hear(), FromRole::Ready));
