@@ -5,7 +5,9 @@ use confine::probe::{Outcome, Targets, ending};
 use confine::spawn::{Identity, Spawned, spawn};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
-use proto::control::{BackendChoice, FromRole, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig, Sizes, ToRole};
+use proto::control::{
+    BackendChoice, FromRole, Keep, Layout, LogFiles, MAX_CONTROL, Resource, RoleConfig, Scope, Sizes, ToRole,
+};
 use proto::ids::Role;
 use proto::probe::{Layers, ToProbed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -85,6 +87,8 @@ impl Workshop {
                 exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
                 tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
                 sizes: Sizes::default(),
+                keep: Keep::default(),
+                scope: Scope::default(),
             },
             Role::Dialer => RoleConfig::Dialer {
                 allow: BoundedVec::new(vec![BoundedStr::truncated("example.org:443")]).unwrap(),
