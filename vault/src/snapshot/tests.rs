@@ -1,7 +1,7 @@
 use super::*;
-use crate::taints::Taints;
 use crate::lockout::{Entry, Party};
 use crate::permit::Policy;
+use crate::taints::Taints;
 use proto::secret::Secret;
 
 pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
@@ -26,7 +26,20 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     adopted.note("secret.00", &Secret::new(b"a secret number 0".to_vec()).unwrap());
     let mut taints = Taints::default();
     taints.add("agent:main:main", "a page was read");
-    Contents { ring, records, lockouts, budgets, password, devices, renew, senders, transcripts, adopted, taints, memory }
+    Contents {
+        ring,
+        records,
+        lockouts,
+        budgets,
+        password,
+        devices,
+        renew,
+        senders,
+        transcripts,
+        adopted,
+        taints,
+        memory,
+    }
 }
 
 pub(crate) fn place(generation: u64, contents: &Contents) -> Place {
