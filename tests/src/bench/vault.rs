@@ -1,6 +1,6 @@
 //! V1, V7, V8 of P9: what a credential costs that is lent by a sealed vault full of secrets, what a rotation of all of them
-//! costs, and how soon such a vault lends after its start. As many secrets as the store takes: it is bounded, so that three of
-//! it fit into secret memory.
+//! costs, and how soon such a vault lends after its start. The goals speak of 10,000 secrets, and the vault's secret memory takes
+//! some 3,000: what is measured here is 2,000, and the goals are held to their share of it.
 
 use super::control::Control;
 use super::{Bound, Row, alternate, ms, p50_us};
@@ -23,8 +23,8 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const CALLS: usize = 1_000;
-/// Secrets in the store, of 40 bytes each: near the bound of 1 MiB.
-const FULL: usize = 3_500;
+/// Secrets in the store, of 40 bytes each.
+const FULL: usize = 2_000;
 const NAME: &str = "model.key";
 
 fn open(dir: &Path) -> State {
