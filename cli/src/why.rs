@@ -37,6 +37,10 @@ const PLACES: [(&str, Role, &str, &str); 8] = [
     ("lockdown.json", Role::Broker, "", "broker alone reads and writes it"),
 ];
 
+/// The same of the host.
+const PROCESSES: (&str, Role, &str, &str) =
+    ("/proc", Role::Sandboxd, "Processes", "it looks whether processes in containers are what they must be");
+
 /// What was asked about.
 #[derive(Debug, Eq, PartialEq)]
 enum Subject<'a> {
@@ -93,9 +97,12 @@ fn of_path(dir: &Path, path: &Path, args: &Args) -> Result<(), CliError> {
     let design = design()?;
     let config = Config::load(&dir.join("moltbot.json")).map_err(CliError::failed)?;
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    let place = path.strip_prefix(&dir).ok().map(|beneath| {
-        let first = beneath.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        PLACES.iter().find(|(name, ..)| first.as_deref() == Some(*name))
+    let place = if path.starts_with(PROCESSES.0) { Some(Some(&PROCESSES)) } else { None };
+    let place = place.or_else(|| {
+        path.strip_prefix(&dir).ok().map(|beneath| {
+            let first = beneath.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+            PLACES.iter().find(|(name, ..)| first.as_deref() == Some(*name))
+        })
     });
     let socket = path == Path::new(config.docker_socket());
     let rows: Vec<Row> =
@@ -220,7 +227,7 @@ mod tests {
     #[test]
     fn path_is_its_own_roles_and_nobody_elses() {
         let design = design().unwrap();
-        for place in &PLACES {
+        for place in PLACES.iter().chain([&PROCESSES]) {
             let may: Vec<Role> = Role::ALL
                 .into_iter()
                 .filter(|role| judge(*role, design.wall(*role).unwrap(), Some(Some(place)), false).may)
@@ -239,7 +246,10 @@ mod tests {
     fn every_grant_of_a_wall_is_a_place() {
         for role in Role::ALL {
             for (resource, _) in design().unwrap().wall(role).unwrap().grants() {
-                assert!(PLACES.iter().any(|(_, owner, name, _)| *owner == role && *name == resource), "{resource}");
+                assert!(
+                    PLACES.iter().chain([&PROCESSES]).any(|(_, owner, name, _)| *owner == role && *name == resource),
+                    "{resource}"
+                );
             }
         }
     }

@@ -33,7 +33,7 @@ const HEADER: usize = 84;
 const TRAILER: usize = 64;
 const TAG: usize = 16;
 /// Bytes of a store at most. Three of them fit into the vault's secret memory beside what it works with.
-pub const MAX: usize = 1 << 20;
+pub const MAX: usize = 512 << 10;
 /// Records at most; more do not fit into [`MAX`] anyway.
 const MAX_RECORDS: usize = 4096;
 

@@ -213,7 +213,7 @@ fn table_is_bounded_and_fits_into_a_store_with_its_longest_names() {
     let mut into = Writer::new(1024);
     transcripts.encode(&mut into);
     let bytes = into.finish();
-    assert!(bytes.len() < crate::snapshot::MAX / 3, "{}", bytes.len());
+    assert!(bytes.len() < crate::snapshot::MAX / 2, "{}", bytes.len());
     assert!(Transcripts::decode(&mut Reader::new(&bytes)) == Some(transcripts));
     world.make("a", 1).unwrap();
     let VaultAnswer::Transcripts(rows) = world.verb(&TranscriptVerb::List { after: None }).unwrap() else {
