@@ -313,12 +313,14 @@ fn credential_is_used_by_its_policy_and_no_oftener() {
     assert_eq!(with(HOST, "/v2").rule(), "vault.path");
     // Without a credential something may be read where the dialer may go, and nothing said.
     let without = |method, body| scene.world.ask(&request(None, method, "other.test", port, "/", &[], 60, body));
-    assert_eq!(without("GET", b"").rule(), "dialer.not_allowed");
     assert_eq!(without("POST", b"").rule(), "egress.no_credential");
     assert_eq!(without("GET", b"said").rule(), "egress.no_credential");
     assert!(with(HOST, "/v1").end.is_ok() && with(HOST, "/v1/x").end.is_ok());
     assert_eq!(with(HOST, "/v1").rule(), "vault.rate");
     assert_eq!(scene.server.connections(), 2);
+    // What it reads counts as strangers' words, whether it came or not: the credential is none that answers need.
+    assert_eq!(without("GET", b"").rule(), "dialer.not_allowed");
+    assert_eq!(with(HOST, "/v1").rule(), "taint.no_lease");
 }
 
 #[test]
