@@ -164,6 +164,19 @@ pub struct System {
     group: Option<u32>,
 }
 
+/// A port that is free, and stays so while its set is down for a moment: below those that the kernel hands out
+/// (`net.ipv4.ip_local_port_range`), which it would give to another test meanwhile.
+fn free_port() -> u16 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    loop {
+        let random = std::hash::RandomState::new().build_hasher().finish() % 12_000;
+        let port = 20_000 + u16::try_from(random).unwrap();
+        if std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 impl System {
     /// Starts one.
     #[must_use]
@@ -219,6 +232,9 @@ impl System {
 
     /// `moltbot up`, which must succeed.
     pub fn up(&mut self) {
+        if self.port == 0 {
+            self.port = free_port();
+        }
         let port = self.port.to_string();
         let output = self.moltbot(&["up", "--json", "--port", &port]);
         assert!(output.status.success(), "up: {}", String::from_utf8_lossy(&output.stderr));
