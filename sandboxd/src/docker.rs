@@ -20,7 +20,7 @@ use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use proto::runner::{LABEL, Launch, Program, VERSION};
 use proto::sandbox::{Posture, Words, WorkspacePath};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -181,14 +181,14 @@ impl DockerBackend {
     }
 
     /// Ends everything: first every container stands still, all at once, then they are removed; also those that were only
-    /// just being made. Returns how many there were.
-    pub async fn freeze(&self) -> usize {
+    /// just being made. Returns which there were.
+    pub async fn freeze(&self) -> BTreeSet<String> {
         lock(&self.0.sessions).clear();
         lock(&self.0.pool).clear();
         let all = self.0.labelled().await;
         join_all(all.iter().map(|id| self.0.pause(id))).await;
         join_all(all.iter().map(|id| self.0.remove(id))).await;
-        all.len()
+        all.into_iter().collect()
     }
 
     /// Starts something in the session's container, which is made if it is not there.

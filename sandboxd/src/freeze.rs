@@ -60,9 +60,11 @@ impl Sandboxd {
         };
         // What is frozen because of what was seen in it is looked at first.
         self.alert.kept().await;
-        let before = docker.freeze().await;
+        let mut ended = docker.freeze().await;
         self.gate.emptied().await;
         // One that was just being made for a command which then heard of the gate.
-        before.saturating_add(docker.freeze().await)
+        // The engine may still name what it is just removing.
+        ended.extend(docker.freeze().await);
+        ended.len()
     }
 }

@@ -274,7 +274,7 @@ fn pool_is_taken_from_filled_again_and_ended_with_everything() {
             assert_eq!(rest(&mut job).await, (Ok(RunEnd::Exited(0)), "mark\n".to_owned()), "nobody was there before");
         }
         full(&backend).await;
-        assert_eq!(backend.freeze().await, 4);
+        assert_eq!(backend.freeze().await.len(), 4);
         assert_eq!(backend.waiting(), 0);
         backend.discard_all().await;
     });
