@@ -45,6 +45,11 @@ pub struct Aim {
     hits: BTreeMap<String, Vec<(u64, u32)>>,
 }
 
+/// Who may die with it: a vault whose store was changed and cannot say so ends (exit 70), which counts as a death.
+fn takes_along(role: &str) -> Option<&'static str> {
+    (role == "auditd").then_some("vault")
+}
+
 impl Aim {
     /// With no hit yet.
     #[must_use]
@@ -73,6 +78,7 @@ impl Aim {
             .iter()
             .flat_map(|role| SIGNALS.iter().map(move |signal| (role, signal)))
             .filter(|(role, (_, _, weight))| self.may(role, *weight, now))
+            .filter(|(role, _)| takes_along(role).is_none_or(|other| self.may(other, 1, now)))
             .collect();
         if choices.is_empty() {
             return None;
@@ -80,6 +86,9 @@ impl Aim {
         let (role, (signal, name, weight)) = choices[self.random.below(choices.len())];
         let dies = if *signal == Signal::STOP { now + HANGS_MS } else { now };
         self.hits.entry(role.clone()).or_default().push((dies, *weight));
+        if let Some(other) = takes_along(role) {
+            self.hits.entry(other.to_owned()).or_default().push((dies, 1));
+        }
         Some((role.clone(), *signal, name))
     }
 }
