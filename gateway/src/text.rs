@@ -152,7 +152,9 @@ impl Excerpt {
     /// Both ends, and between them how much is missing.
     #[must_use]
     pub fn finish(mut self) -> String {
-        if self.tail.len() > self.half {
+        // A head that ends before a letter of several bytes leaves its room to the tail.
+        let whole = self.head.len().saturating_add(self.tail.len());
+        if self.tail.len() > self.half && (self.missing > 0 || whole > self.half.saturating_mul(2)) {
             self.shorten();
         }
         match self.missing {
