@@ -11,6 +11,12 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use system_tests::{As, Sandbox, System, docker_socket, is_root, signal, skip, wait_for};
 
+/// The set, once it serves again: an incident replaces gateway and sandboxd.
+fn serving(system: &System) -> &System {
+    wait_for("a set that serves", || (system.status()["ready"] == true).then_some(()));
+    system
+}
+
 /// One test at a time: each looks for the container that its own command made.
 static ENGINE: Mutex<()> = Mutex::new(());
 const MAIN: &str = "agent:main:main";
@@ -110,9 +116,9 @@ impl World {
         assert!(records.iter().any(|it| it["type"] == "role" && it["event"] == "breach"), "{records:?}");
         let incidents = records.iter().filter(|it| it["type"] == "incident");
         assert!(incidents.clone().count() == 5 && incidents.clone().all(|it| it["severity"] == "containment"));
-        let refused = self.system.says(&["chat", "--session", MAIN, "/exec echo no"]);
+        let refused = serving(&self.system).says(&["chat", "--session", MAIN, "/exec echo no"]);
         assert!(refused.contains("quarantine"), "{refused}");
-        let other = self.system.says(&["chat", "--session", "agent:main:other", "/exec echo works"]);
+        let other = serving(&self.system).says(&["chat", "--session", "agent:main:other", "/exec echo works"]);
         assert!(other.contains("works"), "{other}");
         let shown = self.system.says(&["sandbox", "evidence", MAIN]);
         assert!(shown.contains("processes") && shown.contains(&format!("S3 {number}")), "{shown}");
@@ -141,7 +147,7 @@ fn root_put_into_a_container_by_hand_is_contained() {
     world.assert_contained_with("D2", "ended after", "exec");
     // What it was kept apart for is over when the operator says so.
     let _ = world.system.says(&["lockdown", "clear"]);
-    assert!(world.system.chat("/exec echo again").contains("again"));
+    assert!(serving(&world.system).chat("/exec echo again").contains("again"));
 }
 
 #[test]
@@ -218,7 +224,7 @@ fn forbidden_call_costs_the_sandbox_and_what_was_allowed() {
     assert_eq!((world.mode().as_str(), world.quarantined()), ("open", false), "nobody else is touched");
     assert_eq!(world.system.role("sandboxd")["epoch"], 1);
     // Where nobody was asked before, everything is now; another conversation is as it was.
-    let other = world.system.says(&["chat", "--session", "agent:main:other", "/exec echo works"]);
+    let other = serving(&world.system).says(&["chat", "--session", "agent:main:other", "/exec echo works"]);
     assert!(other.contains("works"), "{other}");
     let asked = std::thread::scope(|scope| {
         let chat = scope.spawn(|| world.system.chat("/exec echo asked"));
@@ -257,7 +263,9 @@ fn word_that_no_container_can_know_locks_everything() {
     let log = std::fs::read_to_string(world.system.state().join("logs/system-audit.jsonl")).unwrap();
     assert!(!log.contains(&canary), "whoever reads the log must not set it off");
     let _ = world.system.says(&["lockdown", "clear"]);
-    assert!(world.system.says(&["chat", "--session", "agent:main:other", "/exec echo works"]).contains("works"));
+    assert!(
+        serving(&world.system).says(&["chat", "--session", "agent:main:other", "/exec echo works"]).contains("works")
+    );
 }
 
 #[test]
@@ -318,9 +326,9 @@ fn quarantine_outlives_a_sandboxd_and_a_broker_that_are_killed_on_the_way() {
     wait_for("the end of broker", || (!system_tests::is_alive(broker)).then_some(()));
     wait_for("the end of the container", || (!all(&socket).contains(&container)).then_some(()));
     system.up();
-    let refused = system.says(&["chat", "--session", MAIN, "/exec echo no"]);
+    let refused = serving(&system).says(&["chat", "--session", MAIN, "/exec echo no"]);
     assert!(refused.contains("quarantine"), "{refused}");
-    let other = system.says(&["chat", "--session", "agent:main:other", "/exec echo works"]);
+    let other = serving(&system).says(&["chat", "--session", "agent:main:other", "/exec echo works"]);
     assert!(other.contains("works"), "{other}");
 }
 
@@ -331,7 +339,7 @@ fn sandbox_is_ended_by_the_operator_and_made_anew() {
     assert!(ended.contains("fresh one"), "{ended}");
     world.wait_gone();
     assert!(!world.system.moltbot(&["sandbox", "kill", "agent:main:nobody"]).status.success());
-    assert!(world.system.chat("/exec echo again").contains("again"));
+    assert!(serving(&world.system).chat("/exec echo again").contains("again"));
     let log = world.system.says(&["sandbox", "logs", MAIN]);
     assert!(log.contains("runs echo warm") && log.contains("ended with 0"), "{log}");
     let verbs = world.system.records("system-audit");
@@ -414,7 +422,7 @@ fn every_foreign_act_that_reaches_into_a_container_is_seen() {
         let Some(world) = World::new() else { return };
         for (turn, (word, act)) in acts.iter().enumerate() {
             let session = format!("agent:main:act-{turn}");
-            assert!(world.system.says(&["chat", "--session", &session, "/exec echo warm"]).contains("warm"));
+            assert!(serving(&world.system).says(&["chat", "--session", &session, "/exec echo warm"]).contains("warm"));
             let list: Value = serde_json::from_str(&world.system.says(&["sandbox", "list", "--json"])).unwrap();
             let row = list.as_array().unwrap().iter().find(|row| row["sessionKey"] == session.as_str()).unwrap();
             let container = row["container"].as_str().unwrap().to_owned();
@@ -473,7 +481,7 @@ fn every_attempt_from_inside_is_seen_at_its_class() {
     ];
     for (turn, (class, signal, attempt)) in attempts.into_iter().enumerate() {
         let session = format!("agent:main:try-{turn}");
-        let _ = world.system.says(&["chat", "--session", &session, &format!("/exec {attempt}")]);
+        let _ = serving(&world.system).says(&["chat", "--session", &session, &format!("/exec {attempt}")]);
         let of_it: Vec<Value> =
             world.signals().into_iter().filter(|record| record["sessionKey"] == session.as_str()).collect();
         assert!(of_it.iter().any(|it| it["class"] == class && it["signal"] == signal), "{attempt}: {of_it:?}");
