@@ -118,11 +118,13 @@ fn watch(door: &mut Door, dir: &Path, args: &Args) -> Result<(), CliError> {
     let mut known: BTreeSet<ApprovalId> = BTreeSet::new();
     loop {
         let ApprovalAnswer::Rows(rows) = ask(door, ApprovalVerb::List)? else { return Err(unexpected()) };
-        for row in rows.iter().filter(|row| known.insert(row.id)) {
+        let new: Vec<_> = rows.iter().filter(|row| known.insert(row.id)).collect();
+        let lately = if new.is_empty() || args.json { BTreeMap::new() } else { asked_lately(dir)? };
+        for row in new {
             let line = if args.json { row_json(row).to_string() } else { row_text(row, Paint::new(args)) };
             writeln!(std::io::stdout(), "{line}")?;
             if !args.json {
-                println_some(&offer(row, &asked_lately(dir)?, Paint::new(args)));
+                println_some(&offer(row, &lately, Paint::new(args)));
             }
         }
         std::thread::sleep(LOOK);

@@ -189,10 +189,10 @@ fn attested(row: &RoleStatus) -> String {
     if row.attested_ms == 0 { "-".to_owned() } else { format!("{} s ago", row.attested_ms / 1000) }
 }
 
-fn wide_row(row: &RoleStatus, paint: Paint) -> String {
-    let landlock = if row.landlock_abi == 0 { "-".to_owned() } else { format!("ABI {}", row.landlock_abi) };
+/// What both tables begin with.
+fn row_head(row: &RoleStatus, paint: Paint) -> String {
     format!(
-        "{:<9} {:>7} {:>6} {:>6}  {} {:>8} {:>8}  {:>7}  {:>3}  {landlock:>8}  {:016x}  {:>8}\n",
+        "{:<9} {:>7} {:>6} {:>6}  {} {:>8} {:>8}",
         row.role.name(),
         row.pid,
         row.uid,
@@ -200,6 +200,14 @@ fn wide_row(row: &RoleStatus, paint: Paint) -> String {
         painted_state(row, paint),
         row.restarts,
         duration(row.uptime_s),
+    )
+}
+
+fn wide_row(row: &RoleStatus, paint: Paint) -> String {
+    let landlock = if row.landlock_abi == 0 { "-".to_owned() } else { format!("ABI {}", row.landlock_abi) };
+    format!(
+        "{}  {:>7}  {:>3}  {landlock:>8}  {:016x}  {:>8}\n",
+        row_head(row, paint),
         row.seccomp,
         u8::from(row.no_new_privs),
         row.capabilities,
@@ -207,23 +215,23 @@ fn wide_row(row: &RoleStatus, paint: Paint) -> String {
     )
 }
 
-/// The wall in one word: `whole` is a filter, no new privileges, Landlock, and no capability; broker, which starts the
-/// others, has no Landlock and holds four.
+/// The wall in one word; what an open one lacks is in the wide table and in the audit.
 fn narrow_row(row: &RoleStatus, paint: Paint) -> String {
+    let wall = if gaps(row).is_empty() { paint.good("whole") } else { paint.bad("open ") };
+    format!("{}  {wall}  {:>8}\n", row_head(row, paint), attested(row))
+}
+
+/// What a process's wall lacks. Broker, which starts the others, has no Landlock and holds four capabilities.
+#[must_use]
+pub fn gaps(row: &RoleStatus) -> Vec<&'static str> {
     let broker = row.role == Role::Broker;
-    let whole = row.seccomp == 2 && row.no_new_privs && (broker || (row.landlock_abi > 0 && row.capabilities == 0));
-    let wall = if whole { paint.good("whole") } else { paint.bad("open ") };
-    format!(
-        "{:<9} {:>7} {:>6} {:>6}  {} {:>8} {:>8}  {wall}  {:>8}\n",
-        row.role.name(),
-        row.pid,
-        row.uid,
-        row.epoch.0,
-        painted_state(row, paint),
-        row.restarts,
-        duration(row.uptime_s),
-        attested(row),
-    )
+    let open = [
+        (row.seccomp != 2, "no seccomp filter"),
+        (!row.no_new_privs, "it may gain privileges"),
+        (row.capabilities != 0 && !broker, "it holds capabilities"),
+        (row.landlock_abi == 0 && !broker, "no Landlock domain"),
+    ];
+    open.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect()
 }
 
 fn duration(seconds: u64) -> String {

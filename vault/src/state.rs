@@ -16,7 +16,7 @@ use crate::snapshot::{Contents, Place, SnapshotError};
 use crate::store::{self, StoreError};
 use crate::taints::Taints;
 use crate::token;
-use crate::transcripts::{self, Transcripts};
+use crate::transcripts::{self, Begins, Transcripts};
 use crate::witness::memory::Memory;
 use confine::startup::StartError;
 use front::Front;
@@ -411,7 +411,8 @@ impl State {
     pub fn make_transcript(
         &mut self,
         id: transcripts::Id,
-        (session, closed): (&str, bool),
+        session: &str,
+        begins: Begins,
         now: u64,
     ) -> Result<Key, ChangeError> {
         if self.contents.ring.is_worn() {
@@ -419,7 +420,7 @@ impl State {
         }
         let key = Key::draw().map_err(EnvelopeError::Random)?;
         let before = self.contents.transcripts.clone();
-        self.contents.transcripts.add(&mut self.contents.ring, id, (session, closed), now, &key)?;
+        self.contents.transcripts.add(&mut self.contents.ring, id, session, begins, now, &key)?;
         self.persist().inspect_err(|_| self.contents.transcripts = before)?;
         Ok(key)
     }

@@ -73,6 +73,15 @@ pub struct Entry {
     wrapped: Wrapped,
 }
 
+/// As what a transcript begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Begins {
+    /// gateway's: it is open, and the one of the same conversation that was open is closed.
+    Open,
+    /// The operator's alone: it closes none.
+    Closed,
+}
+
 /// Every transcript.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Transcripts {
@@ -104,8 +113,7 @@ impl Transcripts {
         if self.entries.len() >= MOST { Err(TranscriptError::Full) } else { Ok(()) }
     }
 
-    /// Takes a new one, and closes the one of this conversation that was open; one that is `closed` from the start closes
-    /// none.
+    /// Takes a new one.
     ///
     /// # Errors
     /// [`EnvelopeError`].
@@ -113,15 +121,19 @@ impl Transcripts {
         &mut self,
         ring: &mut Keyring,
         id: Id,
-        (session, closed): (&str, bool),
+        session: &str,
+        begins: Begins,
         now: u64,
         key: &Key,
     ) -> Result<(), EnvelopeError> {
         let wrapped = Wrapped::seal(ring, &Entry::about(&id, session, &now.to_le_bytes()), key)?;
-        for entry in self.entries.values_mut().filter(|entry| !closed && entry.session == session) {
+        for entry in self.entries.values_mut().filter(|entry| begins == Begins::Open && entry.session == session) {
             entry.open = false;
         }
-        self.entries.insert(id, Entry { session: session.to_owned(), created: now, open: !closed, lines: 0, wrapped });
+        self.entries.insert(
+            id,
+            Entry { session: session.to_owned(), created: now, open: begins == Begins::Open, lines: 0, wrapped },
+        );
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use vault::permit::Policy;
 use vault::state::State;
 use vault::state::front::Opened;
+use vault::transcripts::Begins;
 
 const CHANGE: &str = "MOLTBOT_TEST_CHANGE";
 const CHANGES: [&str; 9] = ["make", "put", "rotate", "adopt", "policy", "remove", "transcript", "keys", "master"];
@@ -125,7 +126,7 @@ fn change(what: &str, dir: &Path) {
         "make" | "master" => Ok(()),
         "put" => state.put("other", &value, None, 2).map(drop),
         "adopt" => state.adopt("bot", &value, 2).map(drop),
-        "transcript" => state.make_transcript([7; 16], ("agent:main:main", false), 2).map(drop),
+        "transcript" => state.make_transcript([7; 16], "agent:main:main", Begins::Open, 2).map(drop),
         "rotate" => state.put("bot", &value, None, 2).map(drop),
         "policy" => state.set_policy("bot", &Policy::parse("reveal yes").unwrap(), 2).map(drop),
         "remove" => state.remove("bot"),

@@ -32,6 +32,7 @@ use vault::keys::Master;
 use vault::senders::configured::Configured;
 use vault::senders::{Place, Senders};
 use vault::state::{GATEWAY_TOKEN, State};
+use vault::transcripts::Begins;
 
 const TRANSCRIPT: &str = "key of a transcript";
 const CODE: &str = "code of a pairing";
@@ -298,7 +299,7 @@ fn same_scanner_finds_everything_in_an_ordinary_process() {
     let mut opened = open(state.path());
     let typed = Secret::new(PASSWORD.to_vec()).unwrap();
     opened.set_password(Some(Password::keep(&typed, 1).unwrap())).unwrap();
-    opened.make_transcript([7; 16], ("agent:main:main", false), 1).map(drop).unwrap();
+    opened.make_transcript([7; 16], "agent:main:main", Begins::Open, 1).map(drop).unwrap();
     let mut senders = Senders::default();
     let place = Place { channel: "telegram".to_owned(), sender: "42".to_owned() };
     let code = || Ok(PairingCode(*b"QWERTY23"));

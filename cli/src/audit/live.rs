@@ -134,13 +134,7 @@ fn role(row: &RoleStatus, all: &mut Vec<Finding>) {
         return;
     }
     let broker = row.role == Role::Broker;
-    let open = [
-        (row.seccomp != 2, "no seccomp filter"),
-        (!row.no_new_privs, "it may gain privileges"),
-        (row.capabilities != 0 && !broker, "it holds capabilities"),
-        (row.landlock_abi == 0 && !broker, "no Landlock domain"),
-    ];
-    let open: Vec<&str> = open.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
+    let open = crate::status::gaps(row);
     if !open.is_empty() {
         let title = format!("{name} is not confined");
         push(

@@ -152,17 +152,21 @@ fn store_that_would_be_too_large_is_refused_before_it_is_written() {
     let master = Master::from_bytes([1; 32]);
     let mut contents = contents(&master, 0);
     let value = Secret::new(vec![b'x'; Secret::MAX]).unwrap();
-    for n in 0..900 {
-        let name = format!("s{n}");
+    for n in 0..MAX / Secret::MAX + 1 {
+        let name = format!("s{n:04}");
         let record = Record::seal(&mut contents.ring, &name, 1, 7, &Policy::default(), &value).unwrap();
         contents.records.insert(name, record);
     }
     let place = place(1, &contents);
     assert!(matches!(seal(&master, &place, &contents), Err(SnapshotError::Full(_))));
-    while contents.records.len() > 800 {
+    let length = loop {
         contents.records.pop_last();
-    }
-    assert!(seal(&master, &Place { root: contents.root(), ..place }, &contents).is_ok_and(|file| file.len() > 900_000));
+        match seal(&master, &Place { root: contents.root(), ..place }, &contents) {
+            Ok(file) => break file.len(),
+            Err(error) => assert!(matches!(error, SnapshotError::Full(_))),
+        }
+    };
+    assert!((MAX - 2 * Secret::MAX..=MAX).contains(&length), "{length}");
 }
 
 proptest::proptest! {

@@ -1,7 +1,7 @@
 //! What gateway asks about transcripts and what the operator says of them: decided, recorded, made durable, answered, in this
 //! order.
 
-use super::TranscriptError;
+use super::{Begins, TranscriptError};
 use crate::audit::Log;
 use crate::auth::{AskError, recorded};
 use crate::cipher::Key;
@@ -52,7 +52,7 @@ impl<L: Log> Desk<'_, L> {
         allowed.map_err(denied)?;
         match request {
             TranscriptRequest::Make { .. } => {
-                let key = self.state.make_transcript(id.0, (session, false), now).map_err(changed)?;
+                let key = self.state.make_transcript(id.0, session, Begins::Open, now).map_err(changed)?;
                 Ok(VaultReply::Transcript(given(&key)))
             }
             TranscriptRequest::Open { .. } => self.transcript_key(*id).map(VaultReply::Transcript),
@@ -111,7 +111,7 @@ impl<L: Log> Desk<'_, L> {
         let record = secret_record(&id.to_string(), "sessions.import", &who, allowed.is_ok(), &detail);
         recorded(self.log, record, "the verb")?;
         allowed.map_err(denied)?;
-        let key = self.state.make_transcript(id.0, (&session.0, true), now).map_err(changed)?;
+        let key = self.state.make_transcript(id.0, &session.0, Begins::Closed, now).map_err(changed)?;
         Ok(VaultAnswer::Transcript(given(&key)))
     }
 

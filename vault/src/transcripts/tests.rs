@@ -19,7 +19,7 @@ const NOW: u64 = 1_795_431_600;
 pub(crate) fn some(ring: &mut Keyring) -> Transcripts {
     let mut transcripts = Transcripts::default();
     for n in 1..=3 {
-        transcripts.add(ring, [n; 16], ("agent:main:main", false), 7, &Key::new([n; 32])).unwrap();
+        transcripts.add(ring, [n; 16], "agent:main:main", Begins::Open, 7, &Key::new([n; 32])).unwrap();
     }
     transcripts
 }
@@ -207,7 +207,7 @@ fn table_is_bounded_and_fits_into_a_store_with_its_longest_names() {
     let session = "s".repeat(MAX_SESSION);
     for n in 0..u128::try_from(MOST).unwrap() {
         transcripts.check_new(&session, &n.to_be_bytes()).unwrap();
-        transcripts.add(&mut ring, n.to_be_bytes(), (&session, false), 7, &Key::new([1; 32])).unwrap();
+        transcripts.add(&mut ring, n.to_be_bytes(), &session, Begins::Open, 7, &Key::new([1; 32])).unwrap();
     }
     assert_eq!(transcripts.check_new(&session, &[0xff; 16]), Err(TranscriptError::Full));
     let mut into = Writer::new(1024);
