@@ -87,6 +87,7 @@ fn engine_as_json(posture: &Posture) -> Value {
         "versions": versions.collect::<serde_json::Map<_, _>>(),
         "rootless": posture.rootless,
         "usernsRemap": posture.userns_remap,
+        "imageCreated": posture.image_created.as_str(),
         "findings": posture.findings.iter().map(|finding| json!({
             "component": finding.component.as_str(),
             "id": finding.number.as_str(),
