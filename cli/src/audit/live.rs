@@ -315,7 +315,7 @@ fn deep(facts: &Facts, all: &mut Vec<Finding>) {
             "systemd.exposed",
             &exposure.unit,
             "its unit leaves more open than it needs",
-            &format!("systemd counts {} of 10; the one in deploy/systemd has 4.2", exposure.points),
+            &format!("systemd counts {} of 10; the one in deploy/systemd has 4.1", exposure.points),
             &format!("compare it with deploy/systemd/moltbot.service; `systemd-analyze security {}`", exposure.unit),
         ));
     }

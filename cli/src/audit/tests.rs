@@ -217,6 +217,10 @@ fn every_check_fires_on_what_it_is_about_and_is_silent_otherwise() {
         assert_eq!(found.len(), 1, "{id} and nothing else: {found:?}");
         assert!(!found[0].remediation.is_empty() && !found[0].title.is_empty(), "{id}");
     }
+    let page = include_str!("../../../docs/security/audit-checks.md");
+    for (id, ..) in FIRES {
+        assert!(page.contains(&id.replace("role.vault.", "role.<role>.")), "{id} stands on the page of checks");
+    }
     let mut unused = healthy();
     (unused.secrets[0].used, unused.secrets[0].created) = (0, 0);
     assert!(findings(&unused).iter().any(|found| found.id == "secrets.unused"));
