@@ -34,8 +34,8 @@ pub fn of_process(pid: u32) -> Option<Exposure> {
 /// The last part of a path of control groups that is a service. Source: cgroups(7), `/proc/PID/cgroup`.
 fn unit_of(cgroup: &str) -> Option<String> {
     let paths = cgroup.lines().filter(|line| line.starts_with("0::") || line.contains(":name=systemd:"));
-    let parts = paths.filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'));
-    parts.filter(|part| part.ends_with(".service") && !part.starts_with("user@")).next_back().map(str::to_owned)
+    let mut parts = paths.filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'));
+    parts.rfind(|part| part.ends_with(".service") && !part.starts_with("user@")).map(str::to_owned)
 }
 
 /// What stands behind the arrow in the last line.
