@@ -111,7 +111,7 @@ impl<'a> Turn<'a> {
     }
 
     pub(crate) fn refused(&mut self, refusal: &proto::edge::Refusal) -> End {
-        let line = format!("refused ({}): {}", refusal.rule.as_str(), refusal.message.as_str());
+        let line = format!("refused ({}): {}\n`{}` says more", refusal.rule, refusal.message, refusal.explained_by());
         self.note(&line);
         End::Final
     }
