@@ -128,7 +128,8 @@ impl ToolPolicy {
         if let Some(why) = lists.into_iter().find_map(|(lists, place)| lists.refusal(tool, place)) {
             return Err(why);
         }
-        let denied = (facts.is_strict() && NOT_STRICT.contains(&tool)) || (facts.is_outside() && NOT_OUTSIDE.contains(&tool));
+        let denied =
+            (facts.is_strict() && NOT_STRICT.contains(&tool)) || (facts.is_outside() && NOT_OUTSIDE.contains(&tool));
         if denied {
             return Err(format!(
                 "{tool} is not for conversations that strangers reach, or that read what strangers wrote"

@@ -7,14 +7,8 @@
 use proto::edge::Refusal;
 
 /// Names as they stand in JSON and in a form.
-const NAMES: [&[u8]; 6] = [
-    b"\"access_token\"",
-    b"\"refresh_token\"",
-    b"\"id_token\"",
-    b"access_token=",
-    b"refresh_token=",
-    b"id_token=",
-];
+const NAMES: [&[u8]; 6] =
+    [b"\"access_token\"", b"\"refresh_token\"", b"\"id_token\"", b"access_token=", b"refresh_token=", b"id_token="];
 /// The longest of them, less one: a name may begin in one piece and end in the next.
 const KEPT: usize = 14;
 

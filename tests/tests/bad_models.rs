@@ -78,7 +78,9 @@ fn misbehave(words: &str, answer: &mut Answer<'_>) {
         "429" => answer.status("429 Slow", "retry-after: 0\r\n", with_key.as_bytes()),
         "500" => answer.status("500 No", "retry-after: 0\r\n", b"<html>oops</html>"),
         "redirect" => answer.status("307 Go", "location: http://localhost:1/\r\n", b""),
-        "new key" => answer.status("200 OK", "content-type: application/json\r\n", br#"{"access_token":"at-1234567890"}"#),
+        "new key" => {
+            answer.status("200 OK", "content-type: application/json\r\n", br#"{"access_token":"at-1234567890"}"#)
+        }
         "not json" => {
             answer.begin();
             answer.bytes(b"data: {\"type\":\"content_bl\n\n");
@@ -236,7 +238,10 @@ fn provider_that_stalls_in_a_turn_is_given_up_when_the_turn_has_had_its_time() {
         }
     });
     let read = reads(&system, "stall");
-    assert!(read.contains("I was about to") && read.contains("longer than 20 seconds (agents.defaults.timeoutSeconds)"), "{read}");
+    assert!(
+        read.contains("I was about to") && read.contains("longer than 20 seconds (agents.defaults.timeoutSeconds)"),
+        "{read}"
+    );
     wait_for("the record of the request that was taken back", || {
         requests(&system).iter().any(|record| record["rule"] == "egress.cancelled").then_some(())
     });

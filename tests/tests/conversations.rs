@@ -117,13 +117,15 @@ fn files_of_the_workspace_are_the_owners_word_and_a_strangers_conversation_has_t
 
 #[test]
 fn images_go_to_models_that_take_them_and_are_named_to_others() {
-    const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
+    const PIXEL: &str =
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
     let (system, server) = scene(json!({}), |asked, answer| answer.say(&format!("I see {}", asked.images)));
     let mut client = Client::logged_in(system.port(), &system.token());
     let image = |kind: &str, content: &str| json!([{"type": "image", "mimeType": kind, "content": content}]);
     let mut look = |session: &str, run: &str| {
         let attachments = image("image/png", &format!("data:image/png;base64,{PIXEL}"));
-        let params = json!({"sessionKey": session, "message": "look", "idempotencyKey": run, "attachments": attachments});
+        let params =
+            json!({"sessionKey": session, "message": "look", "idempotencyKey": run, "attachments": attachments});
         client.call("chat.send", &params);
         loop {
             let event = client.event("chat");
@@ -139,7 +141,8 @@ fn images_go_to_models_that_take_them_and_are_named_to_others() {
     let source = &bodies[0]["messages"][0]["content"][0]["source"];
     assert_eq!((&source["media_type"], &source["data"]), (&"image/png".into(), &PIXEL.into()));
     assert!(!bodies[1].to_string().contains(PIXEL) && bodies[1].to_string().contains("image"));
-    for (kind, content) in [("image/svg+xml", PIXEL), ("image/png", "no base64!"), ("image/png", &"A".repeat(102_404))] {
+    for (kind, content) in [("image/svg+xml", PIXEL), ("image/png", "no base64!"), ("image/png", &"A".repeat(102_404))]
+    {
         let params = json!({"sessionKey": "eyes", "message": "look", "attachments": image(kind, content), "idempotencyKey": "k"});
         client.send("bad", "chat.send", &params);
         assert_eq!(client.answer("bad")["ok"], false, "{kind}");
@@ -225,7 +228,10 @@ fn words_sent_to_another_conversation_are_answered_there_and_carry_the_mark_alon
         assert!(says(&system, session, "hello").contains("heard <"));
     }
     let sent = says(&system, "main", "tell work /exec touch made");
-    assert!(sent.contains("heard <[the agent says this, from its conversation agent:main:main]\n/exec touch made>"), "{sent}");
+    assert!(
+        sent.contains("heard <[the agent says this, from its conversation agent:main:main]\n/exec touch made>"),
+        "{sent}"
+    );
     assert!(!system.records("command-audit").iter().any(|record| record["type"] == "intent"), "it was no command");
     let back = says(&system, "main", "tell work pass it on");
     assert!(back.contains("came: <untrusted-") && back.contains("agent:main:main began this turn"), "{back}");
@@ -288,7 +294,12 @@ fn pages_are_read_from_listed_hosts_alone_wherever_a_redirect_or_a_name_leads() 
         let port = *other.lock().unwrap();
         let to = |url: String| format!("location: {url}\r\n");
         match path.as_str() {
-            "/page" => respond(out, "200 OK", "content-type: text/html\r\n", b"<h1>Title</h1><script>no()</script><p>Words.</p>"),
+            "/page" => respond(
+                out,
+                "200 OK",
+                "content-type: text/html\r\n",
+                b"<h1>Title</h1><script>no()</script><p>Words.</p>",
+            ),
             "/moved" => respond(out, "302 Go", "location: /page\r\n", b""),
             "/loop" => respond(out, "302 Go", "location: /loop\r\n", b""),
             "/inside" => respond(out, "302 Go", &to(format!("https://inside.test:{port}/")), b""),

@@ -12,10 +12,7 @@ fn anybody() -> As {
 }
 
 /// A Moltbot that asks `script` as two providers, `gpt/m` and `claude/m`.
-fn scene(
-    tools: Value,
-    script: impl Fn(&Asked) -> (String, Vec<Called>) + Send + Sync + 'static,
-) -> (System, Server) {
+fn scene(tools: Value, script: impl Fn(&Asked) -> (String, Vec<Called>) + Send + Sync + 'static) -> (System, Server) {
     let server = model::plain(move |asked, answer| {
         let (text, calls) = script(asked);
         answer.call(&text, &calls);
