@@ -136,9 +136,13 @@ fn up(args: &[String]) -> Outcome {
 fn test(args: &[String]) -> Outcome {
     matrix::build()?;
     run(cargo().arg("build"))?;
-    run(cargo().args(["test", "--workspace"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug")))?;
+    // One that fails hides no other.
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--no-fail-fast"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug"));
+    let tests = run(&mut tests);
     // Words after `test` choose among the tests above.
-    if args.is_empty() { matrix::test(false) } else { Ok(()) }
+    let matrix = if args.is_empty() { matrix::test(false) } else { Ok(()) };
+    tests.and(matrix)
 }
 
 fn ci() -> Outcome {
