@@ -5,9 +5,9 @@
 
 use crate::container::{Container, Maker};
 use crate::job::{Event, Job};
+use crate::modes::Access;
 use crate::posture;
 use crate::runs::lock;
-use crate::modes::Access;
 use crate::spec::{Bind, INSTANCE, Image};
 use crate::state::{Engine, Settings, random, workspace};
 use crate::watch::Watch;
@@ -335,11 +335,7 @@ impl Inner {
         self.remove(id).await;
     }
 
-    async fn container(
-        self: &Arc<Self>,
-        session: &SessionKey,
-        bind: Option<&Bind>,
-    ) -> Result<Arc<Container>, Refusal> {
+    async fn container(self: &Arc<Self>, session: &SessionKey, bind: Option<&Bind>) -> Result<Arc<Container>, Refusal> {
         let name = workspace(session).0.to_string();
         let slot = Arc::clone(lock(&self.sessions).entry(name).or_default());
         let mut held = slot.lock().await;

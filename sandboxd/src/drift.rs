@@ -51,7 +51,10 @@ pub fn drift(found: &ContainerInspectResponse, id: &str, asked: &ContainerCreate
     let mounts = found.mounts.as_deref().unwrap_or_default();
     let other: Vec<&MountPoint> = mounts.iter().filter(|mount| mount.typ.as_deref() != Some("tmpfs")).collect();
     let wanted = asked.host_config.as_ref().and_then(|host| host.mounts.as_deref()).unwrap_or_default();
-    check("Mounts", other.len() == wanted.len() && other.iter().zip(wanted).all(|(found, asked)| is_bind(found, asked)));
+    check(
+        "Mounts",
+        other.len() == wanted.len() && other.iter().zip(wanted).all(|(found, asked)| is_bind(found, asked)),
+    );
     let none = Map::new();
     let (asked_host, found_host) = (object(&asked.host_config), object(&found.host_config));
     for (field, value) in &found_host {

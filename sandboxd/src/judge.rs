@@ -155,7 +155,9 @@ const fn mounts(around: Surroundings<'_>) -> &'static str {
         (Backend::Docker, Some(true)) => "read-only image; the agent's /workspace, writable; tmpfs /tmp",
         (Backend::Docker, Some(false)) => "read-only image; the agent's workspace as /agent; tmpfs /tmp and /workspace",
         (Backend::NativeN1, None) => "read-only programs of the host; the session's /workspace, writable; tmpfs /tmp",
-        (Backend::NativeN1, Some(true)) => "read-only programs of the host; the agent's /workspace, writable; tmpfs /tmp",
+        (Backend::NativeN1, Some(true)) => {
+            "read-only programs of the host; the agent's /workspace, writable; tmpfs /tmp"
+        }
         (Backend::NativeN1, Some(false)) => {
             "read-only programs of the host; the session's /workspace, writable; the agent's as /agent; tmpfs /tmp"
         }

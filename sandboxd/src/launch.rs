@@ -204,9 +204,9 @@ impl Launcher<'_> {
             },
             LaunchRequest::Prepare { workspace } => {
                 let found = self.workspace(workspace).and_then(fstat);
-                found.map(|found| Some(LaunchReply::Prepared { uid: found.st_uid, gid: found.st_gid })).map_err(
-                    |errno| Refusal::new("sandbox.failed", &format!("the agent's workspace: {errno}")),
-                )
+                found
+                    .map(|found| Some(LaunchReply::Prepared { uid: found.st_uid, gid: found.st_gid }))
+                    .map_err(|errno| Refusal::new("sandbox.failed", &format!("the agent's workspace: {errno}")))
             }
         };
         match outcome {

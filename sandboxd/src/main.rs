@@ -20,8 +20,19 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, workspaces, image, backend, instance, sizes, keep, scope, exec, tools, modes } =
-        start.config()
+    let RoleConfig::Sandboxd {
+        docker_socket,
+        workspaces,
+        image,
+        backend,
+        instance,
+        sizes,
+        keep,
+        scope,
+        exec,
+        tools,
+        modes,
+    } = start.config()
     else {
         return Err(start.wrong_config());
     };

@@ -44,7 +44,9 @@ pub async fn tier(launcher: &Port<SandboxdLauncher>) -> Result<(Backend, String)
     let fds = [write.as_fd(), read.as_fd()];
     match launcher.call_with(&LaunchRequest::Probe, &fds, PROBE).await.map_err(refused)?.0 {
         LaunchReply::Tier { backend, detail } => Ok((backend, detail.to_string())),
-        LaunchReply::Ended(_) | LaunchReply::Prepared { .. } => Err(Refusal::new("sandbox.launcher", "launcher answered another question")),
+        LaunchReply::Ended(_) | LaunchReply::Prepared { .. } => {
+            Err(Refusal::new("sandbox.launcher", "launcher answered another question"))
+        }
     }
 }
 

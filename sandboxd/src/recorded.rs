@@ -1,13 +1,14 @@
 //! What is in the log of what is no command of a conversation's: verbs about its runs and files, and the set-up of its
 //! container. As with commands the record comes first, and what cannot be recorded is not done.
 //!
-//! Contents are not in it: of a file what it is called and how many bytes come or go, of input how many bytes.
+//! Contents are not in it: of a file what it is called and how many bytes come or go, of input how many bytes. What only looks
+//! has no second record of its end.
 
 use crate::serve::Sandboxd;
 use proto::audit::{CommandRecord, RunEnd};
 use proto::bounded::BoundedStr;
 use proto::edge::Refusal;
-use proto::ids::SessionKey;
+use proto::ids::{RunId, SessionKey};
 use proto::sandbox::{Backend, FileVerb, ProcessVerb};
 use std::time::Instant;
 
@@ -43,14 +44,7 @@ impl Sandboxd {
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
         let run = crate::exec::new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
-        let intent = CommandRecord::Intent {
-            run: run.clone(),
-            session: session.clone(),
-            command: BoundedStr::truncated(what),
-            backend: BoundedStr::truncated(backend.name()),
-            allowed_by: BoundedStr::truncated(allowed_by),
-        };
-        self.record(intent).await?;
+        self.record(intent(run.clone(), session, what, allowed_by, backend)).await?;
         let begun = Instant::now();
         let outcome = work.await;
         let end = match &outcome {
@@ -61,6 +55,33 @@ impl Sandboxd {
         self.record_end(&run, session, end, duration_ms).await?;
         outcome
     }
+
+    /// Has it recorded before it is done, and not how it ended: it changes nothing.
+    pub(crate) async fn looked(
+        &self,
+        session: &SessionKey,
+        what: &str,
+        allowed_by: &str,
+        backend: Backend,
+    ) -> Result<(), Refusal> {
+        let run = crate::exec::new_run().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+        self.record(intent(run, session, what, allowed_by, backend)).await
+    }
+}
+
+fn intent(run: RunId, session: &SessionKey, what: &str, allowed_by: &str, backend: Backend) -> CommandRecord {
+    CommandRecord::Intent {
+        run,
+        session: session.clone(),
+        command: BoundedStr::truncated(what),
+        backend: BoundedStr::truncated(backend.name()),
+        allowed_by: BoundedStr::truncated(allowed_by),
+    }
+}
+
+/// True where a verb changes nothing.
+pub(crate) const fn only_looks(verb: &FileVerb) -> bool {
+    matches!(verb, FileVerb::Read { .. } | FileVerb::List { .. } | FileVerb::Grep { .. })
 }
 
 /// How it ended, by why it was refused in the middle.
@@ -128,14 +149,16 @@ fn place(path: &str) -> String {
 mod tests {
     use super::*;
     use proto::bounded::BoundedBytes;
-    use proto::ids::RunId;
 
     #[test]
     fn contents_are_never_in_a_record_and_names_and_sizes_are() {
-        let text = |text: &str| BoundedStr::truncated(text);
+        fn text<const MAX: usize>(text: &str) -> BoundedStr<MAX> {
+            BoundedStr::truncated(text)
+        }
         let secret = "hunter2-hunter2";
         let path = || text("notes/a.txt");
-        let patch = format!("*** Begin Patch\n*** Add File: b.txt\n+{secret}\n*** Update File: c\n-{secret}\n*** End Patch\n");
+        let patch =
+            format!("*** Begin Patch\n*** Add File: b.txt\n+{secret}\n*** Update File: c\n-{secret}\n*** End Patch\n");
         let verbs = [
             FileVerb::Write { path: path(), bytes: BoundedBytes::new(secret.as_bytes()).unwrap(), append: true },
             FileVerb::Edit { path: path(), old: text(secret), new: text(secret), all: false },
@@ -149,7 +172,10 @@ mod tests {
         assert_eq!(said[0], "[write] notes/a.txt: 15 bytes behind what is there");
         assert_eq!(said[1], "[edit] notes/a.txt: 15 bytes for 15");
         assert_eq!(said[2], format!("[apply_patch] b.txt, c: {} bytes", patch.len()));
-        assert_eq!(said[3..], ["[read] notes/a.txt: 2 bytes at most, from 1", "[ls] /workspace", "[grep] notes/a.txt: x+"]);
+        assert_eq!(
+            said[3..],
+            ["[read] notes/a.txt: 2 bytes at most, from 1", "[ls] /workspace", "[grep] notes/a.txt: x+"]
+        );
         let data = BoundedBytes::new(secret.as_bytes()).unwrap();
         let write = ProcessVerb::Write { run: RunId(text("r-1")), data, eof: true };
         assert_eq!(process(&write), "[process] write r-1: 15 bytes, the last");

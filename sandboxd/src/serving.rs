@@ -4,7 +4,7 @@ use crate::docker::{self, DockerBackend};
 use crate::modes::Access;
 use crate::native;
 use crate::serve::Sandboxd;
-use crate::state::{Choice, Engine, choose};
+use crate::state::{Choice, Engine, choose, is_native};
 use proto::bounded::BoundedStr;
 use proto::control::{BackendChoice, FromRole};
 use proto::ids::SessionKey;
@@ -58,7 +58,7 @@ impl Sandboxd {
     pub(crate) async fn describe(&self) -> (Backend, String) {
         let serving = self.serving().await;
         let (backend, mut detail) = serving.described();
-        if self.settings.modes.splits(self.settings.choice) && backend == Backend::Docker {
+        if self.settings.modes.splits(self.settings.choice) && !is_native(backend) {
             let (native, why) = self.main_serving().await.described();
             detail.push_str(&match native {
                 Backend::None => format!("; main conversations too, because no native sandbox serves: {why}"),

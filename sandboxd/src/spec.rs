@@ -262,7 +262,8 @@ mod tests {
             assert!(host.ulimits.as_ref().unwrap().iter().any(|limit| limit.name.as_deref() == Some("fsize")));
         }
         assert!(none.host_config.unwrap().runtime.is_none());
-        let runsc = container(&Image::default(), "i", "e", &Shape { runtime: Some(Runtime::Runsc), ..Shape::default() });
+        let runsc =
+            container(&Image::default(), "i", "e", &Shape { runtime: Some(Runtime::Runsc), ..Shape::default() });
         assert_eq!(runsc.host_config.unwrap().runtime.as_deref(), Some("runsc"));
     }
 }

@@ -197,7 +197,9 @@ mod tests {
     #[test]
     fn runtime_that_is_not_there_is_replaced_by_nothing() {
         for choice in [BackendChoice::Auto, BackendChoice::Docker] {
-            let Choice::Nowhere(why) = choose(choice, &Engine::NoRuntime("runsc"), &settings()) else { panic!("nowhere") };
+            let Choice::Nowhere(why) = choose(choice, &Engine::NoRuntime("runsc"), &settings()) else {
+                panic!("nowhere")
+            };
             assert!(why.contains("no runtime runsc") && why.contains("docker.runtime"), "{why}");
         }
     }

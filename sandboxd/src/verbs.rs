@@ -47,6 +47,10 @@ impl Sandboxd {
         {
             return Err(self.refuse(session, &BoundedStr::truncated(&what), refusal).await);
         }
+        if let ProcessVerb::List | ProcessVerb::Poll { .. } | ProcessVerb::Log { .. } = verb {
+            self.looked(session, &what, TOOLS, backend).await?;
+            return self.process(session, verb, responder).await;
+        }
         self.recorded(session, &what, TOOLS, backend, self.process(session, verb, responder)).await
     }
 
@@ -101,7 +105,8 @@ impl Sandboxd {
     ) -> Result<SandboxReply, Refusal> {
         let what = recorded::file(verb);
         let busy = |_| Refusal::new("sandbox.busy", "too many files are being worked on; try again");
-        let may = self.may_pass(session).and_then(|()| Ok((self.gate.enter()?, self.files.try_acquire().map_err(busy)?)));
+        let may =
+            self.may_pass(session).and_then(|()| Ok((self.gate.enter()?, self.files.try_acquire().map_err(busy)?)));
         let _held = match may {
             Ok(held) => held,
             Err(refusal) => return Err(self.refuse(session, &BoundedStr::truncated(&what), refusal).await),
@@ -119,6 +124,10 @@ impl Sandboxd {
                 outcome = work => outcome.map(SandboxReply::File),
             }
         };
+        if recorded::only_looks(verb) {
+            self.looked(session, &what, TOOLS, serving.backend()).await?;
+            return work.await;
+        }
         self.recorded(session, &what, TOOLS, serving.backend(), work).await
     }
 

@@ -54,7 +54,8 @@ impl Launcher {
 
     fn run(&mut self, command: &str, cwd: &str) -> (Result<RunEnd, Refusal>, String) {
         let (words, cwd) = (shell(command).unwrap(), BoundedStr::truncated(cwd));
-        let (end, bytes) = self.ask(&LaunchRequest::Run { workspace: workspace(), agent: None, words, cwd, timeout_s: 60 });
+        let (end, bytes) =
+            self.ask(&LaunchRequest::Run { workspace: workspace(), agent: None, words, cwd, timeout_s: 60 });
         (end, String::from_utf8_lossy(&bytes).into_owned())
     }
 
