@@ -90,7 +90,7 @@ fn is_bind(found: &MountPoint, asked: &Mount) -> bool {
     found.typ.as_deref() == Some("bind")
         && found.source == asked.source
         && found.destination == asked.target
-        && found.rw == asked.read_only.map(|read_only| !read_only)
+        && found.rw == Some(asked.read_only != Some(true))
         && found.propagation.as_deref().is_none_or(|way| matches!(way, "" | "private" | "rprivate"))
 }
 

@@ -142,7 +142,8 @@ impl Shape {
             target: Some(if bind.writable { WORKSPACE } else { AGENT }.to_owned()),
             source: Some(bind.source.clone()),
             typ: Some(MountType::BIND),
-            read_only: Some(!bind.writable),
+            // An engine leaves a no out when it is read back.
+            read_only: (!bind.writable).then_some(true),
             bind_options: Some(MountBindOptions { propagation, ..MountBindOptions::default() }),
             ..Mount::default()
         }])
@@ -255,7 +256,7 @@ mod tests {
             let host = body.host_config.as_ref().unwrap();
             let [mount] = host.mounts.as_deref().unwrap() else { panic!("one") };
             assert_eq!((body.user.as_deref(), mount.target.as_deref()), (Some("7:8"), Some(target)));
-            assert_eq!(mount.read_only, Some(target == "/agent"));
+            assert_eq!(mount.read_only, (target == "/agent").then_some(true));
             assert_eq!(mount.source.as_deref(), Some("/state/workspaces/0"));
             let places = host.tmpfs.as_ref().unwrap();
             assert!(places.len() == tmpfs && places["/tmp"].contains("uid=7,gid=8"), "{places:?}");

@@ -122,7 +122,8 @@ fn off_is_refused_without_its_flag_and_critical_with_it() {
     system.up();
     // One workspace for all of the agent's conversations, behind the native walls.
     assert!(say(&system, "main", "/exec echo mine > note").contains("native-n"));
-    assert!(say(&system, "work", "/exec cat note; touch /usr/bin/x || echo refused").contains("mine\\nrefused"));
+    let work = say(&system, "work", "/exec cat note; touch /usr/bin/x || echo refused");
+    assert!(work.contains("mine") && work.contains("refused") && work.contains("native-n"), "{work}");
     let audit = system.moltbot(&["security", "audit", "--json"]);
     let audit = String::from_utf8_lossy(&audit.stdout).into_owned();
     assert!(audit.contains("sandbox.mode_off") && audit.contains("critical"), "{audit}");
