@@ -13,7 +13,8 @@ mod scalar;
 mod tools;
 
 pub use agents::{
-    AgentDefaults, Agents, Backend, Docker, Prune, Sandbox, SandboxMode, SandboxScope, ToolLists, WorkspaceAccess,
+    AgentDefaults, Agents, Backend, Docker, NativeFloor, Prune, Runtime, Sandbox, SandboxMode, SandboxScope, ToolLists,
+    WorkspaceAccess,
 };
 pub use channels::{Channel, ChannelDefaults, Channels, DirectMessages, DmPolicy, GroupPolicy};
 pub use egress::Egress;
