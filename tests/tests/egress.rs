@@ -1,11 +1,6 @@
 //! The way out, over real processes behind their real walls and real TLS: what a request carries, what comes back, and what
 //! each attack meets. Beside every attack stands the same request without it, which goes through.
 
-mod egress {
-    pub mod world;
-}
-
-use egress::world::{Came, Setup, World, get, post, request};
 use proto::channel::Outgoing;
 use proto::egress::EgressChunk;
 use std::io::Write;
@@ -13,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, mpsc};
 use system_tests::forms::{base64, forms};
 use system_tests::servers::{Authority, Seen, Server, name_server, respond};
+use system_tests::way_out::{Came, Setup, World, get, post, request};
 use system_tests::{is_root, remembers, skip, wait_for};
 
 const HOST: &str = "model.test";
