@@ -285,6 +285,50 @@ fn credential_is_used_by_its_policy_and_no_oftener() {
 }
 
 #[test]
+fn day_is_over_for_a_credential_when_it_has_moved_or_cost_enough_and_taking_an_answer_back_is_no_way_around() {
+    let events = "data: {\"usage\":{\"input_tokens\":1000,\"output_tokens\":100}}\n\n";
+    for (bound, is_reached) in [
+        ("day-bytes 50\n", true),
+        ("day-bytes 1000\n", false),
+        ("day-tokens 1100\n", true),
+        ("day-tokens 1101\n", false),
+        ("day-usd 0.0045\nprice 3/15\n", true),
+        ("day-usd 0.0046\nprice 3/15\n", false),
+    ] {
+        let scene = scene_with(bound, move |_, out| {
+            respond(out, "200 OK", "content-type: text/event-stream\r\n", events.as_bytes());
+        });
+        assert!(scene.ask(b"x").end.is_ok(), "{bound}");
+        let next = scene.ask(b"x");
+        assert_eq!(
+            next.end.as_ref().err().map(|refusal| refusal.rule.as_str()),
+            is_reached.then_some("vault.day"),
+            "{bound}"
+        );
+        assert_eq!(scene.server.seen().len(), if is_reached { 1 } else { 2 });
+    }
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let scene = scene_with("day-tokens 30\n", move |_, out| {
+        let body = "data: {}\n\n".repeat(30);
+        out.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n{body}").as_bytes()).unwrap();
+        out.flush().unwrap();
+        let _ = held.lock().unwrap().recv();
+    });
+    let id = scene.world.send(&post(HOST, scene.server.port, b""));
+    let mut came = 0;
+    while came < 300 {
+        if let (_, Outgoing::Chunk(EgressChunk::Body(bytes))) = scene.world.hear() {
+            came += bytes.len();
+        }
+    }
+    scene.world.cancel(id);
+    assert_eq!(scene.world.come(id).rule(), "egress.cancelled");
+    assert_eq!(scene.ask(b"").rule(), "vault.day");
+    drop(release);
+}
+
+#[test]
 fn credential_goes_without_tls_to_a_listed_service_of_this_machine_alone() {
     let server = Server::plain(|_, out| respond(out, "200 OK", "", b"local"));
     let world = World::new(&Setup { plain: vec![format!("localhost:{}", server.port)], ..Setup::default() });
