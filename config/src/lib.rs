@@ -203,8 +203,10 @@ impl Config {
     /// Names of the credentials that answers need, for the vault.
     #[must_use]
     pub fn answer_keys(&self) -> Vec<String> {
-        let keys = self.models.providers.values().filter_map(|provider| provider.api_key.as_deref());
-        let mut names: Vec<String> = keys.filter_map(schema::secret).map(str::to_owned).collect();
+        let providers = self.models.providers.values();
+        let refresh = |provider: &'_ Provider| provider.refresh.as_ref().map(|refresh| refresh.credential.clone());
+        let keys: Vec<String> = providers.flat_map(|it| it.api_key.clone().into_iter().chain(refresh(it))).collect();
+        let mut names: Vec<String> = keys.iter().filter_map(|key| schema::secret(key)).map(str::to_owned).collect();
         names.sort_unstable();
         names.dedup();
         names

@@ -21,7 +21,7 @@ pub use egress::Egress;
 pub(crate) use egress::{host_and_port, origin};
 pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, Reload, ReloadMode, Tailscale, TailscaleMode};
 pub(crate) use models::secret;
-pub use models::{Api, Cost, Fallbacks, Model, ModelChoice, Models, Provider};
+pub use models::{Api, Cost, Fallbacks, Model, ModelChoice, Models, Provider, Refresh};
 pub use scalar::{Cpus, Dollars, NativeCommands, Size};
 pub use tools::{Ask, Elevated, Exec, Profile, Switch, Tools};
 

@@ -11,6 +11,7 @@ use crate::auth::password::Password;
 use crate::budget::Budgets;
 use crate::cipher::Key;
 use crate::codec::{Reader, Writer};
+use crate::days::Days;
 use crate::entropy;
 use crate::envelope::{Keyring, Record, VaultId};
 use crate::keys::Master;
@@ -94,6 +95,8 @@ pub struct Contents {
     pub adopted: Adopted,
     /// Conversations that strangers' words have reached.
     pub taints: Taints,
+    /// What secrets have moved and cost today.
+    pub days: Days,
     /// What the log was when it was last looked at.
     pub memory: Memory,
 }
@@ -229,6 +232,7 @@ const TRANSCRIPTS: u8 = 8;
 const ADOPTED: u8 = 9;
 const TAINTS: u8 = 10;
 const LINES: u8 = 11;
+const DAYS: u8 = 12;
 const MEMORY: u8 = 16;
 
 fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
@@ -252,6 +256,7 @@ fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
         (ADOPTED, &|into: &mut Writer| contents.adopted.encode(into)),
         (TAINTS, &|into: &mut Writer| contents.taints.encode(into)),
         (LINES, &|into: &mut Writer| contents.transcripts.encode_lines(into)),
+        (DAYS, &|into: &mut Writer| contents.days.encode(into)),
         (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
     ] {
         let mut section = Writer::new(4096);
@@ -291,6 +296,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         transcripts: Transcripts::default(),
         adopted: Adopted::default(),
         taints: Taints::default(),
+        days: Days::default(),
         memory: Memory::default(),
     };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
@@ -328,6 +334,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             ADOPTED => contents.adopted = Adopted::decode(&mut section)?,
             TAINTS => contents.taints = Taints::decode(&mut section)?,
             LINES => contents.transcripts.decode_lines(&mut section)?,
+            DAYS => contents.days = Days::decode(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}
             PASSWORD => contents.password = Some(Password::decode(&mut section)?),

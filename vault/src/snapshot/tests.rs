@@ -1,4 +1,5 @@
 use super::*;
+use crate::days::{Amount, Days};
 use crate::lockout::{Entry, Party};
 use crate::permit::Policy;
 use crate::taints::Taints;
@@ -26,6 +27,8 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     adopted.note("secret.00", &Secret::new(b"a secret number 0".to_vec()).unwrap());
     let mut taints = Taints::default();
     taints.add("agent:main:main", "a page was read");
+    let mut days = Days::default();
+    days.add("secret.00", 20_000, Amount { bytes: 1, read: 2, written: 3, nanodollars: 4 });
     Contents {
         ring,
         records,
@@ -38,6 +41,7 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
         transcripts,
         adopted,
         taints,
+        days,
         memory,
     }
 }
