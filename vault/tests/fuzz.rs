@@ -120,6 +120,12 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
             let sender = SenderId(BoundedStr::truncated(["1", "2", "3", "4", "*"][dice.below(5)]));
             request(&VaultRequest::MaySpeak { channel, sender, name })
         }
+        10 => {
+            let names = ["agent:main:main", "agent:main:work", "agent:main:telegram:7", ""];
+            let [from, to] = [0; 2].map(|_| SessionKey(BoundedStr::truncated(names[dice.below(4)])));
+            let taint = VaultRequest::Taint { session: from.clone(), why: BoundedStr::truncated("x") };
+            request(&if dice.below(2) == 0 { VaultRequest::Carry { from, to } } else { taint })
+        }
         3 => frame(Kind::Request, RequestId(id), 100, &VaultVerb::RevealSecret { name }, GatewayVault::MAX_REQUEST),
         _ => {
             let message = BoundedBytes::new(dice.bytes(200)).unwrap();
