@@ -40,8 +40,8 @@ fn scene(
 fn started(
     who: As,
     key: &str,
-    claude: impl Fn(&Seen, &mut dyn Write) + Send + Sync + 'static,
-    local: impl Fn(&Seen, &mut dyn Write) + Send + Sync + 'static,
+    claude: impl Fn(&Asked, &mut Answer<'_>) + Send + Sync + 'static,
+    local: impl Fn(&Asked, &mut Answer<'_>) + Send + Sync + 'static,
 ) -> Scene {
     let authority = Authority::new();
     let (claude, local) = (model::tls(authority.server(HOST), claude), model::plain(local));
@@ -128,8 +128,7 @@ fn converse(who: As) {
 
 #[test]
 fn key_that_stood_in_the_file_answers_by_the_start_alone_and_goes_to_its_provider_and_nowhere_else() {
-    let answer = |_: &Seen, out: &mut dyn Write| stream(out, &claude_says("here I am"));
-    let scene = started(anybody(), KEY, answer, |_, out| stream(out, &gpt_says("local here")));
+    let scene = started(anybody(), KEY, |_, answer| answer.say("here I am"), |_, answer| answer.say("local here"));
     assert!(scene.system.chat("hello").contains("here I am"));
     assert!(scene.claude.seen()[0].head.contains(&format!("\r\nx-api-key: {KEY}\r\n")));
     let file = std::fs::read_to_string(scene.system.state().join("moltbot.json")).unwrap();
@@ -151,13 +150,17 @@ fn key_that_stood_in_the_file_answers_by_the_start_alone_and_goes_to_its_provide
     let detail = records.iter().find(adopted).unwrap()["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("verb inject") && detail.contains(&format!("host {HOST}")), "{detail}");
     // Another place in the file is no other place in the policy: the key does not follow.
-    let elsewhere = Server::tls(scene.authority.server(HOST), |_, out| stream(out, &claude_says("stolen")));
+    let elsewhere = model::tls(scene.authority.server(HOST), |_, answer| answer.say("stolen"));
     let base = format!("\"https://{HOST}:{}\"", elsewhere.port);
     let _ = scene.system.says(&["config", "set", "egress.local", &format!("[{base}]"), "--yes"]);
     let _ = scene.system.says(&["config", "set", "models.providers.claude.baseUrl", &base, "--yes"]);
     let _ = Client::logged_in(scene.system.port(), &scene.system.token());
-    let read = scene.reads("hello");
-    assert!(read.contains("vault.destination") && read.contains("moltbot secrets policy"), "{read}");
+    assert!(scene.system.chat("hello").contains("local here"), "the next model answers");
+    let refused = |record: &Value| {
+        record["name"] == "claude.apikey"
+            && record["detail"].as_str().is_some_and(|detail| detail.starts_with("vault.destination"))
+    };
+    assert!(scene.system.records("secret-audit").iter().any(refused));
     assert!(elsewhere.seen().iter().all(|seen| !seen.head.contains(KEY)));
 }
 
