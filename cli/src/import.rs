@@ -289,7 +289,9 @@ impl Plan {
 
 fn put(door: &mut Door, clear: &Clear, replace: bool) -> Result<(), String> {
     if clear.name == config::secrets::PASSWORD {
-        return crate::config::seal::take_over(door, &clear.name, &clear.value).map(drop).map_err(|e| e.to_string());
+        return crate::config::seal::take_over(door, &clear.name, &clear.value, "")
+            .map(drop)
+            .map_err(|e| e.to_string());
     }
     let name = BoundedStr::new(clear.name.as_str()).map_err(|error| error.to_string())?;
     let secret = || Secret::new(clear.value.as_bytes().to_vec()).map_err(|error| error.to_string());

@@ -68,8 +68,10 @@ pub fn run(dir: &Path, options: &MigrateOptions, args: &Args) -> Result<(), CliE
             return Err(CliError::failed("nothing was changed"));
         }
     }
+    let ours = dir.join("moltbot.json");
+    let config = config::Config::understand(&plan.migrated.text, &ours, &|_| None).map_err(CliError::failed)?;
     for found in &plan.migrated.secrets {
-        put(&mut door, found)?;
+        put(&mut door, found, &config)?;
     }
     for (channel, id) in &plan.migrated.allowed {
         allow(&mut door, channel, id)?;
@@ -80,7 +82,6 @@ pub fn run(dir: &Path, options: &MigrateOptions, args: &Args) -> Result<(), CliE
     for device in &plan.devices {
         kept::admit(&mut door, device)?;
     }
-    let ours = dir.join("moltbot.json");
     let old = std::fs::read_to_string(&ours).unwrap_or_else(|_| "{}\n".to_owned());
     if old != plan.migrated.text {
         crate::config::replace(&ours, &old, &plan.migrated.text)?;
@@ -262,19 +263,23 @@ fn is_weak(token: &str) -> bool {
     token.len() < 32 || vault::token::distinct(token.as_bytes()) < vault::token::DISTINCT
 }
 
-fn put(door: &mut Door, found: &Found) -> Result<(), CliError> {
+fn put(door: &mut Door, found: &Found, config: &config::Config) -> Result<(), CliError> {
     let name = secret_name(&found.path);
     if name == config::secrets::PASSWORD || name == "gateway.token" {
-        return crate::config::seal::take_over(door, &name, &found.value).map(drop);
+        return crate::config::seal::take_over(door, &name, &found.value, "").map(drop);
     }
     let name = BoundedStr::truncated(&name);
     let value = Secret::new(found.value.clone().into_bytes())
         .map_err(|error| CliError::Failed(format!("{}: {error}", found.path)))?;
-    match secrets::ask(door, VaultVerb::PutSecret { name, value, rotate: false }) {
+    match secrets::ask(door, VaultVerb::PutSecret { name: name.clone(), value, rotate: false }) {
         // It was put in by an earlier run, or by hand: that one stays.
-        Err(CliError::Failed(text)) if text.contains("vault.exists") => Ok(()),
-        other => other.map(drop),
+        Err(CliError::Failed(text)) if text.contains("vault.exists") => return Ok(()),
+        other => other.map(drop)?,
     }
+    // Of a provider's key it is known where it belongs.
+    let Some(policy) = config.key_policy(&name) else { return Ok(()) };
+    let text = BoundedStr::new(policy).map_err(CliError::failed)?;
+    secrets::ask(door, VaultVerb::SetPolicy { name, text }).map(drop)
 }
 
 fn allow(door: &mut Door, channel: &str, id: &str) -> Result<(), CliError> {

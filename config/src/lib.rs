@@ -212,6 +212,12 @@ impl Config {
         names
     }
 
+    /// What the vault is to let the key of this name be used for, where it is a provider's: its policy, as lines.
+    #[must_use]
+    pub fn key_policy(&self, name: &str) -> Option<String> {
+        self.models.key_policy(name)
+    }
+
     /// Who may use which tools, as JSON, for sandboxd.
     #[must_use]
     pub fn tools_json(&self) -> String {

@@ -78,6 +78,13 @@ fn bad_files_are_refused_with_place_and_reason() {
         ("{ channels: { telegram: { dm: { policy: 'open' } } } }", "1:33", "breaking-changes-phase1"),
         ("{ channels: { defaults: { dmPolicy: 'open' } } }", "1:27", "channels.defaults.dm.open"),
         ("{ channels: { discord: { groupPolicy: 'open' } } }", "1:26", "channels.groups.open"),
+        ("{ channels: { telegram: { groupAllowFrom: [5] } } }", "1:27", "channels.groups.not_served"),
+        (
+            "{ channels: { telegram: { groups: { '-100': { allowFrom: [5] } } } } }",
+            "1:37",
+            "channels.groups.not_served",
+        ),
+        ("{ channels: { discord: { guilds: { '7': {} } } } }", "1:36", "channels.groups.not_served"),
         (
             "{ channels: { telegram: { dmPolicy: 'pairing', dm: { policy: 'allowlist' } } } }",
             "1:54",
@@ -136,6 +143,49 @@ fn providers_are_reached_without_being_listed_again_and_their_keys_are_names() {
     );
     assert!(config.redacted_json().contains("vault:a.key"));
     assert_eq!(parse(&config.redacted_json()).unwrap(), config);
+}
+
+#[test]
+fn groups_that_let_nobody_in_are_carried_out_as_they_are_written() {
+    let text = "{ channels: { defaults: { groupPolicy: 'disabled' },
+        telegram: { groupPolicy: 'allowlist', groupAllowFrom: [], groups: { '-100': { enabled: false, allowFrom: [5] } } },
+        discord: { guilds: {} } } }";
+    assert_eq!(parse(text).unwrap().channels.iter().count(), 2);
+}
+
+#[test]
+fn policy_of_a_key_is_the_one_request_that_its_provider_is_asked_by() {
+    let provider = |base: &str, api: &str| {
+        let text = format!(
+            "{{ models: {{ providers: {{ a: {{ baseUrl: '{base}', api: '{api}', apiKey: 'clear-key' }} }} }} }}"
+        );
+        parse(&text).unwrap().key_policy("a.apikey")
+    };
+    assert_eq!(
+        provider("https://API.anthropic.com/", "anthropic-messages").unwrap(),
+        "verb inject\nrole egress\nheader x-api-key\nhost api.anthropic.com\nport 443\nmethod POST\npath /v1/messages\n"
+    );
+    assert_eq!(
+        provider("https://api.example.org:8443/openai/v1/", "openai-completions").unwrap(),
+        "verb inject\nrole egress\nheader authorization\nprefix \"Bearer \"\nhost api.example.org\nport 8443\nmethod POST\npath /openai/v1/chat/completions\n"
+    );
+    // Without TLS, at an address, or behind a path that could be read in two ways: nothing.
+    for base in [
+        "http://localhost:11434/v1",
+        "https://192.0.2.1",
+        "https://[::1]:8443",
+        "https://x.test/a/../b",
+        "https://x.test/%2e",
+    ] {
+        assert_eq!(provider(base, "openai-completions"), None, "{base}");
+    }
+    // A key of several is nobody's, and so is any other secret.
+    let two = "{ models: { providers: { a: { baseUrl: 'https://a.test', apiKey: 'vault:k' },
+        b: { baseUrl: 'https://b.test', apiKey: 'vault:k' }, c: { baseUrl: 'https://c.test', apiKey: 'vault:c' } } },
+        channels: { telegram: { botToken: 'vault:telegram.bottoken' } } }";
+    let config = parse(two).unwrap();
+    assert_eq!((config.key_policy("k"), config.key_policy("telegram.bottoken")), (None, None));
+    assert!(config.key_policy("c").unwrap().contains("host c.test\n"), "the twin");
 }
 
 #[test]

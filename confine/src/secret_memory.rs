@@ -7,6 +7,9 @@
 //! freed is wiped first. Where the kernel has no such memory the arena is ordinary memory, locked and kept out of dumps,
 //! and [`lack`] says so.
 
+mod blocks;
+
+use blocks::{Blocks, class};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -25,7 +28,6 @@ const WHOLE: usize = GUARD + STACK + GUARD + HEAP + GUARD;
 const LARGE: usize = 4 << 20;
 /// Smallest block; blocks are powers of two from here on.
 const SMALLEST: usize = 32;
-const CLASSES: usize = (LARGE / SMALLEST).trailing_zeros() as usize;
 
 /// Largest alignment that a block has.
 const PAGE: usize = 4096;
@@ -59,19 +61,17 @@ unsafe impl Sync for Arena {}
 
 struct Inner {
     stack_top: *mut u8,
-    next: *mut u8,
-    end: *mut u8,
-    /// Freed blocks of each class, each holding the address of the next.
-    free: [*mut u8; CLASSES],
+    blocks: Blocks,
 }
 
 impl Inner {
-    const EMPTY: Self = Self {
-        stack_top: ptr::null_mut(),
-        next: ptr::null_mut(),
-        end: ptr::null_mut(),
-        free: [ptr::null_mut(); CLASSES],
-    };
+    const EMPTY: Self = Self { stack_top: ptr::null_mut(), blocks: Blocks::EMPTY };
+}
+
+/// Bytes of the heap that are in no block; as many as there can be where the process has another heap.
+#[must_use]
+pub fn left() -> usize {
+    if KIND.load(Ordering::Acquire) == NOT_MADE { usize::MAX } else { ARENA.with(|inner| inner.blocks.left()) }
 }
 
 impl Arena {
@@ -82,7 +82,7 @@ impl Arena {
         }
         // SAFETY: `busy` was false and is true until below, so this is the one reference there is.
         let inner = unsafe { &mut *self.inner.get() };
-        if inner.end.is_null() {
+        if !inner.blocks.is_made() {
             make(inner);
         }
         let result = work(inner);
@@ -112,11 +112,10 @@ fn make(inner: &mut Inner) {
     }
     let Some(kind) = kind else { return };
     KIND.store(*kind, Ordering::Release);
-    // SAFETY: all three lie within the reservation of WHOLE bytes.
+    // SAFETY: both lie within the reservation of WHOLE bytes, on pages; nothing else uses the heap's part.
     unsafe {
         inner.stack_top = base.as_ptr().add(GUARD + STACK);
-        inner.next = base.as_ptr().add(GUARD + STACK + GUARD);
-        inner.end = inner.next.add(HEAP);
+        inner.blocks.take_over(base.as_ptr().add(GUARD + STACK + GUARD));
     }
 }
 
@@ -169,16 +168,6 @@ fn fill(base: NonNull<u8>, at: usize, size: usize, offset: usize, fd: i32, kind:
     }
 }
 
-/// Class of a block of this layout: the power of two that holds its size and its alignment. None where it is the system's.
-fn class(layout: Layout) -> Option<usize> {
-    if layout.align() > PAGE {
-        return None;
-    }
-    let size = layout.size().max(layout.align()).max(SMALLEST).checked_next_power_of_two()?;
-    let class = (size / SMALLEST).trailing_zeros() as usize;
-    (class < CLASSES).then_some(class)
-}
-
 /// Overwrites, in a way that is not optimized away because nobody reads it again.
 ///
 /// # Safety
@@ -196,13 +185,13 @@ unsafe fn wipe(block: *mut u8, size: usize) {
 #[derive(Debug)]
 pub struct Heap;
 
-// SAFETY: a block is handed out to one owner at a time: it comes off a free list, or from the untouched end, under the
-// arena's lock. It is as large as its class, which is at least the layout's size and a multiple of its alignment, and the
-// heap starts on a page, from which `carve` keeps blocks aligned to their size or a page. Large blocks are the system's throughout.
+// SAFETY: a block is handed out to one owner at a time: it comes off a list of free ones under the arena's lock. It is as
+// large as its class, which is at least the layout's size and a multiple of its alignment, and begins at a multiple of its
+// size from a page. Large blocks are the system's throughout.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match class(layout) {
-            Some(class) => ARENA.with(|inner| carve(inner, class)),
+            Some(class) => ARENA.with(|inner| inner.blocks.take(class)),
             // SAFETY: the caller's layout, passed on.
             None => unsafe { System.alloc(layout) },
         }
@@ -212,12 +201,8 @@ unsafe impl GlobalAlloc for Heap {
         // SAFETY: the block has at least the layout's size and its owner gives it up.
         unsafe { wipe(block, layout.size()) };
         match class(layout) {
-            Some(class) => ARENA.with(|inner| {
-                let Some(head) = inner.free.get_mut(class) else { return };
-                // SAFETY: every block has room for an address and is aligned for one, being 32 bytes or more.
-                unsafe { block.cast::<*mut u8>().write(*head) };
-                *head = block;
-            }),
+            // SAFETY: it was taken with the class of this layout, and its owner gives it up.
+            Some(class) => ARENA.with(|inner| unsafe { inner.blocks.give(block, class) }),
             // SAFETY: it came from the system, by the same class of the same layout.
             None => unsafe { System.dealloc(block, layout) },
         }
@@ -247,31 +232,6 @@ unsafe impl GlobalAlloc for Wiping {
             wipe(block, layout.size());
             System.dealloc(block, layout);
         }
-    }
-}
-
-fn carve(inner: &mut Inner, class: usize) -> *mut u8 {
-    let Some(head) = inner.free.get_mut(class) else { return ptr::null_mut() };
-    if !head.is_null() {
-        let block = *head;
-        // SAFETY: a free block holds the address of the next, and nobody else has it.
-        unsafe {
-            *head = block.cast::<*mut u8>().read();
-            block.cast::<*mut u8>().write(ptr::null_mut());
-        }
-        return block;
-    }
-    let size = SMALLEST << class;
-    let skip = inner.next.align_offset(size.min(PAGE));
-    let left = (inner.end as usize).saturating_sub(inner.next as usize);
-    if skip.saturating_add(size) > left {
-        return ptr::null_mut();
-    }
-    // SAFETY: `skip + size` bytes are left.
-    unsafe {
-        let block = inner.next.add(skip);
-        inner.next = block.add(size);
-        block
     }
 }
 
@@ -354,15 +314,6 @@ unsafe fn switch(top: *mut u8, data: *mut c_void, function: extern "C" fn(*mut c
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn class_holds_size_and_alignment_and_large_blocks_have_none() {
-        let class = |size, align| class(Layout::from_size_align(size, align).unwrap());
-        assert_eq!((class(1, 1), class(32, 8), class(33, 8)), (Some(0), Some(0), Some(1)));
-        assert_eq!(class(8, 128), Some(2));
-        assert_eq!(class(LARGE / 2, 8), Some(CLASSES - 1));
-        assert_eq!((class(LARGE / 2 + 1, 8), class(64 << 20, 8), class(8, 8192)), (None, None, None));
-    }
 
     #[test]
     fn blocks_are_apart_aligned_reused_and_wiped() {

@@ -231,6 +231,8 @@ pub enum VaultVerb {
         name: BoundedStr<64>,
         /// The value.
         value: Secret,
+        /// What it may be used for, where the vault has nothing under this name yet; empty is nothing at all.
+        policy: BoundedStr<4096>,
     },
     /// Forgets a secret.
     RemoveSecret {

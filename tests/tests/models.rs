@@ -19,10 +19,28 @@ struct Scene {
     system: System,
     claude: Server,
     local: Server,
+    authority: Authority,
 }
 
 fn scene(
     who: As,
+    claude: impl Fn(&Asked, &mut Answer<'_>) + Send + Sync + 'static,
+    local: impl Fn(&Asked, &mut Answer<'_>) + Send + Sync + 'static,
+) -> Scene {
+    let scene = started(who, "vault:claude.key", claude, local);
+    fed(&scene.system, &["secrets", "set", "claude.key"], KEY);
+    let policy = format!(
+        "verb inject\nrole egress\nheader x-api-key\nhost {HOST}\nport {}\nmethod POST\npath /v1/messages\n",
+        scene.claude.port
+    );
+    fed(&scene.system, &["secrets", "policy", "claude.key", "--file", "-"], &policy);
+    scene
+}
+
+/// With this as the key that the configuration has.
+fn started(
+    who: As,
+    key: &str,
     claude: impl Fn(&Asked, &mut Answer<'_>) + Send + Sync + 'static,
     local: impl Fn(&Asked, &mut Answer<'_>) + Send + Sync + 'static,
 ) -> Scene {
@@ -34,7 +52,7 @@ fn scene(
             "sandbox": {"backend": "native"}, "model": {"primary": "claude/one", "fallbacks": ["local/two"]},
         }},
         "models": {"providers": {
-            "claude": {"baseUrl": format!("https://{HOST}:{}", claude.port), "apiKey": "vault:claude.key",
+            "claude": {"baseUrl": format!("https://{HOST}:{}", claude.port), "apiKey": key,
                 "api": "anthropic-messages", "models": [{"id": "one"}]},
             "local": {"baseUrl": format!("http://localhost:{}/v1", local.port), "api": "openai-completions",
                 "models": [{"id": "two"}]},
@@ -46,13 +64,7 @@ fn scene(
     });
     std::fs::write(system.state().join("moltbot.json"), config.to_string()).unwrap();
     system.up();
-    fed(&system, &["secrets", "set", "claude.key"], KEY);
-    let policy = format!(
-        "verb inject\nrole egress\nheader x-api-key\nhost {HOST}\nport {}\nmethod POST\npath /v1/messages\n",
-        claude.port
-    );
-    fed(&system, &["secrets", "policy", "claude.key", "--file", "-"], &policy);
-    Scene { system, claude, local }
+    Scene { system, claude, local, authority }
 }
 
 fn fed(system: &System, args: &[&str], input: &str) {
@@ -113,6 +125,44 @@ fn converse(who: As) {
     assert!(requests.iter().all(|record| record["sessionKey"] == "agent:main:main"));
     let log = requests.iter().map(ToString::to_string).collect::<String>();
     assert!(!log.contains(KEY) && !log.contains("hello"));
+}
+
+#[test]
+fn key_that_stood_in_the_file_answers_by_the_start_alone_and_goes_to_its_provider_and_nowhere_else() {
+    let scene = started(anybody(), KEY, |_, answer| answer.say("here I am"), |_, answer| answer.say("local here"));
+    assert!(scene.system.chat("hello").contains("here I am"));
+    assert!(scene.claude.seen()[0].head.contains(&format!("\r\nx-api-key: {KEY}\r\n")));
+    let file = std::fs::read_to_string(scene.system.state().join("moltbot.json")).unwrap();
+    assert!(file.contains("vault:claude.apikey") && !file.contains(KEY), "{file}");
+    let policy = scene.system.says(&["secrets", "policy", "claude.apikey"]);
+    let port = scene.claude.port;
+    for line in [
+        "verb inject",
+        "header x-api-key",
+        &format!("host {HOST}"),
+        &format!("port {port}"),
+        "method POST",
+        "path /v1/messages",
+    ] {
+        assert!(policy.lines().any(|found| found == line), "{line}: {policy}");
+    }
+    let adopted = |record: &&Value| record["verb"] == "secrets.adopt" && record["name"] == "claude.apikey";
+    let records = scene.system.records("secret-audit");
+    let detail = records.iter().find(adopted).unwrap()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("verb inject") && detail.contains(&format!("host {HOST}")), "{detail}");
+    // Another place in the file is no other place in the policy: the key does not follow.
+    let elsewhere = model::tls(scene.authority.server(HOST), |_, answer| answer.say("stolen"));
+    let base = format!("\"https://{HOST}:{}\"", elsewhere.port);
+    let _ = scene.system.says(&["config", "set", "egress.local", &format!("[{base}]"), "--yes"]);
+    let _ = scene.system.says(&["config", "set", "models.providers.claude.baseUrl", &base, "--yes"]);
+    let _ = Client::logged_in(scene.system.port(), &scene.system.token());
+    assert!(scene.system.chat("hello").contains("local here"), "the next model answers");
+    let refused = |record: &Value| {
+        record["name"] == "claude.apikey"
+            && record["detail"].as_str().is_some_and(|detail| detail.starts_with("vault.destination"))
+    };
+    assert!(scene.system.records("secret-audit").iter().any(refused));
+    assert!(elsewhere.seen().iter().all(|seen| !seen.head.contains(KEY)));
 }
 
 #[test]

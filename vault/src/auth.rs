@@ -12,6 +12,7 @@ mod weigh;
 
 use crate::audit::{AuditError, Log};
 use crate::lockout::Party;
+use crate::snapshot::SnapshotError;
 use crate::state::State;
 use crate::store::StoreError;
 use proto::audit::{AuthMethod, AuthOutcome, AuthReason, Record};
@@ -59,6 +60,12 @@ pub fn stored(state: &mut State, what: &str) -> Result<(), AskError> {
     state.persist().map_err(|error| match error {
         // In the words of `recorded`: whether there was something to store is nobody's to learn.
         StoreError::Unrecorded(error) => unrecorded(what, &error).into(),
+        StoreError::Snapshot(SnapshotError::Full(_)) => {
+            Refusal::new("vault.full", &format!("{what} is refused: {error}")).into()
+        }
+        StoreError::Snapshot(SnapshotError::Memory) => {
+            Refusal::new("vault.memory", &format!("{what} is refused: {error}")).into()
+        }
         StoreError::Unwritable(_) => Refusal::new("vault.unwritable", &format!("{what} is refused: {error}")).into(),
         other => AskError::Store(other),
     })

@@ -5,7 +5,7 @@ use crate::envelope::MAX_NAME;
 use std::collections::BTreeMap;
 
 /// Entries at most.
-const CAPACITY: usize = 4096;
+const CAPACITY: usize = 8192;
 
 /// Uses by name and version: a new version starts over.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -24,6 +24,12 @@ impl Budgets {
         if self.0.len() < CAPACITY || self.0.contains_key(name) {
             self.0.insert(name.to_owned(), (version, used));
         }
+    }
+
+    /// Bytes that the count of this name takes in the store.
+    #[must_use]
+    pub const fn length(name: &str) -> usize {
+        4 + name.len() + 8 + 8
     }
 
     /// Forgets a name.

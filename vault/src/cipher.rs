@@ -3,7 +3,7 @@
 
 use crate::entropy;
 use crate::keys::Master;
-use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
+use aes_gcm::aead::{Aead as _, AeadInOut as _, KeyInit as _, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use hkdf::Hkdf;
 use rustix::io::Errno;
@@ -51,6 +51,13 @@ impl Key {
     pub fn seal(&self, nonce: [u8; 12], aad: &[u8], msg: &[u8]) -> Option<Vec<u8>> {
         let cipher = Aes256Gcm::new_from_slice(&self.0).ok()?;
         cipher.encrypt(&Nonce::from(nonce), Payload { msg, aad }).ok()
+    }
+
+    /// AES-256-GCM where the plaintext lies; returns the tag. What is large is not held twice.
+    #[must_use]
+    pub fn seal_in_place(&self, nonce: [u8; 12], aad: &[u8], message: &mut [u8]) -> Option<[u8; 16]> {
+        let cipher = Aes256Gcm::new_from_slice(&self.0).ok()?;
+        cipher.encrypt_inout_detached(&Nonce::from(nonce), aad, message.into()).ok().map(Into::into)
     }
 
     /// The reverse of [`Key::seal`].

@@ -6,18 +6,47 @@
 use zeroize::Zeroizing;
 
 /// Appends to a buffer that is wiped when dropped. It is sized at the start: one that grows leaves copies behind.
-pub struct Writer(Zeroizing<Vec<u8>>);
+pub struct Writer {
+    bytes: Zeroizing<Vec<u8>>,
+    /// Bytes that were only counted, where this is a writer that counts.
+    counted: Option<usize>,
+}
 
 impl Writer {
     /// With room for `capacity` bytes.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self(Zeroizing::new(Vec::with_capacity(capacity)))
+        Self { bytes: Zeroizing::new(Vec::with_capacity(capacity)), counted: None }
+    }
+
+    /// As [`Writer::new`]; nothing where there is not the memory.
+    #[must_use]
+    pub fn try_new(capacity: usize) -> Option<Self> {
+        let mut bytes = Zeroizing::new(Vec::new());
+        bytes.try_reserve_exact(capacity).ok()?;
+        Some(Self { bytes, counted: None })
+    }
+
+    /// How many bytes this writes.
+    pub fn length_of(write: impl FnOnce(&mut Self)) -> usize {
+        let mut counts = Self { bytes: Zeroizing::default(), counted: Some(0) };
+        write(&mut counts);
+        counts.counted.unwrap_or_default()
     }
 
     /// Bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(bytes);
+        match &mut self.counted {
+            Some(counted) => *counted = counted.saturating_add(bytes.len()),
+            None => self.bytes.extend_from_slice(bytes),
+        }
+        self
+    }
+
+    /// What `write` writes, with its length in front, as a u32.
+    pub fn counted(&mut self, write: impl Fn(&mut Self)) -> &mut Self {
+        self.count(Self::length_of(&write));
+        write(self);
         self
     }
 
@@ -49,13 +78,13 @@ impl Writer {
     /// What was written so far.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     /// What was written.
     #[must_use]
     pub fn finish(self) -> Zeroizing<Vec<u8>> {
-        self.0
+        self.bytes
     }
 }
 
@@ -140,6 +169,12 @@ mod tests {
             prop_assert_eq!((reader.byte(), reader.number32(), reader.number()), (Some(a), Some(b), Some(c)));
             prop_assert_eq!((reader.text(160), reader.flag()), (Some(text.as_str()), Some(flag)));
             prop_assert!(reader.is_done());
+            let length = Writer::length_of(|into| { into.byte(a).number32(b).bytes(text.as_bytes()); });
+            prop_assert_eq!(length, 1 + 4 + 4 + text.len());
+            let mut writer = Writer::try_new(64).unwrap();
+            writer.counted(|into| { into.raw(text.as_bytes()); });
+            let bytes = writer.finish();
+            prop_assert_eq!(Reader::new(&bytes).text(160), Some(text.as_str()));
         }
     }
 

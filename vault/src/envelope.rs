@@ -181,18 +181,23 @@ impl Keyring {
 }
 
 /// One sealed secret. Holds no plaintext.
+///
+/// Behind a pointer and without spare room: thousands of them lie in a small memory, and twice as many while keys rotate.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Record {
-    name: String,
+pub struct Record(Box<Parts>);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Parts {
+    name: Box<str>,
     version: u64,
     term: u32,
     created: u64,
-    policy: String,
+    policy: Box<str>,
     salt: [u8; 16],
     nonce: [u8; 12],
     wrapped: [u8; 32 + TAG],
     commit: [u8; 32],
-    body: Vec<u8>,
+    body: Box<[u8]>,
 }
 
 /// True where `name` is one: it stands in records and in configurations.
@@ -243,30 +248,54 @@ impl Record {
         if !is_name(name) {
             return Err(EnvelopeError::Name);
         }
-        let (mut salt, mut nonce) = ([0; 16], [0; 12]);
-        entropy::fill(&mut salt)?;
-        entropy::fill(&mut nonce)?;
-        let dek = Key::draw()?;
+        Self::seal_under(ring, name, version, created, &policy.to_string(), value)
+    }
+
+    /// The same version under another ring, in an envelope of its own.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`].
+    pub fn reseal(&self, old: &Keyring, new: &mut Keyring) -> Result<Self, EnvelopeError> {
+        let parts = &self.0;
+        Self::seal_under(new, &parts.name, parts.version, parts.created, &parts.policy, &self.open(old)?)
+    }
+
+    fn seal_under(
+        ring: &mut Keyring,
+        name: &str,
+        version: u64,
+        created: u64,
+        policy: &str,
+        value: &Secret,
+    ) -> Result<Self, EnvelopeError> {
+        // One call of the kernel for all three.
+        let mut random = Zeroizing::new([0; 32 + 16 + 12]);
+        entropy::fill(random.as_mut_slice())?;
+        let mut drawn = Reader::new(random.as_slice());
+        let drew = || EnvelopeError::Random(Errno::IO);
+        let dek = Key::new(drawn.array().ok_or_else(drew)?);
+        let (salt, nonce) = (drawn.array().ok_or_else(drew)?, drawn.array().ok_or_else(drew)?);
         let (enc, commit) = expand(&dek, &salt);
         let vault = ring.vault;
         let kek = ring.keks.last_mut().ok_or(EnvelopeError::Term(0))?;
-        let mut record = Self {
-            name: name.to_owned(),
+        let mut parts = Box::new(Parts {
+            name: name.into(),
             version,
             term: kek.term,
             created,
-            policy: policy.to_string(),
+            policy: policy.into(),
             salt,
             nonce,
             wrapped: [0; 32 + TAG],
             commit,
-            body: Vec::new(),
-        };
+            body: Box::default(),
+        });
         kek.wraps = kek.wraps.saturating_add(1);
-        let wrapped = kek.key.seal(nonce, &record.aad(&vault, b"dek"), dek.expose()).ok_or(EnvelopeError::Wrap)?;
-        record.wrapped = wrapped.try_into().map_err(|_| EnvelopeError::Wrap)?;
-        record.body = enc.seal([0; 12], &record.body_aad(&vault), &pad(value.expose())).ok_or(EnvelopeError::Body)?;
-        Ok(record)
+        let wrapped = kek.key.seal(nonce, &parts.aad(&vault, b"dek"), dek.expose()).ok_or(EnvelopeError::Wrap)?;
+        parts.wrapped = wrapped.try_into().map_err(|_| EnvelopeError::Wrap)?;
+        let body = enc.seal([0; 12], &parts.body_aad(&vault), &pad(value.expose())).ok_or(EnvelopeError::Body)?;
+        parts.body = body.into();
+        Ok(Self(parts))
     }
 
     /// Opens the envelope.
@@ -274,12 +303,12 @@ impl Record {
     /// # Errors
     /// [`EnvelopeError`].
     pub fn open(&self, ring: &Keyring) -> Result<Secret, EnvelopeError> {
-        let dek = self.data_key(ring)?;
-        let (enc, commit) = expand(&dek, &self.salt);
-        if !bool::from(commit.ct_eq(&self.commit)) {
+        let (parts, dek) = (&self.0, self.data_key(ring)?);
+        let (enc, commit) = expand(&dek, &parts.salt);
+        if !bool::from(commit.ct_eq(&parts.commit)) {
             return Err(EnvelopeError::Commitment);
         }
-        let padded = enc.open([0; 12], &self.body_aad(&ring.vault), &self.body).ok_or(EnvelopeError::Body)?;
+        let padded = enc.open([0; 12], &parts.body_aad(&ring.vault), &parts.body).ok_or(EnvelopeError::Body)?;
         let value = unpad(&padded).ok_or(EnvelopeError::Padding)?;
         Secret::new(value.to_vec()).map_err(|_| EnvelopeError::Padding)
     }
@@ -289,12 +318,92 @@ impl Record {
     /// # Errors
     /// [`EnvelopeError`].
     pub fn data_key(&self, ring: &Keyring) -> Result<Key, EnvelopeError> {
-        let kek = ring.keks.iter().find(|kek| kek.term == self.term).ok_or(EnvelopeError::Term(self.term))?;
-        let aad = self.aad(&ring.vault, b"dek");
-        let opened = kek.key.open(self.nonce, &aad, &self.wrapped).ok_or(EnvelopeError::Wrap)?;
+        let parts = &self.0;
+        let kek = ring.keks.iter().find(|kek| kek.term == parts.term).ok_or(EnvelopeError::Term(parts.term))?;
+        let aad = parts.aad(&ring.vault, b"dek");
+        let opened = kek.key.open(parts.nonce, &aad, &parts.wrapped).ok_or(EnvelopeError::Wrap)?;
         opened.first_chunk().map(|key| Key::new(*key)).ok_or(EnvelopeError::Wrap)
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Counted from 1 for every name.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.0.version
+    }
+
+    /// When this version was sealed, in seconds since 1970.
+    #[must_use]
+    pub fn created(&self) -> u64 {
+        self.0.created
+    }
+
+    /// Term of the key that wraps its key.
+    #[must_use]
+    pub fn term(&self) -> u32 {
+        self.0.term
+    }
+
+    /// The policy's text, as it is bound to the envelope.
+    #[must_use]
+    pub fn policy_text(&self) -> &str {
+        &self.0.policy
+    }
+
+    /// The policy. One that does not parse, which only another build can have written, allows nothing.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy::parse(&self.0.policy).unwrap_or_default()
+    }
+
+    /// Appends the bytes of the record: a leaf of the tree.
+    pub fn write(&self, into: &mut Writer) {
+        let parts = &self.0;
+        into.bytes(parts.name.as_bytes()).number(parts.version).number32(parts.term).number(parts.created);
+        into.bytes(parts.policy.as_bytes()).raw(&parts.salt).raw(&parts.nonce).raw(&parts.wrapped).raw(&parts.commit);
+        into.bytes(&parts.body);
+    }
+
+    /// How many those are.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        Writer::length_of(|into| self.write(into))
+    }
+
+    /// Bytes of the record.
+    #[must_use]
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut into = Writer::new(self.length());
+        self.write(&mut into);
+        into.finish()
+    }
+
+    /// Reads a record; nothing may follow it.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut from = Reader::new(bytes);
+        let parts = Parts {
+            name: from.text(MAX_NAME).filter(|name| is_name(name))?.into(),
+            version: from.number()?,
+            term: from.number32()?,
+            created: from.number()?,
+            policy: from.text(permit::MAX_TEXT)?.into(),
+            salt: from.array()?,
+            nonce: from.array()?,
+            wrapped: from.array()?,
+            commit: from.array()?,
+            body: from.bytes(MAX_BODY)?.into(),
+        };
+        from.is_done().then(|| Self(Box::new(parts)))
+    }
+}
+
+impl Parts {
     fn aad(&self, vault: &VaultId, label: &[u8]) -> Vec<u8> {
         let mut aad = Vec::with_capacity(256);
         lp(&mut aad, label);
@@ -311,71 +420,6 @@ impl Record {
         let mut aad = self.aad(vault, b"sec");
         aad.extend_from_slice(&self.commit);
         aad
-    }
-
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Counted from 1 for every name.
-    #[must_use]
-    pub const fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// When this version was sealed, in seconds since 1970.
-    #[must_use]
-    pub const fn created(&self) -> u64 {
-        self.created
-    }
-
-    /// Term of the key that wraps its key.
-    #[must_use]
-    pub const fn term(&self) -> u32 {
-        self.term
-    }
-
-    /// The policy's text, as it is bound to the envelope.
-    #[must_use]
-    pub fn policy_text(&self) -> &str {
-        &self.policy
-    }
-
-    /// The policy. One that does not parse, which only another build can have written, allows nothing.
-    #[must_use]
-    pub fn policy(&self) -> Policy {
-        Policy::parse(&self.policy).unwrap_or_default()
-    }
-
-    /// Bytes of the record: a leaf of the tree.
-    #[must_use]
-    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut into = Writer::new(192 + self.name.len() + self.policy.len() + self.body.len());
-        into.bytes(self.name.as_bytes()).number(self.version).number32(self.term).number(self.created);
-        into.bytes(self.policy.as_bytes()).raw(&self.salt).raw(&self.nonce).raw(&self.wrapped).raw(&self.commit);
-        into.bytes(&self.body);
-        into.finish()
-    }
-
-    /// Reads a record; nothing may follow it.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut from = Reader::new(bytes);
-        let record = Self {
-            name: from.text(MAX_NAME).filter(|name| is_name(name))?.to_owned(),
-            version: from.number()?,
-            term: from.number32()?,
-            created: from.number()?,
-            policy: from.text(permit::MAX_TEXT)?.to_owned(),
-            salt: from.array()?,
-            nonce: from.array()?,
-            wrapped: from.array()?,
-            commit: from.array()?,
-            body: from.bytes(MAX_BODY)?.to_vec(),
-        };
-        from.is_done().then_some(record)
     }
 }
 

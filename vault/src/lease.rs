@@ -22,7 +22,7 @@ pub enum Denial {
     #[error("its policy does not give this role this verb")]
     Verb,
     /// Another host or port.
-    #[error("its policy does not name this host and port")]
+    #[error("its policy does not name this host and port; `moltbot secrets policy NAME --file FILE` sets another")]
     Destination,
     /// Another method.
     #[error("its policy does not name this method")]

@@ -41,7 +41,7 @@ pub static POLICY: Policy = Policy {
             value: 64,
             why: "the store, its directory, an edge for each client",
         },
-        Limit { resource: LimitKind::RLIMIT_FSIZE, value: 32 << 20, why: "the store holds 16 MiB at most" },
+        Limit { resource: LimitKind::RLIMIT_FSIZE, value: 2 << 20, why: "the store holds 1 MiB at most" },
         Limit { resource: LimitKind::RLIMIT_NPROC, value: 1, why: "no second process or thread" },
     ],
     grants: &[Grant { resource: Resource::VaultDir, access: Access::ReadWrite, why: "vault.db is replaced whole" }],

@@ -53,6 +53,11 @@ pub enum Rollback {
         /// Records that the vault has seen.
         cosigned: u64,
     },
+    /// The clock is behind what was signed.
+    #[error(
+        "the machine's clock is {0} seconds behind the time at which this vault last signed the log: it was set back"
+    )]
+    Clock(u64),
     /// A stream is another installation's.
     #[error("{} is not the log that was cosigned: it has another name", .0.name())]
     Foreign(Stream),

@@ -21,22 +21,27 @@ use crate::senders::Senders;
 use crate::senders::lists::Lists;
 use crate::senders::pending::Pending;
 use crate::taints::Taints;
-use crate::transcripts::Transcripts;
+use crate::transcripts::{self, Transcripts};
 use crate::witness::memory::Memory;
 use hmac::{Hmac, Mac as _};
 use rustix::io::Errno;
 use sha2::Sha256;
 use std::collections::BTreeMap;
-use zeroize::Zeroizing;
 
 const MAGIC: [u8; 8] = *b"MOLTVLT2";
 const HEADER: usize = 84;
 const TRAILER: usize = 64;
 const TAG: usize = 16;
-/// Bytes of a store at most. Three of them fit into the vault's secret memory beside what it works with.
-pub const MAX: usize = 512 << 10;
+/// Bytes of a store at most: with the passphrase's line in front it is one block of the vault's secret memory. What a store
+/// of this size takes there when it is open, twice over while keys rotate, and one more of it as it is written, fit.
+pub const MAX: usize = (1 << 20) - 4096;
+/// Of these, bytes for what is counted without anybody's word: failures, uses, who waits, what the log was. However full a
+/// store is, a failed login finds room in it.
+const COUNTED: usize = 128 << 10;
+/// Bytes of all else at most.
+const ASKED: usize = MAX - COUNTED;
 /// Records at most; more do not fit into [`MAX`] anyway.
-const MAX_RECORDS: usize = 4096;
+const MAX_RECORDS: usize = 8192;
 
 /// Why bytes are no store of this vault.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -63,9 +68,12 @@ pub enum SnapshotError {
     Inside(&'static str),
     /// It would be larger than a store may be.
     #[error(
-        "the vault is full: its store would have {0} bytes and {MAX} are allowed; remove secrets that are not needed"
+        "the vault is full: its store would have {0} bytes and {ASKED} are allowed; remove secrets that are not needed"
     )]
     Full(usize),
+    /// The vault's own memory is bounded as well.
+    #[error("the vault's memory is used up; remove secrets that are not needed, or start it anew")]
+    Memory,
     /// The kernel gives no random bytes, or a cipher failed.
     #[error("vault.db cannot be sealed: {0}")]
     Seal(Errno),
@@ -120,6 +128,22 @@ impl Contents {
     pub fn root(&self) -> Hash {
         merkle::root(self.records.values().map(Record::encode))
     }
+
+    /// Bytes of what is there by somebody's word, with room for what will be counted of each of it.
+    fn asked_for(&self) -> usize {
+        let of_record = |record: &Record| 4 + record.length() + Budgets::length(record.name());
+        let records: usize = self.records.values().map(of_record).sum();
+        let lines = self.transcripts.iter().count() * transcripts::LINES;
+        let others = Writer::length_of(|into| {
+            self.ring.encode(into);
+            self.devices.encode(into);
+            self.senders.lists.encode(into);
+            self.transcripts.encode(into);
+            self.adopted.encode(into);
+            self.taints.encode(into);
+        });
+        records + lines + others
+    }
 }
 
 fn key_id(master: &Master) -> [u8; 16] {
@@ -139,32 +163,35 @@ fn trailer(master: &Master, vault: &VaultId, covered: &[u8]) -> Option<Hmac<Sha2
     Hmac::<Sha256>::new_from_slice(key.expose()).ok().map(|mac| mac.chain_update(covered))
 }
 
-/// Seals everything as the snapshot of this vault and generation. Its root and the one before are in `place`.
+/// Seals everything as the snapshot of this vault and generation, behind `front`, which is none of it. Its root and the one
+/// before are in `place`. One buffer is all that it takes, and where there is not the memory for that it is refused.
 ///
 /// # Errors
-/// [`SnapshotError::Full`], [`SnapshotError::Seal`].
-pub fn seal(master: &Master, place: &Place, contents: &Contents) -> Result<Vec<u8>, SnapshotError> {
-    let body = encode(place, contents);
-    let whole = HEADER + body.len() + TAG + TRAILER;
-    if whole > MAX {
-        return Err(SnapshotError::Full(whole));
+/// [`SnapshotError::Full`], [`SnapshotError::Memory`], [`SnapshotError::Seal`].
+pub fn seal(front: &[u8], master: &Master, place: &Place, contents: &Contents) -> Result<Vec<u8>, SnapshotError> {
+    let (asked, body) = (contents.asked_for(), Writer::length_of(|into| encode(place, contents, into)));
+    let whole = HEADER + body + TAG + TRAILER;
+    if asked > ASKED || whole > MAX {
+        return Err(SnapshotError::Full(asked));
     }
     let mut salt = [0; 32];
     entropy::fill(&mut salt).map_err(SnapshotError::Seal)?;
-    let mut file = Vec::with_capacity(whole);
-    file.extend_from_slice(&MAGIC);
-    file.extend_from_slice(&key_id(master));
-    file.extend_from_slice(&place.vault);
-    file.extend_from_slice(&place.generation.to_le_bytes());
-    file.extend_from_slice(&salt);
-    file.extend_from_slice(&u32::try_from(body.len() + TAG).unwrap_or(u32::MAX).to_le_bytes());
+    let mut file = Writer::try_new(front.len() + whole).ok_or(SnapshotError::Memory)?;
+    file.raw(front).raw(&MAGIC).raw(&key_id(master)).raw(&place.vault).number(place.generation).raw(&salt);
+    file.count(body + TAG);
+    encode(place, contents, &mut file);
+    let mut file = file.finish();
     let failed = || SnapshotError::Seal(Errno::INVAL);
-    let sealed = body_key(master, &place.vault, &salt).seal([0; 12], &file, &body).ok_or_else(failed)?;
-    file.extend_from_slice(&sealed);
-    file.extend_from_slice(&place.root);
-    let tag = trailer(master, &place.vault, &file).ok_or_else(failed)?.finalize().into_bytes();
+    let store = file.get_mut(front.len()..).ok_or_else(failed)?;
+    let (header, body) = store.split_at_mut_checked(HEADER).ok_or_else(failed)?;
+    let tag = body_key(master, &place.vault, &salt).seal_in_place([0; 12], header, body).ok_or_else(failed)?;
     file.extend_from_slice(&tag);
-    Ok(file)
+    file.extend_from_slice(&place.root);
+    let covered = file.get(front.len()..).ok_or_else(failed)?;
+    let tag = trailer(master, &place.vault, covered).ok_or_else(failed)?.finalize().into_bytes();
+    file.extend_from_slice(&tag);
+    // Nothing of it is plain any more.
+    Ok(std::mem::take(&mut *file))
 }
 
 /// What a snapshot says of itself in clear: not to be believed before it was opened.
@@ -235,48 +262,41 @@ const LINES: u8 = 11;
 const DAYS: u8 = 12;
 const MEMORY: u8 = 16;
 
-fn encode(place: &Place, contents: &Contents) -> Zeroizing<Vec<u8>> {
-    let records: Vec<_> = contents.records.values().map(Record::encode).collect();
-    let mut sections = Vec::new();
-    for (number, write) in [
-        (LOCKOUTS, (&|into: &mut Writer| contents.lockouts.encode(into)) as &dyn Fn(&mut Writer)),
-        (BUDGETS, &|into: &mut Writer| contents.budgets.encode(into)),
-        (RENEW, &|into: &mut Writer| {
+/// A part of the state, as it is written.
+type Section<'c> = (u8, &'c dyn Fn(&mut Writer));
+
+fn encode(place: &Place, contents: &Contents, into: &mut Writer) {
+    into.raw(&place.previous);
+    contents.ring.encode(into);
+    into.count(contents.records.len());
+    for record in contents.records.values() {
+        into.counted(|into| record.write(into));
+    }
+    let sections: &[Section<'_>] = &[
+        (LOCKOUTS, &|into| contents.lockouts.encode(into)),
+        (BUDGETS, &|into| contents.budgets.encode(into)),
+        (RENEW, &|into| {
             into.byte(u8::from(contents.renew));
         }),
-        (PASSWORD, &|into: &mut Writer| {
+        (PASSWORD, &|into| {
             if let Some(password) = &contents.password {
                 password.encode(into);
             }
         }),
-        (DEVICES, &|into: &mut Writer| contents.devices.encode(into)),
-        (PENDING, &|into: &mut Writer| contents.senders.pending.encode(into)),
-        (LISTS, &|into: &mut Writer| contents.senders.lists.encode(into)),
-        (TRANSCRIPTS, &|into: &mut Writer| contents.transcripts.encode(into)),
-        (ADOPTED, &|into: &mut Writer| contents.adopted.encode(into)),
-        (TAINTS, &|into: &mut Writer| contents.taints.encode(into)),
-        (LINES, &|into: &mut Writer| contents.transcripts.encode_lines(into)),
-        (DAYS, &|into: &mut Writer| contents.days.encode(into)),
-        (MEMORY, &|into: &mut Writer| contents.memory.encode(into)),
-    ] {
-        let mut section = Writer::new(4096);
-        write(&mut section);
-        sections.push((number, section.finish()));
+        (DEVICES, &|into| contents.devices.encode(into)),
+        (PENDING, &|into| contents.senders.pending.encode(into)),
+        (LISTS, &|into| contents.senders.lists.encode(into)),
+        (TRANSCRIPTS, &|into| contents.transcripts.encode(into)),
+        (ADOPTED, &|into| contents.adopted.encode(into)),
+        (TAINTS, &|into| contents.taints.encode(into)),
+        (LINES, &|into| contents.transcripts.encode_lines(into)),
+        (DAYS, &|into| contents.days.encode(into)),
+        (MEMORY, &|into| contents.memory.encode(into)),
+    ];
+    into.count(sections.len());
+    for (number, write) in sections {
+        into.byte(*number).counted(write);
     }
-    let records_length: usize = records.iter().map(|record| 4 + record.len()).sum();
-    let sections_length: usize = sections.iter().map(|(_, section)| 5 + section.len()).sum();
-    let mut body = Writer::new(1024 + records_length + sections_length);
-    body.raw(&place.previous);
-    contents.ring.encode(&mut body);
-    body.count(records.len());
-    for record in &records {
-        body.bytes(record);
-    }
-    body.count(sections.len());
-    for (number, section) in &sections {
-        body.byte(*number).bytes(section);
-    }
-    body.finish()
 }
 
 fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Contents), SnapshotError> {

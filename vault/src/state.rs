@@ -274,14 +274,16 @@ impl State {
         self.contents.adopted.has(name, value) || is_current()
     }
 
-    /// Takes a value over from a configuration, as the next version of `name`, and notes that.
+    /// Takes a value over from a configuration, as the next version of `name`, and notes that. The policy is for a name that
+    /// is new; another keeps its own.
     ///
     /// # Errors
     /// [`ChangeError`]; then nothing has changed.
-    pub fn adopt(&mut self, name: &str, value: &Secret, now: u64) -> Result<u64, ChangeError> {
+    pub fn adopt(&mut self, name: &str, value: &Secret, policy: &Policy, now: u64) -> Result<u64, ChangeError> {
         let before = self.contents.adopted.clone();
         self.contents.adopted.note(name, value);
-        self.put(name, value, None, now).inspect_err(|_| self.contents.adopted = before)
+        let policy = self.record(name).is_none().then_some(policy);
+        self.put(name, value, policy, now).inspect_err(|_| self.contents.adopted = before)
     }
 
     /// Binds `name` to another policy: a new version with the same value, because the old envelope would open under the old
@@ -325,17 +327,23 @@ impl State {
         Err(error.into())
     }
 
+    /// Bytes of memory, at most, of another copy of all that the ring's keys wrap: with what a table's node and the blocks'
+    /// rounding add.
+    fn second_copy(&self) -> usize {
+        let records: usize = self.contents.records.values().map(|record| 320 + 2 * record.length()).sum();
+        records + 512 * self.contents.transcripts.iter().count()
+    }
+
     /// Draws a key of the next term and seals everything anew under it, in one snapshot: the old key wraps nothing any more.
     ///
     /// # Errors
     /// [`ChangeError`]; the old term stands.
     pub fn rotate_keys(&mut self, now: u64) -> Result<u32, ChangeError> {
+        self.spare(self.second_copy())?;
         let mut ring = self.contents.ring.next(&self.master, now)?;
         let mut records = BTreeMap::new();
         for (name, old) in &self.contents.records {
-            let value = old.open(&self.contents.ring)?;
-            let record = Record::seal(&mut ring, name, old.version(), old.created(), &old.policy(), &value)?;
-            records.insert(name.clone(), record);
+            records.insert(name.clone(), old.reseal(&self.contents.ring, &mut ring)?);
         }
         let transcripts = self.contents.transcripts.reseal(&self.contents.ring, &mut ring)?;
         let term = ring.term();

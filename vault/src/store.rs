@@ -83,11 +83,24 @@ pub fn load(directory: BorrowedFd<'_>) -> Result<Vec<u8>, StoreError> {
     if size > snapshot::MAX.saturating_add(passphrase::LENGTH) {
         return Err(SnapshotError::Length { found: size, says: snapshot::MAX }.into());
     }
-    // Room for one byte more, so that a file which grows meanwhile shows.
-    let mut bytes = Vec::with_capacity(size.saturating_add(1));
-    let most = u64::try_from(size).unwrap_or(u64::MAX).saturating_add(1);
-    let read = File::from(fd).take(most).read_to_end(&mut bytes);
-    read.map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+    let failed = |error: std::io::Error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+    // Exactly that: one byte more may take twice the memory.
+    let mut bytes = vec![0; size];
+    let mut file = File::from(fd);
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error).into()),
+        }
+    }
+    bytes.truncate(filled);
+    // A file that grows meanwhile shows.
+    if file.read(&mut [0; 1]).map_err(failed)? > 0 {
+        return Err(SnapshotError::Length { found: size.saturating_add(1), says: size }.into());
+    }
     Ok(bytes)
 }
 
@@ -136,7 +149,7 @@ mod tests {
         let master = Master::from_bytes([1; 32]);
         let contents = contents(&master, 3);
         let place = place(generation, &contents);
-        let file = snapshot::seal(&master, &place, &contents).unwrap();
+        let file = snapshot::seal(&[], &master, &place, &contents).unwrap();
         (master, file, place)
     }
 

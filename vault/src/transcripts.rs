@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 /// Transcripts whose keys are kept at most.
 pub const MOST: usize = 1024;
+/// Bytes that the count of a transcript's lines takes in the store.
+pub const LINES: usize = 16 + 8;
 /// Longest name of a conversation.
 const MAX_SESSION: usize = 128;
 

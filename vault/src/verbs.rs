@@ -38,8 +38,20 @@ pub(crate) fn changed(error: ChangeError) -> AskError {
         ChangeError::Store(StoreError::Snapshot(error @ SnapshotError::Full(_))) => {
             refuse("vault.full", &error.to_string())
         }
+        ChangeError::Store(StoreError::Snapshot(error @ SnapshotError::Memory)) => {
+            refuse("vault.memory", &error.to_string())
+        }
         ChangeError::Store(error) => AskError::Store(error),
     }
+}
+
+fn parsed(policy: &str) -> Result<Policy, AskError> {
+    Policy::parse(policy).map_err(|error| refuse("vault.policy", &error.to_string()))
+}
+
+/// A policy as a record has it.
+fn written(policy: &str) -> Result<String, AskError> {
+    parsed(policy).map(|policy| policy.to_string().replace('\n', "; "))
 }
 
 /// The name that a verb is about; empty where it is about none.
@@ -136,9 +148,15 @@ impl<L: Log> Desk<'_, L> {
                 }
             }
             VaultVerb::AdoptSecret { value, .. } if self.state.knows(name, value) => Ok("known already".to_owned()),
-            VaultVerb::AdoptSecret { value, .. } => {
+            VaultVerb::AdoptSecret { value, policy, .. } => {
                 Self::check_value(name, value)?;
-                Ok(format!("version {}", record.map_or(0, |record| record.version()) + 1))
+                match record {
+                    // What the operator said of it holds, also where that was nothing.
+                    Some(record) => Ok(format!("version {}", record.version() + 1)),
+                    None => {
+                        written(policy).map(|policy| format!("version 1; {policy}").trim_end_matches("; ").to_owned())
+                    }
+                }
             }
             VaultVerb::RenewMaster if self.state.is_key_kept_elsewhere() => Err(refuse(
                 "vault.kept_elsewhere",
@@ -183,9 +201,7 @@ impl<L: Log> Desk<'_, L> {
                 Some(policy) if policy.reveal => Ok(String::new()),
                 _ => Err(refuse("vault.reveal", "its policy does not say `reveal yes`")),
             },
-            VaultVerb::SetPolicy { text, .. } => Policy::parse(text)
-                .map(|policy| policy.to_string().replace('\n', "; "))
-                .map_err(|error| refuse("vault.policy", &error.to_string())),
+            VaultVerb::SetPolicy { text, .. } => written(text),
             VaultVerb::ApproveUse { .. } => {
                 if policy.and_then(|policy| policy.grant).is_some_and(|grant| grant.approval) {
                     Ok(String::new())
@@ -226,14 +242,15 @@ impl<L: Log> Desk<'_, L> {
                 self.leases.forget(&name);
                 Ok(VaultAnswer::Done(version))
             }
-            VaultVerb::AdoptSecret { name, value } if self.state.knows(&name, &value) => Ok(VaultAnswer::Done(0)),
-            VaultVerb::AdoptSecret { name, value } => {
-                let version = self.state.adopt(&name, &value, now).map_err(changed)?;
+            VaultVerb::AdoptSecret { name, value, .. } if self.state.knows(&name, &value) => Ok(VaultAnswer::Done(0)),
+            VaultVerb::AdoptSecret { name, value, policy } => {
+                let policy = if self.state.record(&name).is_none() { parsed(&policy)? } else { Policy::default() };
+                let version = self.state.adopt(&name, &value, &policy, now).map_err(changed)?;
                 self.leases.forget(&name);
                 Ok(VaultAnswer::Done(version))
             }
             VaultVerb::SetPolicy { name, text } => {
-                let policy = Policy::parse(&text).map_err(|error| refuse("vault.policy", &error.to_string()))?;
+                let policy = parsed(&text)?;
                 let version = self.state.set_policy(&name, &policy, now).map_err(changed)?;
                 self.leases.forget(&name);
                 Ok(VaultAnswer::Done(version))

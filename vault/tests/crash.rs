@@ -125,7 +125,7 @@ fn change(what: &str, dir: &Path) {
         // Both are made by the opening itself.
         "make" | "master" => Ok(()),
         "put" => state.put("other", &value, None, 2).map(drop),
-        "adopt" => state.adopt("bot", &value, 2).map(drop),
+        "adopt" => state.adopt("bot", &value, &Policy::default(), 2).map(drop),
         "transcript" => state.make_transcript([7; 16], "agent:main:main", Begins::Open, 2).map(drop),
         "rotate" => state.put("bot", &value, None, 2).map(drop),
         "policy" => state.set_policy("bot", &Policy::parse("reveal yes").unwrap(), 2).map(drop),

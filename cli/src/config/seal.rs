@@ -7,6 +7,7 @@ use crate::args::Args;
 use crate::door::Door;
 use crate::overwrite::write_over;
 use crate::secrets::{ask, done, say};
+use config::Config;
 use config::secrets::{Held, Origin, PASSWORD, held, take};
 use proto::auth::LoginVerb;
 use proto::bounded::BoundedStr;
@@ -91,9 +92,11 @@ fn over(file: &Path, text: &str, sealed: &mut Sealed) -> Result<(), CliError> {
 /// Puts the secrets of a text that stands for `file` into the vault, and returns the text without them.
 pub fn seal_text(text: &str, file: &Path, door: &mut Door, sealed: &mut Sealed) -> Result<String, CliError> {
     let mut new = text.to_owned();
+    let config = Config::understand(text, file, &variable).map_err(CliError::failed)?;
     for held in all(text, file).map_err(CliError::failed)? {
         let Some(value) = &held.value else { continue };
-        let taken = take_over(door, &held.name, value)
+        let policy = config.key_policy(&held.name).unwrap_or_default();
+        let taken = take_over(door, &held.name, value, &policy)
             .map_err(|error| CliError::Failed(format!("{}: {error}; it was not moved", held.path)))?;
         if taken { &mut sealed.taken } else { &mut sealed.known }.push(held.name.clone());
         if held.origin == Origin::File {
@@ -109,7 +112,11 @@ pub fn in_clear(text: &str, file: &Path) -> Vec<Held> {
 }
 
 fn all(text: &str, file: &Path) -> Result<Vec<Held>, config::ConfigError> {
-    held(text, file, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    held(text, file, &variable)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// A text without the secrets in it, each named as the vault would name it: for what is kept beside the file. A text that
@@ -128,14 +135,16 @@ fn backups(file: &Path) -> Vec<PathBuf> {
     std::iter::once(first).chain(later).filter(|path| path.is_file()).collect()
 }
 
-/// Has the vault take a value over. True where it did, false where it knows it.
-pub fn take_over(door: &mut Door, name: &str, value: &str) -> Result<bool, CliError> {
+/// Has the vault take a value over, which may be used as the policy says where its name is new there. True where it did,
+/// false where it knows it.
+pub fn take_over(door: &mut Door, name: &str, value: &str, policy: &str) -> Result<bool, CliError> {
     let value = Secret::new(value.as_bytes().to_vec()).map_err(CliError::failed)?;
     if name == PASSWORD {
         return ask(door, VaultVerb::Login(LoginVerb::SetPassword { password: value })).map(|_| true);
     }
     let name = BoundedStr::new(name).map_err(CliError::failed)?;
-    Ok(done(door, VaultVerb::AdoptSecret { name, value })? > 0)
+    let policy = BoundedStr::new(policy).map_err(CliError::failed)?;
+    Ok(done(door, VaultVerb::AdoptSecret { name, value, policy })? > 0)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::{Findings, Severity};
 use crate::schema::{Channel, Config, DmPolicy, DmScope, GroupPolicy};
+use crate::source::join;
 
 /// Lines that the vault is told, at most.
 const MAX_LINES: usize = 256;
@@ -44,6 +45,28 @@ fn open_group(all: &mut Findings, path: &str, is: bool) {
     );
 }
 
+/// Groups are not served, as if every list of them were empty: what would let somebody in has no effect and is refused, so that
+/// nobody takes it for one that has.
+fn not_served(channel: &Channel, at: &dyn Fn(&str) -> String, all: &mut Findings) {
+    let mut refuse = |path: &str| {
+        all.refuse_if(
+            true,
+            "channels.groups.not_served",
+            path,
+            "groups are not served: nobody speaks to the agent in one, whoever is listed",
+            "remove it; whoever is to speak writes directly (allowFrom, or `moltbot pairing`)",
+        );
+    };
+    if !channel.group_allow_from.is_empty() {
+        refuse(&at("groupAllowFrom"));
+    }
+    for (groups, key) in [(&channel.groups, "groups"), (&channel.guilds, "guilds")] {
+        for (group, _) in groups.iter().filter(|(_, rule)| rule.enabled) {
+            refuse(&join(&at(key), group));
+        }
+    }
+}
+
 fn one(name: &str, channel: &Channel, config: &Config, all: &mut Findings) {
     let at = |key: &str| format!("channels.{name}.{key}");
     let policy = channel.dm_policy(&config.channels.defaults);
@@ -84,6 +107,7 @@ fn one(name: &str, channel: &Channel, config: &Config, all: &mut Findings) {
         let at = |list: &str| at(&format!("{key}.{group}.{list}"));
         [(&rule.allow_from, at("allowFrom")), (&rule.users, at("users"))]
     });
+    not_served(channel, &at, all);
     for (list, path) in lists.into_iter().chain(inner) {
         if list.iter().any(|id| id.0 == "*") {
             all.push(

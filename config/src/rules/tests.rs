@@ -16,14 +16,14 @@ fn findings_that_do_not_refuse_fire_on_what_they_are_about_and_are_silent_beside
             Severity::Critical,
         ),
         (
-            "{ channels: { telegram: { groups: { '-1': { allowFrom: ['*'] } } } } }",
-            "{ channels: { telegram: { groups: { '*': { allowFrom: [1] } } } } }",
+            "{ channels: { telegram: { groups: { '-1': { enabled: false, allowFrom: ['*'] } } } } }",
+            "{ channels: { telegram: { groups: { '*': { enabled: false, allowFrom: [1] } } } } }",
             "channels.telegram.allowlist.wildcard",
             Severity::Critical,
         ),
         (
-            "{ channels: { discord: { guilds: { '1': { users: ['*'] } } } } }",
-            "{ channels: { discord: { guilds: { '1': { users: ['2'] } } } } }",
+            "{ channels: { discord: { guilds: { '1': { enabled: false, users: ['*'] } } } } }",
+            "{ channels: { discord: { guilds: { '1': { enabled: false, users: ['2'] } } } } }",
             "channels.discord.allowlist.wildcard",
             Severity::Critical,
         ),

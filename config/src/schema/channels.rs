@@ -73,7 +73,7 @@ section! {
     pub struct ChannelDefaults {
         /// Who may write to the bot directly.
         pub dm_policy: DmPolicy,
-        /// Who may speak to it in groups.
+        /// Who may speak to it in groups: nobody, by either word, since groups are not served.
         pub group_policy: GroupPolicy,
     }
 }
@@ -128,16 +128,16 @@ section! {
         pub dm_policy: Option<DmPolicy>,
         /// Direct messages.
         pub dm: DirectMessages,
-        /// Who may speak in groups.
+        /// Who may speak in groups: nobody, by either word, since groups are not served.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub group_policy: Option<GroupPolicy>,
         /// Who may write directly, by their number on the channel.
         pub allow_from: Vec<Id>,
-        /// Who may speak in groups.
+        /// Who may speak in groups. Empty, or refused: groups are not served.
         pub group_allow_from: Vec<Id>,
-        /// Groups, by their number.
+        /// Groups, by their number. Each with `enabled: false`, or refused: groups are not served.
         pub groups: BTreeMap<String, Group>,
-        /// Discord's servers, by their number.
+        /// Discord's servers, by their number; likewise.
         pub guilds: BTreeMap<String, Group>,
         /// Telegram's token: `vault:NAME`. One that stands here goes into the vault at the start.
         #[serde(skip_serializing)]

@@ -142,6 +142,30 @@ impl Models {
         self.providers.values().map(|provider| &provider.base_url).chain(refresh).filter_map(|url| origin(url))
     }
 
+    /// What the key of this name may be used for, in the vault's words: to ask its one provider for answers, over TLS, in the
+    /// header that its protocol has for keys. Nothing where no provider has it, or several, or one that has no name.
+    pub(crate) fn key_policy(&self, name: &str) -> Option<String> {
+        let of = |provider: &&Provider| provider.api_key.as_deref().and_then(secret) == Some(name);
+        let mut providers = self.providers.values().filter(of);
+        let (Some(provider), None) = (providers.next(), providers.next()) else { return None };
+        let (true, at) = origin(&provider.base_url)? else { return None };
+        let (host, port) = at.rsplit_once(':')?;
+        let base = provider.base_url.splitn(4, '/').nth(3).unwrap_or_default().trim_end_matches('/');
+        let (header, path) = match provider.api {
+            Api::AnthropicMessages => ("x-api-key", "v1/messages"),
+            Api::OpenaiCompletions => ("authorization\nprefix \"Bearer \"", "chat/completions"),
+        };
+        let base = if base.is_empty() { String::new() } else { format!("/{base}") };
+        let named = host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains([':', '[', ']']);
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
+        let one_reading = base.chars().all(plain) && !base.contains("//") && !base.contains("/.");
+        (named && one_reading && base.len() <= 200).then(|| {
+            format!(
+                "verb inject\nrole egress\nheader {header}\nhost {host}\nport {port}\nmethod POST\npath {base}/{path}\n"
+            )
+        })
+    }
+
     /// True where there is a model of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         let (id, model) = name.split_once('/').unwrap_or((name, ""));

@@ -26,6 +26,17 @@ fn place(channel: &str, sender: &str) -> Place {
     Place::new(&ch(channel), &id(sender)).unwrap()
 }
 
+/// As many as can wait, each as long as it may be.
+pub(crate) fn full_of_strangers() -> Senders {
+    let (mut senders, said) = (Senders::default(), Configured::default());
+    for stranger in 0..100 {
+        let channel = format!("c{:0>31}", stranger / 5);
+        let place = place(&channel, &format!("{stranger:0>128}"));
+        senders.ask(&said, &place, &"n".repeat(64), NOW, draw).unwrap();
+    }
+    senders
+}
+
 /// Tables with something in every field, for tests of the store.
 pub(crate) fn some() -> Senders {
     let (mut senders, said) = (Senders::default(), Configured::default());

@@ -54,7 +54,7 @@ fn sealed(secrets: u32) -> (Master, Contents, Place, Vec<u8>) {
     let master = Master::from_bytes([1; 32]);
     let contents = contents(&master, secrets);
     let place = place(41, &contents);
-    let file = seal(&master, &place, &contents).unwrap();
+    let file = seal(&[], &master, &place, &contents).unwrap();
     (master, contents, place, file)
 }
 
@@ -73,7 +73,7 @@ fn snapshot_round_trip_returns_everything_and_hides_it_on_disk() {
     );
     assert_eq!(found.records["secret.01"].open(&found.ring).unwrap().expose(), b"a secret number 1");
     assert!(!file.windows(7).any(|window| window == b"a secre" || window == b"secret."));
-    assert_ne!(file, seal(&master, &place, &contents).unwrap(), "the salt is fresh");
+    assert_ne!(file, seal(&[], &master, &place, &contents).unwrap(), "the salt is fresh");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn every_flipped_bit_of_the_key_makes_the_store_foreign() {
 fn parts_of_two_snapshots_of_one_vault_make_no_third() {
     let (master, contents, place, old) = sealed(5);
     let next = Place { generation: 42, previous: place.root, ..place };
-    let new = seal(&master, &next, &contents).unwrap();
+    let new = seal(&[], &master, &next, &contents).unwrap();
     assert_eq!(old.len(), new.len());
     for range in [0..HEADER, HEADER..old.len() - 64, old.len() - 32..old.len()] {
         let mut mixed = new.clone();
@@ -135,9 +135,11 @@ fn parts_of_two_snapshots_of_one_vault_make_no_third() {
 fn records_out_of_order_or_twice_or_not_of_the_root_are_refused() {
     let (master, contents, place, _) = sealed(3);
     let wrong_root = Place { root: [0; 32], ..place };
-    let file = seal(&master, &wrong_root, &contents).unwrap();
+    let file = seal(&[], &master, &wrong_root, &contents).unwrap();
     assert!(matches!(refused(&master, &file), SnapshotError::Inside(what) if what.contains("root")));
-    let body = encode(&place, &contents);
+    let mut into = Writer::new(4096);
+    encode(&place, &contents, &mut into);
+    let body = into.finish();
     let first = contents.records["secret.00"].encode();
     let at = body.windows(first.len()).position(|window| window == &first[..]).unwrap();
     let second = contents.records["secret.01"].encode();
@@ -162,15 +164,28 @@ fn store_that_would_be_too_large_is_refused_before_it_is_written() {
         contents.records.insert(name, record);
     }
     let place = place(1, &contents);
-    assert!(matches!(seal(&master, &place, &contents), Err(SnapshotError::Full(_))));
+    assert!(matches!(seal(&[], &master, &place, &contents), Err(SnapshotError::Full(_))));
     let length = loop {
         contents.records.pop_last();
-        match seal(&master, &Place { root: contents.root(), ..place }, &contents) {
+        match seal(&[], &master, &Place { root: contents.root(), ..place }, &contents) {
             Ok(file) => break file.len(),
             Err(error) => assert!(matches!(error, SnapshotError::Full(_))),
         }
     };
-    assert!((MAX - 2 * Secret::MAX..=MAX).contains(&length), "{length}");
+    let uses: usize = contents.records.keys().map(|name| Budgets::length(name)).sum();
+    assert!((ASKED - 2 * Secret::MAX..=ASKED + 1024).contains(&(length + uses)), "{length}");
+    // However full it is, what is counted without anybody's word has room: as many failures, uses and strangers as there may be.
+    let entry = Entry { first: 1, failures: 3, until: 9 };
+    contents.lockouts = Table::restore((0..u32::MAX).map(|party| (Party::V4(party), entry)));
+    contents.senders = crate::senders::tests::full_of_strangers();
+    for name in contents.records.keys() {
+        contents.budgets.count(name, u64::MAX);
+    }
+    let place = Place { root: contents.root(), ..place };
+    let file = seal(&[], &master, &place, &contents).unwrap();
+    let counted = file.len() - length;
+    assert!(counted > 115_000 && file.len() <= MAX, "{counted}");
+    assert_eq!(unseal(&master, &file).unwrap().1.lockouts, contents.lockouts, "and opens");
 }
 
 proptest::proptest! {

@@ -123,11 +123,8 @@ impl State {
 
     /// The bytes of the store as the snapshot at `place`, behind what the passphrase needs where there is one.
     pub(super) fn sealed(&self, place: &Place) -> Result<Vec<u8>, SnapshotError> {
-        let sealed = snapshot::seal(&self.master, place, &self.contents)?;
-        Ok(match &self.front {
-            Some(front) => [front.lock.encode(), sealed].concat(),
-            None => sealed,
-        })
+        let front = self.front.as_ref().map(|front| front.lock.encode()).unwrap_or_default();
+        snapshot::seal(&front, &self.master, place, &self.contents)
     }
 
     /// True where a passphrase seals the store.

@@ -6,12 +6,15 @@ use crate::audit::AuditError;
 use crate::envelope::Record;
 use crate::fingerprint;
 use crate::rollback::{Rollback, judge};
-use crate::snapshot::Place;
+use crate::snapshot::{self, Place, SnapshotError};
 use crate::store;
 use crate::witness::{View, Witness};
 use proto::bounded::BoundedVec;
 use proto::witness::{Commitment, StoreStep};
 use std::os::fd::AsFd as _;
+
+/// Bytes of memory that are left while a store is written: for the store, and for what comes in meanwhile.
+const SPARE: usize = snapshot::MAX + (256 << 10);
 
 /// Why the vault does not go on from what it saw of the log.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +73,14 @@ impl State {
         Ok(())
     }
 
+    /// Refuses a change that the vault's memory may not have room for: to run out of it would end the process.
+    pub(super) fn spare(&self, bytes: usize) -> Result<(), StoreError> {
+        let enough = confine::secret_memory::left() >= bytes.saturating_add(SPARE);
+        if enough { Ok(()) } else { Err(SnapshotError::Memory.into()) }
+    }
+
     fn replace(&mut self, next: &Place) -> Result<(), StoreError> {
+        self.spare(0)?;
         let sealed = self.sealed(next)?;
         if self.bond.holds {
             self.pay().map_err(StoreError::Unrecorded)?;
@@ -121,6 +131,7 @@ impl State {
     /// [`ViewError`].
     pub fn take_view(&mut self, view: &View, now: u64) -> Result<(), ViewError> {
         if view.whole {
+            self.contents.memory.check_clock(now)?;
             self.contents.memory.check_all(&view.heads)?;
             self.bond.owes = judge(&self.place, self.contents.memory.logged, view.committed, view.intended)?;
             self.bond.holds = true;
@@ -146,10 +157,10 @@ impl State {
         let before = self.contents.memory.clone();
         self.contents.memory.remember(&view.heads);
         let place = self.place;
-        let sealed = self.sealed(&place)?;
-        match store::replace(self.directory.as_fd(), &sealed) {
+        let sealed = self.sealed(&place).map_err(StoreError::from);
+        match sealed.and_then(|sealed| store::replace(self.directory.as_fd(), &sealed)) {
             Ok(()) => Ok(true),
-            Err(StoreError::Unwritable(_)) => {
+            Err(StoreError::Unwritable(_) | StoreError::Snapshot(SnapshotError::Memory | SnapshotError::Full(_))) => {
                 self.contents.memory = before;
                 Ok(false)
             }

@@ -81,7 +81,7 @@ fn value_of_a_configuration_is_taken_over_once_and_undoes_no_rotation() {
     let mut world = World::new();
     let adopt = |world: &mut World, name: &str, value: &str| {
         let value = Secret::new(value.as_bytes().to_vec()).unwrap();
-        world.ask(VaultVerb::AdoptSecret { name: BoundedStr::truncated(name), value })
+        world.ask(VaultVerb::AdoptSecret { name: BoundedStr::truncated(name), value, policy: BoundedStr::default() })
     };
     assert_eq!(done(adopt(&mut world, "bot", "one")), 1);
     assert_eq!(world.last(), ("secrets.adopt", "operator:1000", true));
@@ -104,6 +104,28 @@ fn value_of_a_configuration_is_taken_over_once_and_undoes_no_rotation() {
     assert_eq!(rule(adopt(&mut world, "", "x")), "vault.name");
     assert_eq!(done(adopt(&mut world, "gateway.token", "abcdefghijklmnopqrstuvwxyz123456")), 2);
     assert!(!format!("{:?}", world.log.records).contains("three"), "no value is in a record");
+}
+
+#[test]
+fn policy_that_comes_with_a_configuration_is_for_a_new_name_alone_and_stands_in_the_record() {
+    let mut world = World::new();
+    let adopt = |world: &mut World, value: &str, policy: &str| {
+        let value = Secret::new(value.as_bytes().to_vec()).unwrap();
+        let (name, policy) = (BoundedStr::truncated("bot"), BoundedStr::truncated(policy));
+        world.ask(VaultVerb::AdoptSecret { name, value, policy })
+    };
+    assert_eq!(rule(adopt(&mut world, "one", "verb reveal")), "vault.policy");
+    assert!(world.state.record("bot").is_none(), "a policy that is none leaves nothing behind");
+    assert_eq!(done(adopt(&mut world, "one", TELEGRAM)), 1);
+    assert_eq!(world.state.record("bot").unwrap().policy(), Policy::parse(TELEGRAM).unwrap());
+    let Some(Record::Secret { detail, .. }) = world.log.records.last() else { panic!("no record") };
+    assert!(detail.starts_with("version 1; verb inject; role egress; ") && detail.contains("host "), "{detail}");
+    // What the operator says of it holds from then on, also where that is nothing.
+    assert_eq!(done(world.policy("bot", "")), 2);
+    assert_eq!(done(adopt(&mut world, "two", TELEGRAM)), 3);
+    assert_eq!(world.state.record("bot").unwrap().policy(), Policy::default());
+    world.state = world.dirs.open().unwrap();
+    assert_eq!(world.state.record("bot").unwrap().policy(), Policy::default());
 }
 
 #[test]

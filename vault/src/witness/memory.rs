@@ -20,6 +20,8 @@ use zeroize::Zeroizing;
 
 /// Bytes of a log's name at most.
 const MAX_ORIGIN: usize = 96;
+/// Seconds that a clock may be set back by without a word.
+const CORRECTION: u64 = 600;
 
 /// A tree that was seen.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -97,6 +99,15 @@ impl Memory {
         }
     }
 
+    /// Is it no earlier than when the log was last signed, but for what a clock is corrected by?
+    ///
+    /// # Errors
+    /// [`Rollback::Clock`].
+    pub const fn check_clock(&self, now: u64) -> Result<(), Rollback> {
+        let behind = self.time.saturating_sub(now);
+        if behind > CORRECTION { Err(Rollback::Clock(behind)) } else { Ok(()) }
+    }
+
     /// Does the log, all of which `heads` are, hold every stream that was seen?
     ///
     /// # Errors
@@ -118,9 +129,10 @@ impl Memory {
         }
     }
 
-    /// Remembers these heads and no others.
+    /// Remembers these heads and no others, and no time.
     pub fn begin_again(&mut self, heads: &[TreeHead]) {
         self.seen.clear();
+        self.time = 0;
         self.remember(heads);
     }
 
@@ -230,6 +242,17 @@ mod tests {
             ..head(Stream::Secret, &lines(9), 5)
         };
         assert_eq!(memory.check(&foreign), Err(Rollback::Foreign(Stream::Secret)));
+    }
+
+    #[test]
+    fn clock_that_is_behind_what_was_signed_is_refused_until_it_begins_again() {
+        let mut memory = knowing(5);
+        assert_eq!(memory.check_clock(0), Ok(()), "nothing was signed yet");
+        memory.cosign(&[head(Stream::Secret, &lines(5), 0)], 10_000);
+        assert_eq!((memory.check_clock(9_400), memory.check_clock(20_000)), (Ok(()), Ok(())));
+        assert_eq!(memory.check_clock(9_399), Err(Rollback::Clock(601)));
+        memory.begin_again(&[head(Stream::Secret, &lines(5), 0)]);
+        assert_eq!(memory.check_clock(9_399), Ok(()));
     }
 
     #[test]

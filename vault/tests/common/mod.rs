@@ -204,7 +204,7 @@ pub fn put_log_back(state: &Path, log: Commitments) {
 }
 
 /// The vault's end of an edge to an auditd whose log has no lines, and which writes down what it is told.
-fn witness(state: &Path, mut steps: usize) -> Channel {
+pub fn witness(state: &Path, mut steps: usize) -> Channel {
     let (ours, theirs) = Channel::pair().unwrap();
     let state = state.to_owned();
     std::thread::spawn(move || {
