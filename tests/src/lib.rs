@@ -376,6 +376,20 @@ pub fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
+/// Sets how large a file may become that a process writes, in bytes; none gives back what it had. Of a process that runs,
+/// so that what its disk refuses can change under it.
+///
+/// # Panics
+/// Where the process is not ours to limit.
+pub fn limit_files(pid: u32, bytes: Option<u64>) {
+    use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+    // It began with ours.
+    let own = getrlimit(Resource::Fsize);
+    let limit = bytes.map_or(own, |bytes| Rlimit { current: Some(bytes), ..own });
+    prlimit(pid, Resource::Fsize, limit).unwrap();
+}
+
 impl Drop for System {
     fn drop(&mut self) {
         let output = self.moltbot(&["down"]);
