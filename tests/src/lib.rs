@@ -382,12 +382,19 @@ pub fn signal(pid: u32, signal: Signal) {
 /// # Panics
 /// Where the process is not ours to limit.
 pub fn limit_files(pid: u32, bytes: Option<u64>) {
-    use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
-    // It began with ours.
-    let own = getrlimit(Resource::Fsize);
-    let limit = bytes.map_or(own, |bytes| Rlimit { current: Some(bytes), ..own });
-    prlimit(pid, Resource::Fsize, limit).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let own = |field: &str| {
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    // Whose process it is may do that; root may not everywhere.
+    let mut command = if is_root() { Command::new("setpriv") } else { Command::new("prlimit") };
+    if is_root() {
+        command.args(["--reuid", &own("Uid:"), "--regid", &own("Gid:"), "--clear-groups", "--", "prlimit"]);
+    }
+    let soft = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+    let output = command.args(["--pid", &pid.to_string(), &format!("--fsize={soft}:")]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Drop for System {

@@ -8,7 +8,7 @@ use proto::egress::{EgressChunk, EgressReply, EgressRequest, HeaderField};
 use proto::ids::{RequestId, Role, SessionKey};
 use proto::secret::Secret;
 use proto::topology::EdgeId;
-use proto::vault::{Destination, LeaseReply, LeaseRequest, VaultVerb};
+use proto::vault::{Destination, LeaseRequest, VaultVerb};
 use proto::wire::Kind;
 use serde_json::Value;
 use std::cell::Cell;
@@ -157,7 +157,7 @@ impl World {
     }
 
     /// Asks the vault for the lease of `model` in egress's place, which has no edge to it any more.
-    pub fn leases(&self, host: &str, port: u16) -> impl Fn() -> Result<LeaseReply, Refusal> {
+    pub fn leases(&self, host: &str, port: u16) -> impl Fn() -> Result<(), Refusal> {
         let vault = self.vault.grant(EdgeId::EgressVault).0;
         let to = Destination { host: BoundedStr::truncated(host), port };
         move || {
@@ -172,8 +172,8 @@ impl World {
             let packet = frame(Kind::Request, RequestId(1), 0, &lease, EgressVault::MAX_REQUEST).unwrap();
             vault.send_by(&packet, &[], Instant::now() + PATIENCE).unwrap();
             let packet = vault.recv_by(EgressVault::MAX_REPLY, 0, Instant::now() + PATIENCE).unwrap();
-            match decode_outgoing::<EgressVault>(packet).unwrap() {
-                Outgoing::Reply(reply, _) => Ok(reply),
+            match decode_outgoing::<EgressVault>(packet).unwrap().1 {
+                Outgoing::Reply(_, _) => Ok(()),
                 Outgoing::Refused(refusal) => Err(refusal),
                 Outgoing::Chunk(_) => panic!("a lease is no stream"),
             }
