@@ -69,8 +69,9 @@ impl LogStream {
         let last = segments.pop().unwrap_or_else(|| Segment::new(stream, 0));
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
         let dir = directory.as_fd();
-        let mut file = LogFile::open(dir, last.log(), false, limit)?;
+        // Lines without a file of checkpoints beside them look like an attack.
         let mut notes = NotesFile::open(dir, &last.checkpoints(), false)?;
+        let mut file = LogFile::open(dir, last.log(), false, limit)?;
         let mut closed = Vec::with_capacity(segments.len());
         for segment in &segments {
             let name = segment.log();

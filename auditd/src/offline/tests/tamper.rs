@@ -35,16 +35,16 @@ impl Known {
         let mut known = Self { honest, notes, lines, offsets, before, end: verifier.position().clone() };
         // With the checkpoints beside it, all of it is signed.
         known.end.signed = known.end.head.size;
-        assert_eq!(known.from(0, &known.honest.log, &known.notes), Ok(known.end.clone()));
+        assert_eq!(known.checked(0, &known.honest.log, &known.notes), Ok(known.end.clone()));
         known
     }
 
     /// The check from a line on; `bytes` stand in its place and behind it.
-    fn from(&self, line: usize, bytes: &[u8], notes: &Notes) -> Verdict {
-        self.from_with(line, bytes, notes, &self.honest.expected)
+    fn checked(&self, line: usize, bytes: &[u8], notes: &Notes) -> Verdict {
+        self.checked_with(line, bytes, notes, &self.honest.expected)
     }
 
-    fn from_with(&self, line: usize, bytes: &[u8], notes: &Notes, expected: &Expected) -> Verdict {
+    fn checked_with(&self, line: usize, bytes: &[u8], notes: &Notes, expected: &Expected) -> Verdict {
         let verifier = Verifier::within(Stream::Auth, self.before[line].clone(), 0, expected.first_key);
         let mut check = Check::new(verifier, expected);
         let found = check.lines(bytes, notes, &mut |_, _| {}).map_err(|error| match error {
@@ -75,7 +75,8 @@ impl Known {
     fn flip(&self, byte: usize, bit: u32) -> Class {
         let (line, bytes) = self.flipped(byte, bit);
         let what = format!("bit {bit} of byte {byte}, line {}", line + 1);
-        let (file, broken) = self.from(line, &bytes, &self.notes).map(|_| panic!("{what}: not noticed")).unwrap_err();
+        let (file, broken) =
+            self.checked(line, &bytes, &self.notes).map(|_| panic!("{what}: not noticed")).unwrap_err();
         let here = line as u64 + 1;
         let in_prev = byte - self.offsets[line] + 66 >= self.lines[line].len();
         let last = line + 1 == self.lines.len() && broken.class == Class::Truncated;
@@ -101,7 +102,7 @@ impl Known {
                 assert!(last, "{what}: taken for a torn end");
                 return None;
             }
-            Ok(notes) => self.from(0, &self.honest.log, &notes).map(|_| panic!("{what}: not noticed")).unwrap_err(),
+            Ok(notes) => self.checked(0, &self.honest.log, &notes).map(|_| panic!("{what}: not noticed")).unwrap_err(),
         };
         if file == NOTES {
             assert!((from..until).contains(&broken.line), "{what}: {broken}");
@@ -124,14 +125,14 @@ impl Known {
     }
 
     fn class(&self, from: usize, lines: &[Vec<u8>]) -> (u64, Class) {
-        let (file, broken) = self.from(from, &join(lines), &self.notes).map(|_| panic!("not noticed")).unwrap_err();
+        let (file, broken) = self.checked(from, &join(lines), &self.notes).map(|_| panic!("not noticed")).unwrap_err();
         assert_eq!(file, LOG);
         (broken.line, broken.class)
     }
 
     fn cut(&self, at: usize) {
         let line = self.line_at(at);
-        let (_, broken) = self.from(line, &self.honest.log[self.offsets[line]..at], &self.notes).unwrap_err();
+        let (_, broken) = self.checked(line, &self.honest.log[self.offsets[line]..at], &self.notes).unwrap_err();
         // All of a line but its newline is a line still.
         let last = line + usize::from(at == self.offsets[line] + self.lines[line].len());
         assert_eq!(broken, Broken { line: (last as u64).max(1), class: Class::Truncated }, "cut at {at}");
@@ -155,16 +156,16 @@ impl Known {
     fn rolled_back(&self, lines: usize) {
         let old = join(&self.lines[..lines]);
         let none = Notes::default();
-        assert!(self.from(0, &old, &none).is_ok());
+        assert!(self.checked(0, &old, &none).is_ok());
         let last = self.lines.len() - 1;
         let receipt = Receipt { seq: Seq(last as u64), leaf: leaf(&self.lines[last]) };
         let with_receipt = Expected { receipts: vec![receipt], ..self.honest.expected.clone() };
         let newest = self.notes.entries.last().unwrap().clone();
         let with_note = Expected { checkpoints: vec![newest], ..self.honest.expected.clone() };
         for expected in [with_receipt, with_note] {
-            let (_, broken) = self.from_with(0, &old, &none, &expected).unwrap_err();
+            let (_, broken) = self.checked_with(0, &old, &none, &expected).unwrap_err();
             assert_eq!(broken, Broken { line: lines as u64, class: Class::RolledBack });
-            assert!(self.from_with(0, &self.honest.log, &none, &expected).is_ok());
+            assert!(self.checked_with(0, &self.honest.log, &none, &expected).is_ok());
         }
     }
 }
@@ -183,7 +184,7 @@ fn check_that_goes_on_from_a_line_says_what_the_check_of_the_file_says() {
     let known = Known::new(12);
     for bit in random(5).map(|bit| bit % known.bits()).take(80) {
         let (line, bytes) = known.flipped(bit / 8, u32::try_from(bit % 8).unwrap());
-        let (file, broken) = known.from(line, &bytes, &known.notes).unwrap_err();
+        let (file, broken) = known.checked(line, &bytes, &known.notes).unwrap_err();
         let whole = [&known.honest.log[..known.offsets[line]], bytes.as_slice()].concat();
         assert_eq!(known.honest.verdict(&whole, Some(&known.honest.notes)), Err(Fault { file, broken }));
     }

@@ -23,9 +23,10 @@ fn look(path: &Path) -> Files {
 
 /// In which order a step writes: the key, then file by file the lines, their checkpoints, the tiles; a new file's
 /// checkpoints are made before its lines.
-fn order(name: &str) -> (u8, String) {
+fn order(name: &str, new: bool) -> (u8, String) {
     let rank = |at: u8| (at, String::new());
     match name {
+        "auth-audit.checkpoints" if new => rank(0),
         "signing.key" => rank(0),
         "auth-audit.jsonl" => rank(1),
         "auth-audit.checkpoints" => rank(2),
@@ -46,7 +47,7 @@ impl Step {
     fn states(&self) -> Vec<Files> {
         let mut names: Vec<&String> =
             self.after.keys().filter(|name| self.before.get(*name) != self.after.get(*name)).collect();
-        names.sort_by_key(|name| order(name));
+        names.sort_by_key(|name| order(name, !self.before.contains_key(*name)));
         let (mut now, mut states) = (self.before.clone(), vec![self.before.clone()]);
         for name in names {
             let (old, new) = (self.before.get(name).cloned(), &self.after[name]);
@@ -245,11 +246,11 @@ fn crash(states: &[(String, Files, Vec<Receipt>)], again: usize, second: usize, 
             let what = format!("{what}, {tail} bytes checked");
             let steps = recovers(files, receipts, tail, &what);
             once += 1;
-            if random(&mut seed) % again > 0 {
+            if !random(&mut seed).is_multiple_of(again) {
                 continue;
             }
             for (then, files, receipts) in self::states(&steps) {
-                if random(&mut seed) % second == 0 {
+                if random(&mut seed).is_multiple_of(second) {
                     recovers(&files, &receipts, tail, &format!("{what}; then {then}"));
                     twice += 1;
                 }
