@@ -96,10 +96,12 @@ fn block(bytes: &[u8]) -> Option<(usize, Option<(Checkpoint, SignedNote)>)> {
 
 fn accounted(rest: &[u8], at: usize, torn: &[TornNote]) -> Option<usize> {
     let here = u64::try_from(at).ok()?;
-    torn.iter().filter(|torn| torn.offset == here).find_map(|torn| {
+    let fitting = torn.iter().filter(|torn| torn.offset == here).filter_map(|torn| {
         let length = usize::try_from(torn.fragment.len).ok()?;
         (length > 0 && Fragment::of(rest.get(..length)?) == torn.fragment).then_some(length)
-    })
+    });
+    // A start that is itself cut short may account for more behind the same place.
+    fitting.max()
 }
 
 /// Gives notes to a check of the lines, each where it belongs.

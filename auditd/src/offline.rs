@@ -7,7 +7,7 @@ use crate::chain::{Broken, Class, Head};
 use crate::commitments::Commitments;
 use crate::cosign::CosignerKey;
 use crate::note::{PublicKey, SignedNote};
-use crate::notes::{self, Entry, Feed, Notes};
+use crate::notes::{self, Entry, Notes};
 use crate::scan::{Tail, VerifyError, scan};
 use crate::segment::Segment;
 use crate::tree::Hash;
@@ -17,6 +17,10 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+
+mod lines;
+
+use lines::Check;
 
 /// Longest file of checkpoints that is read, in bytes.
 const MAX_NOTES: u64 = 256 << 20;
@@ -177,66 +181,39 @@ fn attempt(
     asks: bool,
     each: &mut dyn FnMut(Head, u64),
 ) -> Result<Report, OfflineError> {
-    let mut verifier = Verifier::new(stream, expected.pruned.clone().unwrap_or_default(), expected.first_key);
-    let mut kept = Feed::new(&expected.checkpoints);
-    let (mut done, mut checkpoints, mut torn, mut first_line) = (0u64, 0usize, false, None);
-    let (mut cosigned, mut cut_short) = (0, Vec::new());
+    let verifier = Verifier::new(stream, expected.pruned.clone().unwrap_or_default(), expected.first_key);
+    let mut check = Check::new(verifier, expected);
+    let (mut checkpoints, mut torn, mut cosigned, mut cut_short) = (0usize, false, 0, Vec::new());
     for (at, pair) in files.iter().enumerate() {
         let fault = |broken| OfflineError::Fault(Fault { file: name(&pair.log), broken });
-        let last_line = |verifier: &Verifier, class| verifier.rewritten(class);
-        if torn || at > 0 && !verifier.position().closed {
+        if torn || at > 0 && !check.verifier.position().closed {
             return Err(fault(Broken { line: 1, class: Class::MissingFile }));
         }
         if at > 0 {
-            verifier.next_file();
+            check.verifier.next_file();
         }
-        let asks = asks.then(|| verifier.position());
+        let asks = asks.then(|| check.verifier.position());
         let known = read_notes(pair, stream, asks, expected)?;
         checkpoints = checkpoints.saturating_add(known.entries.len());
         cosigned = cosigned.max(check_cosignatures(pair, &known, expected)?);
-        let mut feed = Feed::new(&known.entries);
         let reader = File::open(&pair.log).map_err(unreadable(&pair.log))?;
-        let found = scan(BufReader::with_capacity(1 << 18, reader), &mut verifier, |verifier, bytes| {
-            let head = verifier.position().head;
-            if bytes > 0 {
-                first_line.get_or_insert(head.size.saturating_sub(1));
-                each(head, done.saturating_add(bytes));
-                let seq = head.size.saturating_sub(1);
-                if expected.receipts.iter().any(|receipt| receipt.seq.0 == seq && receipt.leaf != head.leaf) {
-                    return Err(last_line(verifier, Class::Edited).into());
-                }
-            }
-            feed.feed(verifier)?;
-            kept.feed(verifier)
-        });
+        let found = check.lines(BufReader::with_capacity(1 << 18, reader), &known, each);
         let found = found.map_err(|error| match error {
             VerifyError::Broken(broken) => fault(broken),
             VerifyError::Notes(broken) => OfflineError::Fault(Fault { file: notes_name(pair), broken }),
             VerifyError::Read(source) => OfflineError::Read { file: pair.log.display().to_string(), source },
         })?;
-        // An unfinished record was never acknowledged: the check goes back to before it.
-        let size = found.sound.head.size;
-        if feed.left().is_some_and(|left| left.point.size > size) {
-            return Err(fault(last_line(&verifier, Class::Truncated)));
-        }
         torn = found.tail != Tail::Clean;
-        done = done.saturating_add(found.bytes);
         if at.saturating_add(1) < files.len() {
             cut_short.extend(known.rest.is_some().then(|| notes_name(pair)));
         } else {
             torn |= known.rest.is_some();
-            let receipt = expected.receipts.iter().any(|receipt| receipt.seq.0 >= size);
-            if receipt || kept.left().is_some_and(|left| left.point.size > size) {
-                return Err(fault(last_line(&verifier, Class::RolledBack)));
-            }
-            if expected.first_key.is_some() && found.sound.key.is_none() {
-                return Err(fault(last_line(&verifier, Class::Unsigned)));
-            }
+            check.end(&found.sound).map_err(fault)?;
             let at = found.sound;
             return Ok(Report {
                 stream,
                 files: files.len(),
-                first_line: first_line.unwrap_or(0),
+                first_line: check.first_line.unwrap_or(0),
                 head: at.head,
                 root: at.tree.root(),
                 first_key: at.first,

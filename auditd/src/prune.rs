@@ -19,7 +19,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// What is to stay. Where nothing is said, everything does.
+/// What is to stay. What is kept by one of them stays whatever the other says; where nothing is said, everything does.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Keep {
     /// The newest files of each stream, this many.
@@ -69,17 +69,18 @@ pub struct Plan {
 pub fn plan(directory: &Path, stream: Stream, keep: &Keep, now: Duration) -> Result<Option<Plan>, PruneError> {
     let files = offline::find(directory, stream)?;
     let newest = files.len().saturating_sub(1);
-    let by_count = keep.files.map_or(0, |keep| files.len().saturating_sub(keep.max(1)));
+    let by_count = keep.files.map(|keep| files.len().saturating_sub(keep.max(1)));
     let old = |pair: &LogPath| {
         let closed = begun(pair).unwrap_or(now);
-        keep.age.is_some_and(|age| now.saturating_sub(closed) >= age)
+        keep.age.is_none_or(|age| now.saturating_sub(closed) >= age)
     };
     // A file was closed when the next one was begun.
     let by_age = files.iter().skip(1).take_while(|next| old(next)).count();
+    let wish = by_count.or(keep.age.map(|_| by_age)).unwrap_or(0);
     let starts: Vec<u64> = files.iter().filter_map(|pair| pruned::first_of(pair, stream)).collect();
     let needed = needed(directory, stream)?;
     let passed = starts.iter().take_while(|start| **start <= needed).count().saturating_sub(1);
-    let count = by_count.max(by_age).min(newest).min(passed);
+    let count = wish.min(by_age).min(newest).min(passed);
     let (Some(&first), Some(&until)) = (starts.first(), starts.get(count).filter(|_| count > 0)) else {
         return Ok(None);
     };
@@ -108,6 +109,11 @@ fn begun(pair: &LogPath) -> Option<Duration> {
     BufReader::new(File::open(&pair.log).ok()?.take(1 << 16)).read_until(b'\n', &mut line).ok()?;
     let links: Links<'_> = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
     clock::parse_rfc3339(&links.ts)
+}
+
+impl Keep {
+    /// Where the operator says nothing: of each stream the newest hundred files, and what was closed within a year.
+    pub const USUAL: Self = Self { files: Some(100), age: Some(Duration::from_secs(365 * 86_400)) };
 }
 
 impl Plan {

@@ -120,7 +120,7 @@ fn refine(broken: Broken, verifier: &Verifier, line: &[u8], reader: impl BufRead
         Class::Edited => {
             let note = serde_json::from_slice::<Own>(line).ok().and_then(|own| SignedNote::parse(&own.note?).ok());
             let point = note.and_then(|note| Checkpoint::parse(note.text()).ok());
-            point.is_some_and(|point| origin != Some(point.origin.as_str()))
+            point.is_some_and(|point| origin.is_some_and(|origin| origin != point.origin))
         }
         _ => false,
     };

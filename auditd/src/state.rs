@@ -95,9 +95,11 @@ impl Health {
 mod tests {
     use super::*;
     use crate::record::tests::{auth, intent};
-    use proto::audit::CommandRecord;
+    use proto::audit::{CommandRecord, RequestStep, RunEnd, Severity};
     use proto::bounded::BoundedStr;
-    use proto::ids::{Epoch, SessionKey};
+    use proto::ids::{Epoch, RunId, SessionKey};
+    use proto::watch::{Class, WatchRecord};
+    use proto::witness::{Commitment, StoreStep};
 
     #[test]
     fn record_of_another_role_is_refused_and_ones_own_is_admitted() {
@@ -108,39 +110,63 @@ mod tests {
         assert!(admit(Role::Gateway, &intent("true")).is_err());
     }
 
+    /// One record of every type, with the role that may write it; none where it comes of another edge.
+    fn of_every_type() -> Vec<(Record, Option<Role>)> {
+        fn text<const N: usize>(text: &str) -> BoundedStr<N> {
+            BoundedStr::truncated(text)
+        }
+        let session = || SessionKey(text("s"));
+        let role = Record::Role { role: Role::Vault, epoch: Epoch(1), event: text("died"), detail: text("") };
+        let (verb, requester) = (text("lease"), text("egress"));
+        let secret = Record::Secret { name: text("n"), verb, requester, granted: true, detail: text("") };
+        let (verb, requester) = (text("allowlist.add"), text("operator"));
+        let (channel, sender) = (text("telegram"), text("7"));
+        let sender = Record::Sender { channel, sender, verb, requester, granted: true, detail: text("") };
+        let outcome =
+            CommandRecord::Outcome { run: RunId(text("r")), session: session(), end: RunEnd::Lost, duration_ms: 1 };
+        let refused = CommandRecord::Refused { session: session(), command: text("c"), rule: text("r") };
+        let (container, class, detail) = (text("c"), Class::S1, text(""));
+        let signal = WatchRecord::Signal { session: session(), container, signal: text("D2"), class, detail };
+        let (container, part, sha256) = (text("c"), text("processes"), [0; 32]);
+        let evidence = WatchRecord::Evidence { session: session(), container, part, sha256, length: 0, text: text("") };
+        let (credential, to, what) = (text("model.key"), text("api.example.org:443"), text("GET /"));
+        let step = RequestStep::Begun;
+        let request = Record::Request { id: text("q-1"), session: session(), credential, to, what, step };
+        let state = Commitment { generation: 1, root: [0; 32] };
+        let store = |step| Record::Store { step, state };
+        let (incident, step, outcome_text) = (text("i-1"), text("freeze-intake"), text("done"));
+        let severity = Severity::Lockdown;
+        let incident =
+            Record::Incident { incident, severity, step, outcome: outcome_text, took_ms: 1, detail: text("") };
+        vec![
+            (auth("::1", true), Some(Role::Vault)),
+            (secret, Some(Role::Vault)),
+            (sender, Some(Role::Vault)),
+            (intent("true"), Some(Role::Sandboxd)),
+            (Record::Command(outcome), Some(Role::Sandboxd)),
+            (Record::Command(refused), Some(Role::Sandboxd)),
+            (Record::Watch(signal), Some(Role::Sandboxd)),
+            (Record::Watch(evidence), Some(Role::Sandboxd)),
+            (request, Some(Role::Egress)),
+            (role, Some(Role::Broker)),
+            (Record::Operator { uid: 0, pid: 1, verb: text("down"), detail: text("") }, Some(Role::Broker)),
+            (incident, Some(Role::Broker)),
+            (Record::Lifecycle { event: text("started"), layout: text("single-uid") }, Some(Role::Broker)),
+            (store(StoreStep::Intended), None),
+            (store(StoreStep::Committed), None),
+            (Record::Cosigner { key: text("k") }, None),
+        ]
+    }
+
     #[test]
     fn every_role_writes_its_own_types_and_no_other_roles() {
-        let text = BoundedStr::truncated;
-        let command = CommandRecord::Refused {
-            session: SessionKey(BoundedStr::truncated("s")),
-            command: BoundedStr::truncated("c"),
-            rule: BoundedStr::truncated("r"),
-        };
-        let role =
-            Record::Role { role: Role::Vault, epoch: Epoch(1), event: text("died"), detail: BoundedStr::truncated("") };
-        let name = BoundedStr::truncated("n");
-        let secret = Record::Secret {
-            name: name.clone(),
-            verb: text("lease"),
-            requester: name,
-            granted: true,
-            detail: BoundedStr::default(),
-        };
-        let types = [
-            (auth("::1", true), Role::Vault),
-            (secret, Role::Vault),
-            (intent("true"), Role::Sandboxd),
-            (Record::Command(command), Role::Sandboxd),
-            (role, Role::Broker),
-            (
-                Record::Operator { uid: 0, pid: 1, verb: BoundedStr::truncated("down"), detail: BoundedStr::default() },
-                Role::Broker,
-            ),
-            (Record::Lifecycle { event: text("started"), layout: text("single-uid") }, Role::Broker),
-        ];
-        for (record, owner) in types {
+        let types = of_every_type();
+        let kinds: std::collections::BTreeSet<_> =
+            types.iter().map(|(record, _)| crate::record::kind(record)).collect();
+        assert_eq!(kinds.len(), types.len(), "each type once");
+        for (record, owner) in &types {
             for role in Role::ALL {
-                assert_eq!(admit(role, &record).is_ok(), role == owner, "{role} {record:?}");
+                assert_eq!(admit(role, record).is_ok(), Some(role) == *owner, "{role} {record:?}");
             }
         }
     }

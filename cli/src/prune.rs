@@ -15,10 +15,10 @@ use std::time::Duration;
 /// What the operator asked for.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Newest files to keep of each stream [default: logging.keepFiles of moltbot.json]
+    /// Newest files to keep of each stream [default: logging.keepFiles of moltbot.json; 100 where neither is said]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep_files: Option<u32>,
-    /// Days to keep a file for after it was closed [default: logging.keepDays of moltbot.json]
+    /// Days to keep a file for after it was closed, however many there are [default: logging.keepDays of moltbot.json; 365 where neither is said]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep_days: Option<u32>,
     /// Only this stream
@@ -35,7 +35,7 @@ pub struct Options {
 /// How often one that stays looks.
 const EVERY: Duration = Duration::from_secs(3_600);
 
-/// Removes what may go. Without a policy nothing does, and that is no error: the timer runs everywhere.
+/// Removes what may go.
 ///
 /// # Errors
 /// [`CliError`]; where the log does not verify nothing goes, and where Moltbot does not run nothing can be recorded.
@@ -58,10 +58,8 @@ fn once(dir: &Path, options: Options, args: &Args) -> Result<(), CliError> {
     let logs = dir.join("logs");
     let streams = options.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream.into()]);
     let mut plans = Vec::new();
-    if keep != Keep::default() {
-        for stream in streams {
-            plans.extend(plan(&logs, stream, &keep, Instant::now().wall).map_err(CliError::failed)?);
-        }
+    for stream in streams {
+        plans.extend(plan(&logs, stream, &keep, Instant::now().wall).map_err(CliError::failed)?);
     }
     if !options.dry_run && !plans.is_empty() {
         let mut door = Door::open(dir)?;
@@ -70,8 +68,6 @@ fn once(dir: &Path, options: Options, args: &Args) -> Result<(), CliError> {
     let done = if options.dry_run { "would go" } else { "gone" };
     if args.json {
         println!("{}", Value::Array(plans.iter().map(|plan| as_json(plan, !options.dry_run)).collect()));
-    } else if keep == Keep::default() {
-        println!("everything is kept: neither logging.keepFiles, logging.keepDays nor an option says otherwise");
     } else if plans.is_empty() {
         println!("nothing is over what is to be kept");
     } else {
@@ -94,6 +90,9 @@ fn keep(dir: &Path, options: Options) -> Result<Keep, CliError> {
         (None, None) => (config.logging.keep_files, config.logging.keep_days),
         said => said,
     };
+    if (files, days) == (None, None) {
+        return Ok(Keep::USUAL);
+    }
     Ok(Keep {
         files: files.and_then(|files| usize::try_from(files).ok()),
         age: days.map(|days| Duration::from_secs(u64::from(days).saturating_mul(86_400))),

@@ -238,7 +238,7 @@ fn rest(config: &Config, all: &mut Findings) {
         "logging.keep_nothing",
         "logging",
         "keepFiles and keepDays are 1 at least",
-        "leave them out to keep everything",
+        "leave them out for 100 files and 365 days, or keep more",
     );
     all.refuse_if(
         !(1 << 16..=1 << 30).contains(&logging.max_file_bytes),

@@ -84,7 +84,7 @@ section! {
 }
 
 section! {
-    /// `logging`. Where nothing is said, every file of the log is kept for good.
+    /// `logging`. No process removes a file of the log; the operator's `moltbot logs prune` does, or its timer.
     pub struct Logging {
         /// Upstream's level of its own log; the audit log has no levels, and is always whole. No effect.
         pub level: Level,
@@ -96,10 +96,11 @@ section! {
         pub max_file_bytes: u64,
         /// Days after which it does: 1 to 3,650.
         pub max_file_days: u32,
-        /// Files of each stream that `moltbot logs prune` keeps, the newest; 1 at least.
+        /// Files of each stream that `moltbot logs prune` keeps, the newest; 1 at least. Where neither this nor `keepDays` is said:
+        /// 100 files, and every file for 365 days.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub keep_files: Option<u32>,
-        /// Days for which it keeps a file after it was closed; 1 at least.
+        /// Days for which it keeps a file after it was closed, however many there are; 1 at least.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub keep_days: Option<u32>,
     }

@@ -379,6 +379,27 @@ pub fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
+/// Sets how large a file may become that a process writes, in bytes; none gives back what it had. Of a process that runs,
+/// so that what its disk refuses can change under it.
+///
+/// # Panics
+/// Where the process is not ours to limit.
+pub fn limit_files(pid: u32, bytes: Option<u64>) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let own = |field: &str| {
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    // Whose process it is may do that; root may not everywhere.
+    let mut command = if is_root() { Command::new("setpriv") } else { Command::new("prlimit") };
+    if is_root() {
+        command.args(["--reuid", &own("Uid:"), "--regid", &own("Gid:"), "--clear-groups", "--", "prlimit"]);
+    }
+    let soft = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+    let output = command.args(["--pid", &pid.to_string(), &format!("--fsize={soft}:")]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 impl Drop for System {
     fn drop(&mut self) {
         let output = self.moltbot(&["down"]);

@@ -4,12 +4,12 @@ use crate::play_broker::Sealed;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, Outgoing, decode_outgoing, frame};
 use proto::control::{AdminRequest, FromRole, RoleConfig, ToRole};
-use proto::edge::{Edge as _, GatewayEgress, Refusal};
+use proto::edge::{Edge as _, EgressVault, GatewayEgress, Refusal};
 use proto::egress::{EgressChunk, EgressReply, EgressRequest, HeaderField};
 use proto::ids::{RequestId, Role, SessionKey};
 use proto::secret::Secret;
 use proto::topology::EdgeId;
-use proto::vault::VaultVerb;
+use proto::vault::{Destination, LeaseRequest, VaultVerb};
 use proto::wire::Kind;
 use serde_json::Value;
 use std::cell::Cell;
@@ -188,6 +188,35 @@ impl World {
             FromRole::Admin(9, Ok(_)) => {}
             FromRole::Admin(_, Err(refusal)) => panic!("{refusal}"),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether auditd's disk takes anything.
+    pub fn log_has_room(&self, room: bool) {
+        system_tests::limit_files(self.auditd.pid(), (!room).then_some(1));
+    }
+
+    /// Asks the vault for the lease of `model` in egress's place, which has no edge to it any more.
+    pub fn leases(&self, host: &str, port: u16) -> impl Fn() -> Result<(), Refusal> {
+        let vault = self.vault.grant(EdgeId::EgressVault).0;
+        let to = Destination { host: BoundedStr::truncated(host), port };
+        move || {
+            let lease = LeaseRequest::Lease {
+                session: SessionKey(BoundedStr::truncated("agent:main:test")),
+                credential: BoundedStr::truncated("model"),
+                to: to.clone(),
+                method: BoundedStr::truncated("POST"),
+                path: BoundedStr::truncated("/v1/messages?x=1"),
+                digest: [0; 32],
+            };
+            let packet = frame(Kind::Request, RequestId(1), 0, &lease, EgressVault::MAX_REQUEST).unwrap();
+            vault.send_by(&packet, &[], Instant::now() + PATIENCE).unwrap();
+            let packet = vault.recv_by(EgressVault::MAX_REPLY, 0, Instant::now() + PATIENCE).unwrap();
+            match decode_outgoing::<EgressVault>(packet).unwrap().1 {
+                Outgoing::Reply(_, _) => Ok(()),
+                Outgoing::Refused(refusal) => Err(refusal),
+                Outgoing::Chunk(_) => panic!("a lease is no stream"),
+            }
         }
     }
 

@@ -79,6 +79,31 @@ fn request_carries_the_credential_and_its_answer_comes_back_as_it_was() {
 }
 
 #[test]
+fn log_without_room_means_no_request_and_no_lease_until_there_is_some() {
+    let scene = scene(|_, out| respond(out, "200 OK", "", b"{}"));
+    assert_eq!(scene.ask(b"one").status, 200);
+    scene.world.log_has_room(false);
+    for request in [post(HOST, scene.server.port, b"two"), get(HOST, scene.server.port)] {
+        let came = scene.world.ask(&request);
+        let refusal = came.end.as_ref().unwrap_err();
+        assert_eq!(came.rule(), "audit.unwritable", "{refusal}");
+        assert!(refusal.message.contains("File too large"), "{refusal}");
+    }
+    scene.world.log_has_room(true);
+    assert_eq!(scene.ask(b"three").status, 200);
+    let bodies: Vec<_> = scene.server.seen().into_iter().map(|seen| seen.body).collect();
+    assert_eq!(bodies, [b"one".to_vec(), b"three".to_vec()]);
+    assert_eq!(scene.world.uses(), ["lease", "redeem", "lease", "redeem"]);
+    // egress asks before the vault does; the vault by itself does not lend either.
+    let lease = scene.world.leases(HOST, scene.server.port);
+    scene.world.log_has_room(false);
+    let refusal = lease().unwrap_err();
+    assert!(refusal.rule.as_str() == "audit.unwritable" && refusal.message.contains("File too large"), "{refusal}");
+    scene.world.log_has_room(true);
+    assert!(lease().is_ok());
+}
+
+#[test]
 fn credential_that_the_server_sends_back_is_taken_out_in_every_form_at_every_border() {
     // Each form alone, in records of one byte, of seven, and in one: every border between two pieces is met.
     let forms = forms(KEY);

@@ -49,7 +49,8 @@ fn pruned_log_verifies_from_its_first_key(who: As) {
     assert!(!system.moltbot(&["logs", "prune", "--keep-files", "1"]).status.success());
     assert_eq!(auth_files(&logs), before);
     system.up();
-    assert!(system.says(&["logs", "prune"]).contains("everything is kept"));
+    assert!(system.says(&["logs", "prune"]).contains("nothing is over what is to be kept"));
+    assert_eq!(auth_files(&logs), before);
     let would = auth(&system, &["logs", "prune", "--keep-files", "1", "--dry-run", "--json"]);
     assert_eq!((would["gone"].as_bool(), auth_files(&logs)), (Some(false), before));
     let first = auth(&system, &["logs", "verify", "--json"])["firstKey"]["key"].as_str().unwrap().to_owned();
@@ -123,7 +124,11 @@ fn prune_that_stays_follows_the_policy_and_goes_on_looking() {
         serde_json::from_str::<Value>(&line).unwrap()
     };
     let mut idle = watch();
-    assert_eq!((looked(&mut idle), auth_files(&logs)), (Value::Array(Vec::new()), before), "no policy, nothing goes");
+    assert_eq!(
+        (looked(&mut idle), auth_files(&logs)),
+        (Value::Array(Vec::new()), before),
+        "the usual policy keeps what is young"
+    );
     let _ = system.says(&["config", "set", "logging.keepFiles", "2", "--yes"]);
     let mut busy = watch();
     let gone = looked(&mut busy);

@@ -9,6 +9,9 @@ use crate::stream::tests::{Bench, check as check_dir};
 use proto::ids::{LeafHash, Seq};
 use std::collections::BTreeMap;
 
+mod files;
+mod tamper;
+
 const LOG: &str = "auth-audit.jsonl";
 const NOTES: &str = "auth-audit.checkpoints";
 
@@ -83,14 +86,6 @@ impl Honest {
 
     fn lines(&self) -> Vec<Vec<u8>> {
         self.log.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
-    }
-
-    fn flip(&self, in_notes: bool, at: usize, bit: u32) {
-        let (mut log, mut notes) = (self.log.clone(), self.notes.clone());
-        let bytes = if in_notes { &mut notes } else { &mut log };
-        bytes[at] ^= 1 << bit;
-        let verdict = self.verdict(&log, Some(&notes));
-        assert_ne!(verdict.as_ref().ok(), Some(&self.report), "bit {bit} of byte {at}, in notes: {in_notes}");
     }
 }
 
@@ -321,17 +316,6 @@ fn newer_format_is_said_to_be_newer() {
 }
 
 #[test]
-fn flipped_bits_are_noticed_one_in_every_byte() {
-    let honest = honest(4);
-    for at in 0..honest.log.len() {
-        honest.flip(false, at, u32::try_from(at % 8).unwrap());
-    }
-    for at in 0..honest.notes.len() {
-        honest.flip(true, at, u32::try_from(at % 8).unwrap());
-    }
-}
-
-#[test]
 fn arbitrary_bytes_are_refused_without_a_panic() {
     use proptest::prelude::*;
     let honest = honest(3);
@@ -349,107 +333,4 @@ fn arbitrary_bytes_are_refused_without_a_panic() {
             Ok(())
         })
         .unwrap();
-}
-
-#[test]
-#[ignore = "minutes: cargo xtask torture auditd"]
-fn torture_every_bit_of_a_hundred_records() {
-    let honest = honest(100);
-    for (in_notes, bytes) in [(false, honest.log.len()), (true, honest.notes.len())] {
-        for at in 0..bytes {
-            (0..8).for_each(|bit| honest.flip(in_notes, at, bit));
-        }
-    }
-}
-
-#[test]
-#[ignore = "minutes: cargo xtask torture auditd"]
-fn torture_every_offset_every_pair_and_every_splice() {
-    let (honest, other) = (honest(100), honest(100));
-    for cut in 0..honest.log.len() {
-        let fault = honest.verdict(&honest.log[..cut], Some(&honest.notes)).unwrap_err();
-        assert_eq!(fault.broken.class, Class::Truncated, "{cut}");
-    }
-    let count = honest.lines().len();
-    for a in 0..count {
-        for b in a + 1..count {
-            let mut swapped = honest.lines();
-            swapped.swap(a, b);
-            assert_eq!(honest.class(&swapped), (a as u64 + 1, Class::Reordered));
-            let mut gap = honest.lines();
-            gap.drain(a..b);
-            assert_eq!(honest.class(&gap), (a as u64 + 1, Class::Deleted));
-        }
-    }
-    for at in 2..count - 17 {
-        let spliced: Vec<_> = honest.lines()[..at].iter().chain(&other.lines()[at..]).cloned().collect();
-        assert_eq!(honest.class(&spliced).0, at as u64 + 1, "{at}");
-    }
-}
-
-#[test]
-fn newest_checkpoint_is_the_last_of_many() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut bench = crate::stream::tests::Bench::new(dir.path());
-    let mut sizes = Vec::new();
-    for _ in 0..150 {
-        bench.put("192.0.2.1").unwrap();
-        bench.with(crate::stream::LogStream::note);
-        let files = find(dir.path(), Stream::Auth).unwrap();
-        let note = newest_checkpoint(&files).unwrap().unwrap();
-        sizes.push((crate::note::Checkpoint::parse(note.text()).unwrap().size, bench.log.head().size));
-    }
-    assert!(std::fs::metadata(dir.path().join("auth-audit.checkpoints")).unwrap().len() > 30_000);
-    assert!(sizes.iter().all(|(newest, size)| newest == size), "{sizes:?}");
-}
-
-#[test]
-fn every_record_of_a_rotated_log_is_proved_and_no_other_passes() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut bench = Bench::new(dir.path());
-    bench.limits.file_bytes = 8 << 10;
-    for at in 0..60 {
-        bench.put(&format!("192.0.2.{at}")).unwrap();
-    }
-    bench.with(LogStream::note);
-    let key = bench.log.position().key.clone().unwrap().key;
-    let mut files = find(dir.path(), Stream::Auth).unwrap();
-    assert!(files.len() >= 3);
-    let size = bench.log.position().head.size;
-    for seq in 0..size {
-        let proof = crate::proof::prove(&files, seq).unwrap();
-        let read = crate::proof::Proof::parse(&proof.to_string()).unwrap();
-        assert_eq!(read, proof);
-        assert_eq!(read.check(&key).unwrap().size, size);
-        let other = crate::proof::Proof { record: b"{}".to_vec(), ..read.clone() };
-        assert_eq!(other.check(&key), Err(crate::proof::ProofError::NotIncluded));
-        let moved = crate::proof::Proof { index: (seq + 1) % size, ..read };
-        assert!(moved.check(&key).is_err());
-    }
-    assert!(crate::proof::prove(&files, size).is_err());
-    // Without the oldest file the rest is proved all the same.
-    files.remove(0);
-    let proof = crate::proof::prove(&files, size - 1).unwrap();
-    assert!(proof.check(&key).is_ok());
-    assert!(matches!(crate::proof::prove(&files, 0), Err(crate::proof::ProveError::Missing(0))));
-}
-
-#[test]
-fn exported_tiles_hold_the_signed_tree() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut bench = Bench::new(dir.path());
-    let batch: Vec<_> = (0..700).map(|_| crate::record::tests::auth("192.0.2.1", true)).collect();
-    bench.put_all(&batch).unwrap();
-    bench.with(LogStream::note);
-    let to = tempfile::tempdir().unwrap();
-    let size = crate::tiles::export(&find(dir.path(), Stream::Auth).unwrap(), to.path()).unwrap();
-    assert_eq!(size, 702);
-    let mut tree = crate::tree::Frontier::default();
-    for name in ["tile/0/000", "tile/0/001", "tile/0/002.p/190"] {
-        let bytes = std::fs::read(to.path().join(name)).unwrap();
-        bytes.chunks(32).for_each(|hash| tree.push(hash.try_into().unwrap()));
-    }
-    assert_eq!((tree.size(), tree.root()), (702, bench.log.position().tree.root()));
-    assert_eq!(std::fs::read(to.path().join("tile/1/000.p/2")).unwrap().len(), 64);
-    assert!(to.path().join("tile/entries/002.p/190").is_file() && to.path().join("checkpoint").is_file());
 }

@@ -24,6 +24,14 @@ use std::time::Duration;
 /// Bytes that are checked at a start at most, but for those since the last checkpoint.
 const TAIL: u64 = 1 << 20;
 
+/// What a start reads of a stream.
+struct Start<'s> {
+    stream: Stream,
+    directory: &'s Arc<OwnedFd>,
+    ring: Option<&'s Ring>,
+    tail: u64,
+}
+
 /// Bytes at a file's end in which at least one whole record is.
 const LINES: u64 = 1 << 17;
 
@@ -46,19 +54,31 @@ impl LogStream {
         names: &[String],
         ring: Option<&Ring>,
     ) -> Result<Self, AppendError> {
+        Self::open_within(directory, stream, names, ring, TAIL)
+    }
+
+    /// As [`LogStream::open`], with another bound of what is checked.
+    pub(super) fn open_within(
+        directory: &Arc<OwnedFd>,
+        stream: Stream,
+        names: &[String],
+        ring: Option<&Ring>,
+        tail: u64,
+    ) -> Result<Self, AppendError> {
         let mut segments = Segment::all(stream, names.iter().map(String::as_str));
         let last = segments.pop().unwrap_or_else(|| Segment::new(stream, 0));
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
         let dir = directory.as_fd();
-        let mut file = LogFile::open(dir, last.log(), false, limit)?;
+        // Lines without a file of checkpoints beside them look like an attack.
         let mut notes = NotesFile::open(dir, &last.checkpoints(), false)?;
+        let mut file = LogFile::open(dir, last.log(), false, limit)?;
         let mut closed = Vec::with_capacity(segments.len());
         for segment in &segments {
             let name = segment.log();
             let bytes = statat(dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(unwritable("stat"))?.st_size;
             closed.push(Closed { name, bytes: u64::try_from(bytes).unwrap_or(0) });
         }
-        let found = establish(stream, directory, &segments, &file, last.first, &mut notes, ring)?;
+        let found = Start { stream, directory, ring, tail }.establish(&segments, &file, last.first, &mut notes)?;
         file.settle(found.from.saturating_add(found.scan.sound_bytes));
         let health = if found.scan.tail == Tail::Clean { Health::Sound } else { Health::Unclean };
         let fresh = found.scan.sound.closed && found.from == 0 && found.scan.sound_bytes == 0;
@@ -139,54 +159,85 @@ pub(super) fn catch_up(tiles: &mut LiveTiles, file: &LogFile, first: u64, until:
     }
 }
 
-fn establish(
-    stream: Stream,
-    directory: &Arc<OwnedFd>,
-    before: &[Segment],
-    file: &LogFile,
-    first: u64,
-    notes: &mut NotesFile,
-    ring: Option<&Ring>,
-) -> Result<Found, AppendError> {
-    let end = file.end()?;
-    let content = notes.content().map_err(|error| failed(file.name(), error.into()))?;
-    let known = notes::parse(&content, &[]);
-    if let (Ok(known), true) = (&known, end > TAIL)
-        && let Some((from, at)) = resume(stream, file, end, ring)?
-    {
-        let recorded = at.head.size;
-        let mut verifier = Verifier::within(stream, at, first, None);
-        // A torn checkpoint may look like a bad one; the lines tell, and they are gone through below.
-        match check(file, from, end, &mut verifier, known) {
-            Err(AppendError::Broken { .. }) => {}
-            outcome => {
-                notes.settle(known.bytes, known.rest.is_some());
-                return outcome.map(|scan| Found { from, scan, recorded });
+impl Start<'_> {
+    fn establish(
+        &self,
+        before: &[Segment],
+        file: &LogFile,
+        first: u64,
+        notes: &mut NotesFile,
+    ) -> Result<Found, AppendError> {
+        let Self { stream, directory, tail, .. } = *self;
+        let end = file.end()?;
+        let content = notes.content().map_err(|error| failed(file.name(), error.into()))?;
+        let known = notes::parse(&content, &[]);
+        if let (Ok(known), true) = (&known, end > tail)
+            && let Some((from, at)) = self.resume(file, end)?
+        {
+            let recorded = at.head.size;
+            let mut verifier = Verifier::within(stream, at, first, None);
+            // A torn checkpoint may look like a bad one; the lines tell, and they are gone through below.
+            match check(file, from, end, &mut verifier, known) {
+                Err(AppendError::Broken { .. }) => {}
+                outcome => {
+                    notes.settle(known.bytes, known.rest.is_some());
+                    return outcome.map(|scan| Found { from, scan, recorded });
+                }
+            }
+        }
+        // From the first line on: either it says where it stands, or the file before does.
+        let begins = first_line(file)?
+            .is_some_and(|line| serde_json::from_slice::<Links<'_>>(&line).is_ok_and(|links| links.kind == "open"));
+        let at = match before.split_last() {
+            Some((previous, earlier)) if !begins => {
+                let name = previous.log();
+                let file = LogFile::open(directory.as_fd(), name, false, None)?;
+                let mut notes = NotesFile::open(directory.as_fd(), &previous.checkpoints(), false)?;
+                self.establish(earlier, &file, previous.first, &mut notes)?.scan.sound
+            }
+            _ => Position::default(),
+        };
+        let mut verifier = Verifier::new(stream, at.clone(), None);
+        // The log first: it says which parts of the checkpoints' file are none.
+        let unaided = scan(file.section(0, end), &mut verifier, |_, _| Ok(())).map_err(|e| failed(file.name(), e))?;
+        let known = notes::parse(&content, verifier.torn_notes())
+            .map_err(|broken| failed(file.name(), VerifyError::Notes(broken)))?;
+        notes.settle(known.bytes, known.rest.is_some());
+        let recorded = unaided.sound.signed;
+        let mut verifier = Verifier::new(stream, at, None);
+        let scan = check(file, 0, end, &mut verifier, &known)?;
+        Ok(Found { from: 0, scan, recorded })
+    }
+
+    /// The last checkpoint of ours in the file's tail: where its line begins, and what it claims.
+    fn resume(&self, file: &LogFile, end: u64) -> Result<Option<(u64, Position)>, AppendError> {
+        // A checkpoint does not say which key was announced before it: while keys change, all lines are asked.
+        let Some(ring) = self.ring.filter(|ring| ring.next().is_none()) else { return Ok(None) };
+        let from = end.saturating_sub(self.tail);
+        let mut reader = file.section(from, end);
+        let (mut at, mut found) = (from, None);
+        loop {
+            let mut line = Vec::new();
+            let read = reader.read_until(b'\n', &mut line).map_err(|error| failed(file.name(), error.into()))?;
+            if read == 0 {
+                return Ok(found);
+            }
+            let here = at;
+            at = at.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+            // Cheap before dear: few lines are checkpoints.
+            if line.pop_if(|byte| *byte == b'\n').is_none() || !contains(&line, b"\"actor\":\"auditd\"") {
+                continue;
+            }
+            let Ok(own) = serde_json::from_slice::<crate::chain::Own>(&line) else { continue };
+            let Some(key) = own.epoch.filter(|_| own.note.is_some()).and_then(|epoch| ring.public(self.stream, epoch))
+            else {
+                continue;
+            };
+            if let Some(at) = Position::claimed(&line, Some(key)) {
+                found = Some((here, at));
             }
         }
     }
-    // From the first line on: either it says where it stands, or the file before does.
-    let begins = first_line(file)?
-        .is_some_and(|line| serde_json::from_slice::<Links<'_>>(&line).is_ok_and(|links| links.kind == "open"));
-    let at = match before.split_last() {
-        Some((previous, earlier)) if !begins => {
-            let name = previous.log();
-            let file = LogFile::open(directory.as_fd(), name, false, None)?;
-            let mut notes = NotesFile::open(directory.as_fd(), &previous.checkpoints(), false)?;
-            establish(stream, directory, earlier, &file, previous.first, &mut notes, ring)?.scan.sound
-        }
-        _ => Position::default(),
-    };
-    let mut verifier = Verifier::new(stream, at.clone(), None);
-    // The log first: it says which parts of the checkpoints' file are none.
-    let unaided = scan(file.section(0, end), &mut verifier, |_, _| Ok(())).map_err(|e| failed(file.name(), e))?;
-    let known = notes::parse(&content, verifier.torn_notes())
-        .map_err(|broken| failed(file.name(), VerifyError::Notes(broken)))?;
-    notes.settle(known.bytes, known.rest.is_some());
-    let recorded = unaided.sound.signed;
-    let mut verifier = Verifier::new(stream, at, None);
-    let scan = check(file, 0, end, &mut verifier, &known)?;
-    Ok(Found { from: 0, scan, recorded })
 }
 
 /// Checks lines and checkpoints together.
@@ -206,39 +257,6 @@ fn check(
             Err(failed(file.name(), VerifyError::Notes(broken)))
         }
         _ => Ok(found),
-    }
-}
-
-/// The last checkpoint of ours in the file's tail: where its line begins, and what it claims.
-fn resume(
-    stream: Stream,
-    file: &LogFile,
-    end: u64,
-    ring: Option<&Ring>,
-) -> Result<Option<(u64, Position)>, AppendError> {
-    let Some(ring) = ring else { return Ok(None) };
-    let from = end.saturating_sub(TAIL);
-    let mut reader = file.section(from, end);
-    let (mut at, mut found) = (from, None);
-    loop {
-        let mut line = Vec::new();
-        let read = reader.read_until(b'\n', &mut line).map_err(|error| failed(file.name(), error.into()))?;
-        if read == 0 {
-            return Ok(found);
-        }
-        let here = at;
-        at = at.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
-        // Cheap before dear: few lines are checkpoints.
-        if line.pop_if(|byte| *byte == b'\n').is_none() || !contains(&line, b"\"actor\":\"auditd\"") {
-            continue;
-        }
-        let Ok(own) = serde_json::from_slice::<crate::chain::Own>(&line) else { continue };
-        let Some(key) = own.epoch.filter(|_| own.note.is_some()).and_then(|epoch| ring.public(stream, epoch)) else {
-            continue;
-        };
-        if let Some(at) = Position::claimed(&line, Some(key)) {
-            found = Some((here, at));
-        }
     }
 }
 

@@ -79,6 +79,11 @@ impl LogStream {
     fn close_file(&mut self, pen: &Pen<'_>) -> Result<(), AppendError> {
         self.account(pen)?;
         let mut draft = self.draft();
+        // A key whose announcement a crash cut short comes in before: the next file says with which key it begins, and no
+        // more than that.
+        if draft.at.next.is_some() {
+            self.checkpoint(pen, &mut draft)?;
+        }
         let next = Segment::new(self.stream, draft.at.head.size.saturating_add(1));
         draft.push(&pen.writer.rotate(self.stream, draft.at.head, &next.log(), pen.now));
         draft.at.closed = true;

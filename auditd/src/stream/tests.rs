@@ -10,6 +10,8 @@ use proto::ids::{Epoch, RequestId, Role};
 use std::io::Write as _;
 use std::path::Path;
 
+mod crashes;
+
 const SOURCE: Source = Source { role: Role::Vault, epoch: Some(Epoch(1)), request: Some(RequestId(5)) };
 
 /// A stream with everything that it needs, in a directory.
