@@ -202,8 +202,8 @@ const fn descriptors_at_start(role: Role) -> u64 {
         Role::Gateway => 3,
         // The directory of workspaces, what sandboxes read as their input, and the runner where it is installed.
         Role::Launcher => 3,
-        // /proc.
-        Role::Sandboxd => 1,
+        // /proc, and the process connector.
+        Role::Sandboxd => 2,
         Role::Dialer | Role::Egress | Role::Broker => 0,
     }
 }

@@ -131,6 +131,8 @@ impl Broker {
                 if let Some(child) = self.children.get(&role) {
                     child.kill();
                 }
+                // An end of the reaction's own: it counts towards no bound of deaths, beyond which the set stops.
+                self.happen(Event::Restart(role));
             }
             Order::Note(severity, step, outcome, took_ms) => {
                 let said = std::mem::take(&mut self.react.said).join("; ");

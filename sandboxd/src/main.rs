@@ -9,7 +9,7 @@ use sandboxd::{
     judge::Judge,
     policy, serve,
     state::{Prune, Settings},
-    watch::processes::Processes,
+    watch::{Kernel, ends::Ends, processes::Processes},
 };
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -36,6 +36,7 @@ fn start(start: Start) -> Result<Exit, StartError> {
         scope: *scope,
     };
     let processes = Processes::open().map_err(|errno| StartError::permanent(format!("/proc: {errno}")))?;
-    let (sealed, control) = start.seal(&policy::SANDBOXD, &[(Resource::Processes, processes.as_fd())])?;
-    serve::serve(&sealed, control, settings, judge, processes)
+    let kernel = Kernel { processes, ends: Ends::open() };
+    let (sealed, control) = start.seal(&policy::SANDBOXD, &[(Resource::Processes, kernel.processes.as_fd())])?;
+    serve::serve(&sealed, control, settings, judge, kernel)
 }

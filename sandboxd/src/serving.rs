@@ -5,6 +5,7 @@ use crate::native;
 use crate::serve::Sandboxd;
 use crate::state::{Choice, Engine, choose};
 use proto::control::FromRole;
+use proto::ids::SessionKey;
 use proto::sandbox::Backend;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +32,14 @@ impl Serving {
             Self::Docker(..) => Backend::Docker,
             Self::Native(backend, _) => *backend,
             Self::Nowhere(_) => Backend::None,
+        }
+    }
+
+    /// The container of whoever has this place; empty where there is none.
+    pub(crate) fn container(&self, place: &SessionKey) -> String {
+        match self {
+            Self::Docker(docker, _) => docker.watch().of_session(place).unwrap_or_default(),
+            Self::Native(..) | Self::Nowhere(_) => String::new(),
         }
     }
 }
@@ -68,7 +77,7 @@ impl Sandboxd {
             (Choice::Docker(detail), Some(docker)) => {
                 match DockerBackend::new(docker, settings.clone(), self.words.clone()).await {
                     Ok(backend) => {
-                        backend.watch().begin(self.alert.findings.clone(), Arc::clone(&self.alert.processes));
+                        backend.watch().begin(self.alert.findings.clone(), Arc::clone(&self.alert.kernel));
                         backend.fill();
                         let detail = if backend.has_runner() { detail } else { format!("{detail}; {NO_RUNNER}") };
                         Serving::Docker(Arc::new(backend), detail)
