@@ -168,17 +168,21 @@ impl Sandboxd {
 
     /// The command ends, its sandbox is thrown away, and what the conversation was allowed is asked about again.
     async fn violation(&self, session: &SessionKey, finding: &Finding, engine: Option<Arc<DockerBackend>>) {
-        if let Some(engine) = &engine {
-            // A container of nobody's is no session's to discard.
-            if finding.session.is_some() {
-                engine.discard(&place(self.settings.scope, session)).await;
-            } else {
-                engine.end(&finding.container).await;
+        let ends = async {
+            if let Some(engine) = &engine {
+                // A container of nobody's is no session's to discard.
+                if finding.session.is_some() {
+                    engine.discard(&place(self.settings.scope, session)).await;
+                } else {
+                    engine.end(&finding.container).await;
+                }
             }
-        }
-        self.alert.end(session);
+            self.alert.end(session);
+        };
         let suspend = ApprovalRequest::Suspend { session: session.clone() };
-        match self.vault.call(&suspend, SUSPEND).await {
+        // Neither waits for the other: what the vault has, it keeps whatever becomes of this process.
+        let (kept, ()) = tokio::join!(biased; self.vault.call(&suspend, SUSPEND), ends);
+        match kept {
             // It keeps that beyond this process, until the operator says otherwise.
             Ok(_) => lock(&self.alert.table).entrust(session),
             // Nothing runs by a grant here all the same: everything of the conversation is asked anew.
