@@ -154,9 +154,7 @@ impl Broker {
             }
             Order::Revive(role) => self.happen(Event::Revive(role)),
             Order::Thaw => {
-                // Who is not attested yet was told nothing, and is waited for with another word.
-                let told = self.children.values().filter(|child| child.attested.is_some());
-                told.for_each(|child| self.say(child.role, &ToRole::Thaw, &[]));
+                self.children.values().for_each(|child| self.say(child.role, &ToRole::Thaw, &[]));
             }
             Order::End => {
                 (self.react.suspects, self.react.ended) = (Vec::new(), Vec::new());

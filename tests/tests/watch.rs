@@ -391,7 +391,7 @@ time.sleep(300)";
         let _ = std::fs::write(procs, other.id().to_string());
     }
     // What is suspicious is looked at more often.
-    assert!(world.system.chat("/exec echo release_agent").contains("release_agent"));
+    let _ = world.system.moltbot(&["chat", "/exec echo release_agent"]);
     let seen = world.signal("D6");
     let _ = other.kill();
     assert!(seen["class"] == "S3" && seen["detail"].as_str().unwrap().contains("process"), "{seen}");
@@ -553,6 +553,8 @@ fn container_that_changes_while_it_runs_is_found_by_chance() {
     });
     let system = System::start(As::Root, &Sandbox::Docker(engine.socket.clone()));
     let _ = system.moltbot(&["chat", "/exec true"]);
+    // Looks are by chance, one in ten; where something was suspicious there are twenty a second.
+    let _ = system.moltbot(&["chat", "/exec echo release_agent"]);
     let seen = wait_for("signal D1", || {
         system.records("system-audit").into_iter().find(|record| record["type"] == "signal" && record["signal"] == "D1")
     });
@@ -603,13 +605,14 @@ fn every_foreign_act_that_reaches_into_a_container_is_seen() {
 #[test]
 fn every_attempt_from_inside_is_seen_at_its_class() {
     let Some(world) = World::new() else { return };
+    // A parent that stays: where it ended by the time that the kernel's word is read, nobody knows whose the process was.
     let attempts: [(&str, &str, &str); 27] = [
         ("S2", "D4", "busybox pivot_root / /tmp"),
         ("S2", "D4", "busybox reboot -f"),
         ("S2", "D4", "busybox rmmod moltbot"),
         ("S2", "D4", "echo x > /workspace/m.ko; busybox insmod /workspace/m.ko"),
-        ("S2", "D4", "(busybox pivot_root / /tmp; echo quiet) | cat"),
-        ("S2", "D4", "busybox reboot -f; exit 0"),
+        ("S2", "D4", "(busybox pivot_root / /tmp; sleep 60) | cat"),
+        ("S2", "D4", "busybox reboot -f; sleep 60"),
         ("S1", "D4s", "exit 159"),
         ("S1", "D18", "cat /proc/1/root/etc/shadow"),
         ("S1", "D18", "echo /tmp/x > /sys/fs/cgroup/release_agent"),
