@@ -162,6 +162,17 @@ impl Config {
         self.agents.defaults.sandbox.backend
     }
 
+    /// Which conversation has which backend, and what its sandbox is given, as JSON, for sandboxd.
+    #[must_use]
+    pub fn modes_json(&self) -> String {
+        let sandbox = &self.agents.defaults.sandbox;
+        serde_json::json!({
+            "mode": sandbox.mode, "workspaceAccess": sandbox.workspace_access, "nativeFloor": sandbox.native_floor,
+            "runtime": sandbox.docker.runtime, "setupCommand": sandbox.docker.setup_command,
+        })
+        .to_string()
+    }
+
     /// `host:port` of what may be connected to on the internet.
     #[must_use]
     pub fn allowed(&self) -> Vec<String> {
