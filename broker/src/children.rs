@@ -131,7 +131,7 @@ impl Child {
         let own = matches!(self.identity, Identity::Own { .. });
         let groups = rustix::process::getgroups().unwrap_or_default();
         let at_start = descriptors_at_start(self.role);
-        let least = at_start.saturating_sub(u64::from(self.role == Role::Launcher));
+        let least = at_start.saturating_sub(u64::from(matches!(self.role, Role::Launcher | Role::Sandboxd)));
         let drift = self.observed.drift(&Expected {
             name: format!("moltbot-{}", self.role),
             parent: std::process::id(),
@@ -202,8 +202,8 @@ const fn descriptors_at_start(role: Role) -> u64 {
         Role::Gateway => 3,
         // The directory of workspaces, what sandboxes read as their input, and the runner where it is installed.
         Role::Launcher => 3,
-        // /proc.
-        Role::Sandboxd => 1,
+        // /proc, and the process connector where the kernel has one for it.
+        Role::Sandboxd => 2,
         Role::Dialer | Role::Egress | Role::Broker => 0,
     }
 }

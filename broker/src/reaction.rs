@@ -131,6 +131,8 @@ impl Broker {
                 if let Some(child) = self.children.get(&role) {
                     child.kill();
                 }
+                // An end of the reaction's own: it counts towards no bound of deaths, beyond which the set stops.
+                self.happen(Event::Restart(role));
             }
             Order::Note(severity, step, outcome, took_ms) => {
                 let said = std::mem::take(&mut self.react.said).join("; ");
@@ -152,9 +154,7 @@ impl Broker {
             }
             Order::Revive(role) => self.happen(Event::Revive(role)),
             Order::Thaw => {
-                // Who is not attested yet was told nothing, and is waited for with another word.
-                let told = self.children.values().filter(|child| child.attested.is_some());
-                told.for_each(|child| self.say(child.role, &ToRole::Thaw, &[]));
+                self.children.values().for_each(|child| self.say(child.role, &ToRole::Thaw, &[]));
             }
             Order::End => {
                 (self.react.suspects, self.react.ended) = (Vec::new(), Vec::new());

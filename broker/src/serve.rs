@@ -328,9 +328,11 @@ impl Broker {
         }
     }
 
-    /// A full or closed control channel is the peer's trouble: its death or its silence is noticed elsewhere.
+    /// A full or closed control channel is the peer's trouble: its death or its silence is noticed elsewhere. Who is not
+    /// attested yet waits for its configuration, takes no other word for it, and is told what holds when it is.
     pub(crate) fn say(&self, role: Role, message: &ToRole, fds: &[BorrowedFd<'_>]) {
         if let Some(child) = self.children.get(&role)
+            && child.attested.is_some()
             && let Err(error) = child.send(message, fds)
         {
             log::broker(Priority::Warning, &format!("{role} cannot be told: {error}"));

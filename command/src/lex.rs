@@ -166,6 +166,11 @@ fn screen(text: &str) -> Result<(), Unclear> {
     if text.len() > crate::MAX_COMMAND {
         return Err(Unclear::Long);
     }
+    // Nothing of ASCII deceives, and most commands are of nothing else.
+    if text.is_ascii() {
+        let control = text.bytes().any(|byte| byte.is_ascii_control() && !matches!(byte, b'\n' | b'\t'));
+        return if control { Err(Unclear::Control) } else { Ok(()) };
+    }
     for c in text.chars() {
         if c.is_control() && !matches!(c, '\n' | '\t') {
             return Err(Unclear::Control);

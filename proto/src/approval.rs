@@ -94,12 +94,13 @@ pub enum ApprovalRequest {
         /// Which question.
         id: ApprovalId,
     },
-    /// Have strangers' words reached this conversation?
-    IsTainted {
+    /// How does this conversation stand?
+    Standing {
         /// Which.
         session: SessionKey,
     },
-    /// Something was seen in this conversation's sandbox: what may run again without a question may not.
+    /// Something was seen in this conversation's sandbox: what may run again without a question may not, and nothing runs
+    /// unasked until the operator says that it counts no more.
     Suspend {
         /// Which conversation.
         session: SessionKey,
@@ -146,8 +147,13 @@ pub enum ApprovalReply {
     Lapsed,
     /// It is gone.
     Withdrawn,
-    /// Whether they have.
-    Tainted(bool),
+    /// How it stands.
+    Standing {
+        /// Strangers' words have reached it.
+        tainted: bool,
+        /// Nothing of it runs unasked.
+        suspended: bool,
+    },
 }
 
 /// What an operator says about approvals, at broker's socket.

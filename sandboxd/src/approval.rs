@@ -58,9 +58,10 @@ where
             "exec.unanswered",
             "nobody approved it in time, or what waited was revoked; `moltbot approvals watch` shows what waits",
         ))),
-        ApprovalReply::Key(_) | ApprovalReply::Waiting(_) | ApprovalReply::Withdrawn | ApprovalReply::Tainted(_) => {
-            None
-        }
+        ApprovalReply::Key(_)
+        | ApprovalReply::Waiting(_)
+        | ApprovalReply::Withdrawn
+        | ApprovalReply::Standing { .. } => None,
     };
     let ApprovalReply::Key(key) = vault.call(&ApprovalRequest::Key, ANSWER).await.map_err(not_asked)? else {
         return Err(not_asked(CallError::Gone));

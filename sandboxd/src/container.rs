@@ -3,6 +3,7 @@
 use crate::docker::{ANSWER, within};
 use crate::drift::drift;
 use crate::job::{Event, Job, WAITING};
+use crate::reacting::{SIGSYS, SIGSYS_STATUS};
 use crate::resident::{Input, Resident};
 use crate::runs::lock;
 use crate::spec::{self, Bind, Image, Shape};
@@ -11,7 +12,7 @@ use crate::watch::Watch;
 use bollard::Docker;
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::exec::{StartExecOptions, StartExecResults};
-use bollard::models::{ContainerCreateBody, ExecConfig};
+use bollard::models::{ContainerCreateBody, ExecConfig, ExecInspectResponse};
 use bollard::query_parameters::{AttachContainerOptions, CreateContainerOptions, RemoveContainerOptions};
 use futures_util::StreamExt;
 use proto::audit::RunEnd;
@@ -206,7 +207,7 @@ impl Maker {
             return Err(Refusal::new("sandbox.docker", "the engine did not attach the command's output"));
         };
         let (events, receiver) = mpsc::channel(WAITING);
-        let docker = docker.clone();
+        let (docker, watch) = (docker.clone(), Arc::clone(&self.watch));
         tokio::spawn(async move {
             while let Some(Ok(piece)) = output.next().await {
                 let (is_error, message) = match piece {
@@ -218,14 +219,23 @@ impl Maker {
                     return;
                 }
             }
-            let end = within(ANSWER, "exec", docker.inspect_exec(&exec.id)).await.map(|ended| {
-                match ended.exit_code.map(u8::try_from) {
-                    Some(Ok(code)) if ended.running != Some(true) => RunEnd::Exited(code),
-                    _ => RunEnd::Lost,
-                }
-            });
+            let end = match within(ANSWER, "exec", docker.inspect_exec(&exec.id)).await {
+                Ok(ended) => Ok(how(&ended, &watch).await),
+                Err(refusal) => Err(refusal),
+            };
             let _ = events.send(Event::Ended(end)).await;
         });
         Ok(Job::task(receiver, None, None))
+    }
+}
+
+/// How the engine says that it ended. It has one number for a status and for a signal, so the kernel says which it was.
+async fn how(ended: &ExecInspectResponse, watch: &Watch) -> RunEnd {
+    let pid = ended.pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+    match ended.exit_code.map(u8::try_from) {
+        _ if ended.running == Some(true) => RunEnd::Lost,
+        Some(Ok(SIGSYS_STATUS)) if watch.was_killed(pid).await => RunEnd::Signalled(SIGSYS),
+        Some(Ok(code)) => RunEnd::Exited(code),
+        _ => RunEnd::Lost,
     }
 }

@@ -8,6 +8,7 @@ use crate::processes::Process;
 use crate::runs::lock;
 use crate::serve::{BACKGROUND, RUNS, Sandboxd};
 use crate::serving::Serving;
+use crate::standing::Standing;
 use crate::state::{place, random};
 use crate::watch::text::{Output, Searcher};
 use proto::audit::{AuditRequest, CommandRecord, Record, RunEnd};
@@ -123,11 +124,12 @@ impl Sandboxd {
     async fn allowed(
         &self,
         session: &SessionKey,
+        tainted: bool,
         command: &BoundedStr<8192>,
         around: Surroundings<'_>,
         responder: &Responder<GatewaySandboxd>,
     ) -> Result<Ready, Refusal> {
-        let (subject, words) = match self.judge.judge(session, self.is_tainted(session).await, command, around)? {
+        let (subject, words) = match self.judge.judge(session, tainted, command, around)? {
             Verdict::Run(ready) => return Ok(ready),
             Verdict::Ask(subject, words) => (subject, words),
         };
@@ -153,12 +155,13 @@ impl Sandboxd {
     pub(crate) async fn exec(
         self: &Arc<Self>,
         session: &SessionKey,
+        standing: Standing,
         command: &BoundedStr<8192>,
         options: &ExecOptions,
         responder: Responder<GatewaySandboxd>,
     ) {
         // Where gateway is gone meanwhile nobody waits for the answer.
-        if let Err((responder, refusal)) = self.try_exec(session, command, options, responder).await {
+        if let Err((responder, refusal)) = self.try_exec(session, standing, command, options, responder).await {
             let _ = responder.refuse(&refusal).await;
         }
     }
@@ -166,6 +169,7 @@ impl Sandboxd {
     async fn try_exec(
         self: &Arc<Self>,
         session: &SessionKey,
+        standing: Standing,
         command: &BoundedStr<8192>,
         options: &ExecOptions,
         responder: Responder<GatewaySandboxd>,
@@ -177,7 +181,8 @@ impl Sandboxd {
         let serving = self.serving_for(session).await;
         // Whatever becomes of it.
         self.notice_command(session, command).await;
-        let Ready { words, allowed_by } = match self.may_run(session, command, options, &serving, &responder).await {
+        let ready = self.may_run(session, standing, command, options, &serving, &responder).await;
+        let Ready { words, allowed_by } = match ready {
             Ok(ready) => ready,
             Err(refusal) => return Err((responder, self.refuse(session, command, refusal).await)),
         };
@@ -226,6 +231,7 @@ impl Sandboxd {
             () = self.stopped(Some(&responder)) => Ok(None),
             job = self.start(&serving, session, launch, limit) => job.map(Some),
         };
+        let container = serving.container(&place(self.settings.scope, session));
         let (outcome, responder, process, dropped) = match begun {
             Ok(Some(job)) => {
                 let process = Arc::new(Process::new(run.clone(), command, job.handle()));
@@ -262,7 +268,7 @@ impl Sandboxd {
         // Its end is seen to; what is left is its record, which a freeze does not wait for.
         drop(pass);
         let end = *outcome.as_ref().unwrap_or(&RunEnd::Lost);
-        if let (Some(told), Some(responder)) = (self.notice_end(session, end).await, &responder) {
+        if let (Some(told), Some(responder)) = (self.notice_end(session, &container, end).await, &responder) {
             let _ = say(responder, true, told.as_bytes()).await;
         }
         if matches!(end, RunEnd::Aborted | RunEnd::Lost) {
@@ -285,13 +291,14 @@ impl Sandboxd {
     async fn may_run(
         &self,
         session: &SessionKey,
+        standing: Standing,
         command: &BoundedStr<8192>,
         options: &ExecOptions,
         serving: &Serving,
         responder: &Responder<GatewaySandboxd>,
     ) -> Result<Ready, Refusal> {
         self.may_pass(session)?;
-        let suspended = self.is_suspended(session);
+        let Standing { tainted, suspended } = standing;
         let (modes, scope) = (&self.settings.modes, self.settings.scope);
         let around = match serving {
             Serving::Docker(docker, _) => {
@@ -312,7 +319,7 @@ impl Sandboxd {
                 return Err(Refusal::new("sandbox.unavailable", &why));
             }
         };
-        self.allowed(session, command, around, responder).await
+        self.allowed(session, tainted, command, around, responder).await
     }
 
     /// Whether anything may be done for a conversation now.

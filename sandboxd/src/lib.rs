@@ -4,6 +4,7 @@
 //! No caller can name an image, a mount, a capability, a network or a flag. sandboxd never starts a program itself.
 #![forbid(unsafe_code)]
 
+mod alert;
 pub mod approval;
 mod container;
 pub mod docker;
@@ -29,7 +30,7 @@ pub mod serve;
 mod serving;
 mod setup;
 pub mod spec;
+mod standing;
 pub mod state;
-mod taint;
 mod verbs;
 pub mod watch;

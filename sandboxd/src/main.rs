@@ -10,7 +10,7 @@ use sandboxd::{
     modes::Modes,
     policy, serve,
     state::{Prune, Settings},
-    watch::processes::Processes,
+    watch::{Kernel, ends::Ends, processes::Processes},
 };
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -51,6 +51,7 @@ fn start(start: Start) -> Result<Exit, StartError> {
         modes,
     };
     let processes = Processes::open().map_err(|errno| StartError::permanent(format!("/proc: {errno}")))?;
-    let (sealed, control) = start.seal(&policy::SANDBOXD, &[(Resource::Processes, processes.as_fd())])?;
-    serve::serve(&sealed, control, settings, judge, processes)
+    let kernel = Kernel { processes, ends: Ends::open() };
+    let (sealed, control) = start.seal(&policy::SANDBOXD, &[(Resource::Processes, kernel.processes.as_fd())])?;
+    serve::serve(&sealed, control, settings, judge, kernel)
 }

@@ -8,12 +8,11 @@ use crate::runs::lock;
 use crate::serve::Sandboxd;
 use crate::serving::Serving;
 use crate::state::place;
-use crate::watch::processes::Processes;
-use crate::watch::table::{Signal, Table};
+use crate::watch::table::Signal;
 use crate::watch::text::{self, Hit, Output, Searcher};
 use crate::watch::{Finding, Watch};
 use proto::approval::ApprovalRequest;
-use proto::audit::{AuditRequest, Record};
+use proto::audit::{AuditRequest, Record, RunEnd};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::control::FromRole;
 use proto::edge::Refusal;
@@ -21,113 +20,19 @@ use proto::ids::SessionKey;
 use proto::sandbox::SandboxReply;
 use proto::watch::{Class, WatchRecord};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// How long auditd may take for a record of it.
 const AUDIT: Duration = Duration::from_secs(1);
 /// How long the vault may take to take grants back.
 const SUSPEND: Duration = Duration::from_secs(2);
-/// How long a freeze waits for the evidence: what it ends is gone for good.
-const EVIDENCE: Duration = Duration::from_secs(2);
 /// Status of a program that its filter ended, as a shell and the engine say it: 128 + SIGSYS.
-const SIGSYS_STATUS: u8 = 159;
-const SIGSYS: u8 = 31;
+pub(crate) const SIGSYS_STATUS: u8 = 159;
+pub(crate) const SIGSYS: u8 = 31;
 /// Largest reply of a file verb.
 const LARGEST: usize = 64 << 10;
-/// Conversations whose last output is remembered.
-const REMEMBERED: usize = 64;
-
-/// What was seen so far, and by what it is seen.
-#[derive(Debug)]
-pub(crate) struct Alert {
-    table: Mutex<Table>,
-    born: Instant,
-    pub(crate) findings: mpsc::Sender<Finding>,
-    pub(crate) processes: Arc<Processes>,
-    /// Looks through output where there is no engine, and so no canary.
-    plain: Searcher,
-    /// The end of what each conversation's last command wrote.
-    last: Mutex<BTreeMap<SessionKey, Vec<u8>>>,
-    /// Held while evidence is taken.
-    evidence: Arc<tokio::sync::Mutex<()>>,
-    /// How often the commands of a conversation were ended.
-    ended: Mutex<BTreeMap<SessionKey, u64>>,
-    ends: Notify,
-}
-
-impl Alert {
-    pub(crate) fn new(findings: mpsc::Sender<Finding>, processes: Arc<Processes>) -> Self {
-        Self {
-            table: Mutex::default(),
-            born: Instant::now(),
-            findings,
-            processes,
-            plain: Searcher::new(None),
-            last: Mutex::default(),
-            evidence: Arc::default(),
-            ended: Mutex::default(),
-            ends: Notify::new(),
-        }
-    }
-
-    pub(crate) fn now(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub(crate) fn is_suspended(&self, session: &SessionKey) -> bool {
-        lock(&self.table).is_suspended(session)
-    }
-
-    /// Gravest class, and signals that still count.
-    pub(crate) fn score(&self, session: &SessionKey) -> (Option<Class>, usize) {
-        let table = lock(&self.table);
-        (table.gravest(session), table.signals(self.now(), session))
-    }
-
-    /// What the end of a conversation's last command wrote is kept, for the case that it is evidence.
-    pub(crate) fn remember(&self, session: &SessionKey, output: &Output) {
-        let mut last = lock(&self.last);
-        if last.len() >= REMEMBERED && !last.contains_key(session) {
-            last.pop_first();
-        }
-        last.insert(session.clone(), output.last().to_vec());
-    }
-
-    /// Ends the commands of a conversation.
-    pub(crate) fn end(&self, session: &SessionKey) {
-        let mut ended = lock(&self.ended);
-        let count = ended.entry(session.clone()).or_default();
-        *count = count.saturating_add(1);
-        drop(ended);
-        self.ends.notify_waiters();
-    }
-
-    fn count(&self, session: &SessionKey) -> u64 {
-        lock(&self.ended).get(session).copied().unwrap_or_default()
-    }
-
-    /// Returns when the commands of a conversation are ended, from the first poll on.
-    pub(crate) async fn ended(&self, session: &SessionKey) {
-        let before = self.count(session);
-        loop {
-            let notified = self.ends.notified();
-            if self.count(session) != before {
-                return;
-            }
-            notified.await;
-        }
-    }
-
-    /// Returns when no evidence is being taken, or it takes too long.
-    pub(crate) async fn kept(&self) {
-        let _ = timeout(EVIDENCE, self.evidence.lock()).await;
-    }
-}
-
 /// Reacts, for as long as there is sandboxd.
 pub(crate) async fn react(sandboxd: Arc<Sandboxd>, mut findings: mpsc::Receiver<Finding>) {
     while let Some(finding) = findings.recv().await {
@@ -194,23 +99,33 @@ impl Sandboxd {
         Ok(reply)
     }
 
-    /// True where nothing of the conversation runs unasked.
+    /// True where the vault could not be told that nothing of the conversation runs unasked.
     pub(crate) fn is_suspended(&self, session: &SessionKey) -> bool {
         self.alert.is_suspended(session) || self.alert.is_suspended(&place(self.settings.scope, session))
     }
 
-    /// How a command ended; the sentence that its user is told, where that was a signal.
+    /// How a command ended that began in this container, if in one; the sentence that its user is told, where that was a
+    /// signal. A status that says the same is a program's own word, and no more than suspicious: where a filter ended what the
+    /// program started, the kernel says so.
     pub(crate) async fn notice_end(
         self: &Arc<Self>,
         session: &SessionKey,
-        end: proto::audit::RunEnd,
+        container: &str,
+        end: RunEnd,
     ) -> Option<&'static str> {
-        use proto::audit::RunEnd::{Exited, Signalled};
-        if !matches!(end, Exited(SIGSYS_STATUS) | Signalled(SIGSYS)) {
-            return None;
+        let seen = match end {
+            RunEnd::Signalled(SIGSYS) => Some((Signal::SeccompKill, "a call that no honest program makes")),
+            RunEnd::Exited(SIGSYS_STATUS) if !self.alert.is_struck(container) => {
+                Some((Signal::SaidKill, "it exited with 159, as what is ended by its filter is said to"))
+            }
+            _ => None,
+        };
+        if let Some((signal, detail)) = seen {
+            let finding = Finding { container: container.to_owned(), ..of(session, signal, detail.to_owned()) };
+            self.react(finding).await;
         }
-        self.react(of(session, Signal::SeccompKill, "a call that no honest program makes".to_owned())).await;
-        Some(
+        let struck = matches!(end, RunEnd::Signalled(SIGSYS)) || self.alert.is_struck(container);
+        struck.then_some(
             "\nsandbox: this made a system call that only an attack makes, so its sandbox was thrown away, and from now on \
              nothing of this conversation runs unasked\n",
         )
@@ -225,6 +140,11 @@ impl Sandboxd {
             && let Some(engine) = &engine
         {
             finding.container = engine.watch().of_session(&place(self.settings.scope, &session)).unwrap_or_default();
+        }
+        // The kernel's word and the runner's are about one and the same.
+        let again = finding.signal == Signal::SeccompKill && !finding.container.is_empty();
+        if again && !self.alert.strike(&finding.container) {
+            return;
         }
         let reaction = lock(&self.alert.table).on(self.alert.now(), &session, &finding.container, finding.signal);
         match reaction.class {
@@ -248,19 +168,25 @@ impl Sandboxd {
 
     /// The command ends, its sandbox is thrown away, and what the conversation was allowed is asked about again.
     async fn violation(&self, session: &SessionKey, finding: &Finding, engine: Option<Arc<DockerBackend>>) {
-        if let Some(engine) = &engine {
-            // A container of nobody's is no session's to discard.
-            if finding.session.is_some() {
-                engine.discard(&place(self.settings.scope, session)).await;
-            } else {
-                engine.end(&finding.container).await;
+        let ends = async {
+            if let Some(engine) = &engine {
+                // A container of nobody's is no session's to discard.
+                if finding.session.is_some() {
+                    engine.discard(&place(self.settings.scope, session)).await;
+                } else {
+                    engine.end(&finding.container).await;
+                }
             }
-        }
-        self.alert.end(session);
+            self.alert.end(session);
+        };
         let suspend = ApprovalRequest::Suspend { session: session.clone() };
-        if let Err(error) = self.vault.call(&suspend, SUSPEND).await {
+        // Neither waits for the other: what the vault has, it keeps whatever becomes of this process.
+        let (kept, ()) = tokio::join!(biased; self.vault.call(&suspend, SUSPEND), ends);
+        match kept {
+            // It keeps that beyond this process, until the operator says otherwise.
+            Ok(_) => lock(&self.alert.table).entrust(session),
             // Nothing runs by a grant here all the same: everything of the conversation is asked anew.
-            eprintln!("the vault did not take grants back: {error}");
+            Err(error) => eprintln!("the vault did not take grants back: {error}"),
         }
         self.keep(signal(session, finding, Class::S2)).await;
     }

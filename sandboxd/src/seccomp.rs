@@ -23,8 +23,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("fifos; devices are the device cgroup's and the lacking capability's business", "mknod mknodat"),
     (
         "memory",
-        "brk get_mempolicy madvise membarrier memfd_create mincore mlock mlock2 mlockall mmap mprotect mremap mseal msync \
-         munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect",
+        "brk get_mempolicy madvise membarrier mincore mlock mlock2 mlockall mmap mprotect mremap mseal msync munlock \
+         munlockall munmap pkey_alloc pkey_free pkey_mprotect",
     ),
     (
         "processes, threads and signals",
@@ -85,6 +85,8 @@ const NAMESPACES: u64 = 0x7e02_0000;
 /// `AF_UNIX`, the only family there is: the rest are kernel surface, and there is no network to reach.
 const AF_UNIX: u64 = 1;
 const ENOSYS: u32 = 38;
+/// `MFD_NOEXEC_SEAL` (linux/memfd.h): memory that no program can be run from, now or later.
+const NOEXEC_SEAL: u64 = 8;
 
 const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" };
 
@@ -106,6 +108,8 @@ pub fn profile() -> String {
         .collect();
     rules.push(when(&["socket", "socketpair"], 0, "SCMP_CMP_EQ", AF_UNIX, 0));
     rules.push(when(&["clone"], 0, "SCMP_CMP_MASKED_EQ", NAMESPACES, 0));
+    // A program that is run from memory leaves no file to look at.
+    rules.push(when(&["memfd_create"], 1, "SCMP_CMP_MASKED_EQ", NOEXEC_SEAL, NOEXEC_SEAL));
     // Its flags are behind a pointer: the C library falls back to clone.
     rules.push(json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS, "args": [] }));
     // 0 is the ordinary one; 0xffffffff asks and changes nothing.
@@ -148,6 +152,7 @@ mod tests {
             "socketpair",
             "clone",
             "clone3",
+            "memfd_create",
             "personality",
             "seccomp",
             "modify_ldt",

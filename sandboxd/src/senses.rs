@@ -7,8 +7,8 @@ use crate::watch::text::{self, Hit, Output};
 use proto::bounded::BoundedStr;
 use proto::watch::{Sense, Senses};
 
-const TRACING: &str =
-    "needs the right to trace, which its Landlock domain takes from sandboxd, so that it can take it from nobody";
+const CLOSED: &str =
+    "closed instead: the filter gives out only memory that no program runs from; to see it needs the right to trace";
 const AUDIT: &str = "needs CAP_AUDIT_READ, which no role has; the end of the command says the same";
 
 impl Sandboxd {
@@ -49,12 +49,23 @@ impl Sandboxd {
             },
             Signal::Credentials | Signal::Mounts | Signal::ProcessLimit => {
                 engine?;
-                self.alert.processes.try_out()
+                self.alert.kernel.processes.try_out()
             }
-            Signal::SeccompKill => match serving {
-                Serving::Nowhere(_) => engine.map(|_| String::new()),
-                _ => said("a command's own end; who exits with 159 counts as ended so"),
+            Signal::Namespaces => {
+                engine?;
+                self.alert.kernel.processes.try_out()?;
+                said("process, user, network and mount; the others are told only to who may trace")
+            }
+            Signal::SeccompKill | Signal::SaidKill => match (serving, self.alert.kernel.ends.try_out()) {
+                (Serving::Nowhere(_), _) => engine.map(|_| String::new()),
+                (Serving::Docker(..), Ok(_)) => said("a command's own end, and whatever it started, by D9"),
+                _ => said("a command's own end, and not that of what it started"),
             },
+            Signal::ProcessEvents => {
+                engine?;
+                self.alert.kernel.ends.try_out()
+            }
+            Signal::MemoryExec => Err(CLOSED.to_owned()),
             Signal::Canary => {
                 let (searcher, mut output) = (engine?.searcher(), Output::default());
                 let found = searcher.canary().map(|word| output.pass(searcher, false, word.as_bytes()));
@@ -77,10 +88,6 @@ impl Sandboxd {
                 Some(_) => said("a known text is found"),
                 None => Err("a known text is not found".to_owned()),
             },
-            Signal::Namespaces | Signal::MemoryExec => Err(TRACING.to_owned()),
-            Signal::ProcessEvents => {
-                Err("needs a netlink socket, which its filter denies; a clock looks instead".to_owned())
-            }
             Signal::AuditRecord | Signal::LandlockRecord => Err(AUDIT.to_owned()),
             Signal::Notified => Err("the native filter answers by itself; a kill shows as D4".to_owned()),
             Signal::HostFile => Err("needs CAP_SYS_ADMIN, which no role has".to_owned()),

@@ -1,13 +1,15 @@
 //! sandboxd at work: broker's words, the edges it grants, and which handler each request of gateway goes to. Running a
 //! command is `exec`, where it runs is `serving`, ending everything is `freeze`.
 
+use crate::alert::Alert;
 use crate::judge::Judge;
 use crate::processes::Processes;
-use crate::reacting::{self, Alert};
+use crate::reacting;
 use crate::runs::{Runs, lock};
 use crate::serving::{Serving, Slot};
+use crate::standing::Standing;
 use crate::state::Settings;
-use crate::watch::processes::Processes as Kernel;
+use crate::watch::Kernel;
 use confine::startup::{Control, Sealed, StartError};
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError};
@@ -224,22 +226,24 @@ const fn tool(request: &SandboxRequest) -> Option<(&SessionKey, &'static str)> {
 
 async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) {
     let Request { request, responder, .. } = request;
-    if let Some((session, tool)) = tool(&request)
-        && let Err(refusal) = sandboxd.judge.may_use(session, sandboxd.is_tainted(session).await, tool)
-    {
-        let refusal = sandboxd.not_used(session, tool, refusal).await;
-        let _ = responder.refuse(&refusal).await;
-        return;
+    let mut standing = Standing::default();
+    if let Some((session, tool)) = tool(&request) {
+        standing = sandboxd.standing(session).await;
+        if let Err(refusal) = sandboxd.judge.may_use(session, standing.tainted, tool) {
+            let refusal = sandboxd.not_used(session, tool, refusal).await;
+            let _ = responder.refuse(&refusal).await;
+            return;
+        }
     }
     let outcome = match &request {
         SandboxRequest::Tools { session } => {
-            let tainted = sandboxd.is_tainted(session).await;
+            let tainted = sandboxd.standing(session).await.tainted;
             let names = sandboxd.judge.tools(session, tainted).into_iter().map(BoundedStr::truncated).collect();
             let names = BoundedVec::new(names).unwrap_or_default();
             Ok(SandboxReply::Tools { names, outside: tainted || session.is_outside() })
         }
         SandboxRequest::Exec { session, command, options } => {
-            return sandboxd.exec(session, command, options, responder).await;
+            return sandboxd.exec(session, standing, command, options, responder).await;
         }
         SandboxRequest::Process { session, verb } => sandboxd.on_process(session, verb, &responder).await,
         SandboxRequest::File { session, verb } => {

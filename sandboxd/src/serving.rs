@@ -37,6 +37,14 @@ impl Serving {
         }
     }
 
+    /// The container of whoever has this place; empty where there is none.
+    pub(crate) fn container(&self, place: &SessionKey) -> String {
+        match self {
+            Self::Docker(docker, _) => docker.watch().of_session(place).unwrap_or_default(),
+            Self::Native(..) | Self::Nowhere(_) => String::new(),
+        }
+    }
+
     /// Its name, and a line about it.
     pub(crate) fn described(&self) -> (Backend, String) {
         let (Self::Docker(_, detail) | Self::Native(_, detail) | Self::Nowhere(detail)) = self;
@@ -121,7 +129,7 @@ impl Sandboxd {
             (Choice::Docker(detail), Some(docker)) => {
                 match DockerBackend::new(docker, settings.clone(), self.words.clone()).await {
                     Ok(backend) => {
-                        backend.watch().begin(self.alert.findings.clone(), Arc::clone(&self.alert.processes));
+                        backend.watch().begin(self.alert.findings.clone(), Arc::clone(&self.alert.kernel));
                         backend.fill();
                         let detail = if backend.has_runner() { detail } else { format!("{detail}; {NO_RUNNER}") };
                         Serving::Docker(Arc::new(backend), detail)

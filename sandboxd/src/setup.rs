@@ -102,7 +102,7 @@ impl Sandboxd {
             }
         };
         let end = self.recorded(session, &setup.text, "setupCommand", Backend::Docker, work).await?;
-        let _ = self.notice_end(session, end).await;
+        let _ = self.notice_end(session, &container.id, end).await;
         if end == RunEnd::Exited(0) {
             return Ok(());
         }

@@ -36,7 +36,7 @@ const KILLED: [&str; 11] = [
 ];
 
 /// What must be refused.
-const DENIED: [&str; 43] = [
+const DENIED: [&str; 45] = [
     "io_uring_setup",
     "io_uring_enter",
     "perf_event_open",
@@ -55,6 +55,8 @@ const DENIED: [&str; 43] = [
     "syslog",
     "quotactl",
     "modify_ldt",
+    "memfd_create",
+    "memfd_exec",
     "fanotify_init",
     "socket_inet_stream",
     "socket_inet_dgram",

@@ -343,8 +343,8 @@ impl Standin {
         std::thread::spawn(move || {
             while let Ok(packet) = peer.0.recv_by(MAX_FRAME, 0, Instant::now() + 6 * STEP) {
                 let sent = match decode_incoming::<SandboxdVault>(packet) {
-                    Ok(Incoming::Request { id, request: ApprovalRequest::IsTainted { .. }, .. }) => {
-                        peer.send(Kind::Reply, id.0, &ApprovalReply::Tainted(false), &[])
+                    Ok(Incoming::Request { id, request: ApprovalRequest::Standing { .. }, .. }) => {
+                        peer.send(Kind::Reply, id.0, &ApprovalReply::Standing { tainted: false, suspended: false }, &[])
                     }
                     Ok(Incoming::Request { id, .. }) => {
                         peer.send(Kind::Refused, id.0, &Refusal::new("standin", "nobody is here"), &[])

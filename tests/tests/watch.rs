@@ -29,8 +29,16 @@ struct World {
 }
 
 impl World {
-    /// A running set with one warm container, in which nothing was seen.
+    /// A running set with one warm container, in which nothing was seen; commands go by the resident runner.
     fn new() -> Option<Self> {
+        let world = Self::with(&|_| None)?;
+        let detail = world.system.status()["sandbox"]["detail"].clone();
+        assert!(!detail.as_str().unwrap().contains("no runner"), "{detail}");
+        Some(world)
+    }
+
+    /// As that, of another image.
+    fn with(image: &dyn Fn(&Path) -> Option<String>) -> Option<Self> {
         if !is_root() {
             skip("only root can be sure to reach the engine's socket");
             return None;
@@ -38,7 +46,14 @@ impl World {
         let socket = docker_socket()?;
         let guard = ENGINE.lock().unwrap_or_else(PoisonError::into_inner);
         let before = all(&socket);
-        let system = System::start(As::Root, &Sandbox::Docker(socket.clone()));
+        let mut system = System::prepare(As::Root, &Sandbox::Docker(socket.clone()));
+        if let Some(image) = image(&socket) {
+            let path = system.state().join("moltbot.json");
+            let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            config["agents"]["defaults"]["sandbox"]["docker"]["image"] = image.into();
+            std::fs::write(&path, config.to_string()).unwrap();
+        }
+        system.up();
         assert!(system.chat("/exec echo warm").contains("warm"));
         let made: Vec<String> = all(&socket).into_iter().filter(|id| !before.contains(id)).collect();
         // Others use the engine too: ours is the one whose label is of this state directory's start.
@@ -63,6 +78,29 @@ impl World {
 
     fn signal(&self, number: &str) -> Value {
         wait_for(&format!("signal {number}"), || self.signals().into_iter().find(|record| record["signal"] == number))
+    }
+
+    /// Makes and warms a conversation's container.
+    fn container_of(&self, session: &str) -> String {
+        assert!(serving(&self.system).says(&["chat", "--session", session, "/exec echo warm"]).contains("warm"));
+        let list: Value = serde_json::from_str(&self.system.says(&["sandbox", "list", "--json"])).unwrap();
+        let row = list.as_array().unwrap().iter().find(|row| row["sessionKey"] == session).unwrap().clone();
+        row["container"].as_str().unwrap().to_owned()
+    }
+
+    /// True where a command of main waits for the operator, who says yes.
+    fn is_asked(&self, command: &str) -> bool {
+        let chat = std::thread::scope(|scope| {
+            let chat = scope.spawn(|| self.system.chat(&format!("/exec {command}")));
+            while !chat.is_finished() {
+                let list: Value = serde_json::from_str(&self.system.says(&["approvals", "list", "--json"])).unwrap();
+                if let Some(id) = list.get(0).and_then(|question| question["id"].as_str()) {
+                    let _ = self.system.moltbot(&["approvals", "approve", id]);
+                }
+            }
+            chat.join().unwrap()
+        });
+        chat.contains("waits for an approval")
     }
 
     fn label(&self, name: &str) -> String {
@@ -226,20 +264,140 @@ fn forbidden_call_costs_the_sandbox_and_what_was_allowed() {
     // Where nobody was asked before, everything is now; another conversation is as it was.
     let other = serving(&world.system).says(&["chat", "--session", "agent:main:other", "/exec echo works"]);
     assert!(other.contains("works"), "{other}");
-    let asked = std::thread::scope(|scope| {
-        let chat = scope.spawn(|| world.system.chat("/exec echo asked"));
-        wait_for("a question", || {
-            let list: Value = serde_json::from_str(&world.system.says(&["approvals", "list", "--json"])).unwrap();
-            list.get(0).map(|question| world.system.says(&["approvals", "approve", question["id"].as_str().unwrap()]))
-        });
-        chat.join().unwrap()
-    });
-    assert!(asked.contains("asked\n") && asked.contains("waits for an approval"), "{asked}");
+    assert!(world.is_asked("echo asked"));
     let suspended = world.system.records("secret-audit");
     assert!(suspended.iter().any(|record| record["verb"] == "approvals.suspend"), "{suspended:?}");
     let list: Value = serde_json::from_str(&world.system.says(&["sandbox", "list", "--json"])).unwrap();
     let row = list.as_array().unwrap().iter().find(|row| row["sessionKey"] == MAIN).unwrap();
     assert_eq!((row["class"].as_str(), row["suspended"].as_bool()), (Some("S2"), Some(true)), "{row}");
+    // A sandboxd that knows nothing of it asks the vault, which forgets only by the operator's word.
+    signal(world.system.pid("sandboxd"), Signal::KILL);
+    world.system.wait_epoch("sandboxd", 2);
+    assert!(
+        serving(&world.system).says(&["chat", "--session", "agent:main:other", "/exec echo works"]).contains("works")
+    );
+    assert!(world.is_asked("echo asked again"));
+    let _ = world.system.says(&["sessions", "untaint", MAIN]);
+    assert!(!world.is_asked("echo nobody is asked"));
+}
+
+/// A shell that says nothing of it, or something else: the kernel says it all the same. And a program's own word is no fact.
+#[test]
+fn filter_s_kill_is_known_whatever_the_shell_says_and_a_status_is_a_word() {
+    let Some(world) = World::new() else { return };
+    for _ in 0..12 {
+        let _ = world.system.chat("/exec exit 159");
+    }
+    let _ = world.system.chat("/exec sh -c 'exit 159' | cat; sh -c 'kill -9 $$'; exit 137");
+    let seen = world.signal("D4s");
+    assert_eq!((seen["class"].as_str(), seen["sessionKey"].as_str()), (Some("S1"), Some(MAIN)), "{seen}");
+    assert!(world.signals().iter().all(|record| record["class"] == "S1"), "{:?}", world.signals());
+    assert!(all(&world.socket).contains(&world.container), "its container is the same");
+    assert!(!world.is_asked("echo nobody is asked"));
+    for (turn, hidden) in ["busybox pivot_root / /tmp; true", "busybox pivot_root / /tmp | cat"].into_iter().enumerate()
+    {
+        let session = format!("agent:main:hidden-{turn}");
+        let container = world.container_of(&session);
+        let _ = world.system.moltbot(&["chat", "--session", &session, &format!("/exec {hidden}; sleep 60")]);
+        let seen = wait_for("the kernel's word", || {
+            world
+                .signals()
+                .into_iter()
+                .find(|record| record["sessionKey"] == session.as_str() && record["signal"] == "D4")
+        });
+        assert_eq!((seen["class"].as_str(), seen["container"].as_str()), (Some("S2"), Some(&*container)), "{seen}");
+        wait_for("the container's end", || (!all(&world.socket).contains(&container)).then_some(()));
+    }
+    assert_eq!((world.mode().as_str(), world.system.role("sandboxd")["epoch"].as_u64()), ("open", Some(1)));
+}
+
+/// The same where the image has no runner, and the engine's exec serves.
+#[test]
+fn engine_s_exec_is_watched_as_the_runner_is() {
+    let bare = format!("moltbot-test-watch-bare:{}", std::process::id());
+    let make = |socket: &Path| {
+        let image = std::env::var("MOLTBOT_TEST_SANDBOX_IMAGE").unwrap_or_else(|_| "moltbot-sandbox:latest".to_owned());
+        let from = docker(socket, &["create", "--network", "none", &image, "/bin/sh"]).stdout;
+        let from = String::from_utf8(from).unwrap().trim().to_owned();
+        let made = docker(socket, &["commit", "--change", "LABEL moltbot.runner=none", &from, &bare]);
+        assert!(made.status.success(), "{made:?}");
+        let _ = docker(socket, &["rm", "-f", &from]);
+        Some(bare.clone())
+    };
+    let Some(world) = World::with(&make) else { return };
+    let detail = world.system.status()["sandbox"]["detail"].clone();
+    assert!(detail.as_str().unwrap().contains("no runner"), "{detail}");
+    let _ = world.system.chat("/exec exit 159");
+    assert_eq!(world.signal("D4s")["class"], "S1");
+    assert!(!world.is_asked("echo nobody is asked"));
+    let tripped = world.system.chat("/exec exec busybox pivot_root / /tmp");
+    assert!(tripped.contains("only an attack makes"), "{tripped}");
+    assert_eq!(world.signal("D4")["class"], "S2");
+    world.wait_gone();
+    let container = world.container_of("agent:main:other");
+    let _ = world.docker(&["exec", "-d", &container, "true"]);
+    let seen = world.signal("D2");
+    assert_eq!((seen["class"].as_str(), seen["container"].as_str()), (Some("S3"), Some(&*container)), "{seen}");
+    wait_for("the container's end", || (!all(&world.socket).contains(&container)).then_some(()));
+    let _ = world.docker(&["rmi", "-f", &bare]);
+}
+
+/// Who can have a containment doubted again and again has everything locked, and never the set stopped.
+#[test]
+fn doubts_in_quick_succession_lock_everything_and_stop_nothing() {
+    let Some(world) = World::new() else { return };
+    let broker = world.system.pid("broker");
+    for turn in 0..2 {
+        for (which, mode) in ["open", "locked"].into_iter().enumerate() {
+            let session = format!("agent:main:doubt-{turn}-{which}");
+            let container = world.container_of(&session);
+            let _ = world.docker(&["rename", &container, &format!("moltbot-test-doubt-{}", std::process::id())]);
+            wait_for("the quarantine", || world.system.says(&["lockdown", "status"]).contains(&session).then_some(()));
+            wait_for("the container's end", || (!all(&world.socket).contains(&container)).then_some(()));
+            wait_for("the end of the reaction", || (world.mode() == mode).then_some(()));
+            let refused = serving(&world.system).moltbot(&["chat", "--session", &session, "/exec echo no"]);
+            assert!(!String::from_utf8_lossy(&refused.stdout).contains("no\n"), "{refused:?}");
+        }
+        let _ = world.system.says(&["lockdown", "clear"]);
+    }
+    assert!(serving(&world.system).chat("/exec echo works").contains("works"));
+    assert_eq!(world.system.pid("broker"), broker, "the set went on");
+}
+
+/// One whose ids and rights are a container's, and that is not in its namespaces.
+#[test]
+fn process_in_other_namespaces_is_contained() {
+    let Some(world) = World::new() else { return };
+    let group = Path::new("/sys/fs/cgroup/pids/docker").join(&world.container).join("cgroup.procs");
+    if !group.exists() {
+        return skip("the engine's control groups are not where this test looks");
+    }
+    // No capability, no new privileges, a filter that lets everything through.
+    let script = "import ctypes, os, struct, sys, time
+c = ctypes.CDLL(None)
+[c.prctl(24, n, 0, 0, 0) for n in range(64)]
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+c.prctl(38, 1, 0, 0, 0)
+allow = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
+c.prctl(22, 2, ctypes.create_string_buffer(struct.pack('HxxxxxxQ', 1, ctypes.addressof(allow))), 0, 0)
+print('up', flush=True)
+time.sleep(300)";
+    let python = Command::new("python3").args(["-c", script]).stdout(std::process::Stdio::piped()).spawn();
+    let Ok(mut other) = python else { return skip("there is no python3") };
+    let mut up = [0; 2];
+    std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut up).unwrap();
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let procs = hierarchy.path().join("docker").join(&world.container).join("cgroup.procs");
+        let _ = std::fs::write(procs, other.id().to_string());
+    }
+    // What is suspicious is looked at more often.
+    let _ = world.system.moltbot(&["chat", "/exec echo release_agent"]);
+    let seen = world.signal("D6");
+    let _ = other.kill();
+    assert!(seen["class"] == "S3" && seen["detail"].as_str().unwrap().contains("process"), "{seen}");
+    wait_for("the quarantine", || world.quarantined().then_some(()));
+    world.wait_gone();
+    let _ = other.wait();
 }
 
 #[test]
@@ -353,10 +511,10 @@ fn every_signal_says_whether_it_is_seen_and_why_not() {
     let status = world.system.status();
     let signals = status["sandbox"]["signals"].as_array().unwrap().clone();
     let on = |number: &str| signals.iter().find(|it| it["signal"] == number).unwrap()["on"].as_bool().unwrap();
-    for number in ["D1", "D2", "D3", "D4", "D5", "D7", "D14", "D16", "D17", "D18"] {
+    for number in ["D1", "D2", "D3", "D4", "D4s", "D5", "D6", "D7", "D9", "D14", "D16", "D17", "D18"] {
         assert!(on(number), "{number}: {signals:?}");
     }
-    for number in ["D6", "D8", "D9", "D10", "D11", "D12", "D13"] {
+    for number in ["D8", "D10", "D11", "D12", "D13", "D15"] {
         assert!(!on(number), "{number}");
     }
     assert!(signals.iter().all(|it| !it["why"].as_str().unwrap().is_empty()));
@@ -395,6 +553,8 @@ fn container_that_changes_while_it_runs_is_found_by_chance() {
     });
     let system = System::start(As::Root, &Sandbox::Docker(engine.socket.clone()));
     let _ = system.moltbot(&["chat", "/exec true"]);
+    // Looks are by chance, one in ten; where something was suspicious there are twenty a second.
+    let _ = system.moltbot(&["chat", "/exec echo release_agent"]);
     let seen = wait_for("signal D1", || {
         system.records("system-audit").into_iter().find(|record| record["type"] == "signal" && record["signal"] == "D1")
     });
@@ -417,47 +577,43 @@ fn every_foreign_act_that_reaches_into_a_container_is_seen() {
         ("update", &["update", "--cpus", "0.5", id]),
         ("attach", &["attach", "--no-stdin", id]),
     ];
-    // Two of them to a set: a role that dies three times within half a minute stops it.
-    for acts in acts.chunks(2) {
-        let Some(world) = World::new() else { return };
-        for (turn, (word, act)) in acts.iter().enumerate() {
-            let session = format!("agent:main:act-{turn}");
-            assert!(serving(&world.system).says(&["chat", "--session", &session, "/exec echo warm"]).contains("warm"));
-            let list: Value = serde_json::from_str(&world.system.says(&["sandbox", "list", "--json"])).unwrap();
-            let row = list.as_array().unwrap().iter().find(|row| row["sessionKey"] == session.as_str()).unwrap();
-            let container = row["container"].as_str().unwrap().to_owned();
-            let args: Vec<String> = act.iter().map(|arg| arg.replace(id, &container)).collect();
-            let mut hand = Command::new("docker");
-            hand.arg("--host").arg(format!("unix://{}", world.socket.display())).args(&args);
-            hand.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-            let mut hand = hand.spawn().unwrap();
-            let seen = wait_for(&format!("{word} to be seen"), || {
-                world.signals().into_iter().find(|record| record["container"] == container.as_str())
-            });
-            assert_eq!((seen["signal"].as_str(), seen["class"].as_str()), (Some("D2"), Some("S3")), "{seen}");
-            assert!(seen["detail"].as_str().unwrap().contains(word), "{word}: {seen}");
-            wait_for("the container's end", || (!all(&world.socket).contains(&container)).then_some(()));
-            let _ = hand.kill();
-            let _ = hand.wait();
-            // The operator looks, so that the next one is a first one.
-            wait_for("the end of the reaction", || {
-                world.system.moltbot(&["lockdown", "clear"]).status.success().then_some(())
-            });
-            wait_for("the set", || world.system.status()["ready"].as_bool().filter(|ready| *ready));
-        }
-        let _ = world.docker(&["rmi", "-f", &image]);
+    let Some(world) = World::new() else { return };
+    for (turn, (word, act)) in acts.iter().enumerate() {
+        let container = world.container_of(&format!("agent:main:act-{turn}"));
+        let args: Vec<String> = act.iter().map(|arg| arg.replace(id, &container)).collect();
+        let mut hand = Command::new("docker");
+        hand.arg("--host").arg(format!("unix://{}", world.socket.display())).args(&args);
+        hand.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut hand = hand.spawn().unwrap();
+        let seen = wait_for(&format!("{word} to be seen"), || {
+            world.signals().into_iter().find(|record| record["container"] == container.as_str())
+        });
+        assert_eq!((seen["signal"].as_str(), seen["class"].as_str()), (Some("D2"), Some("S3")), "{seen}");
+        assert!(seen["detail"].as_str().unwrap().contains(word), "{word}: {seen}");
+        wait_for("the container's end", || (!all(&world.socket).contains(&container)).then_some(()));
+        let _ = hand.kill();
+        let _ = hand.wait();
+        // The operator looks, so that the next one is a first one.
+        wait_for("the end of the reaction", || {
+            world.system.moltbot(&["lockdown", "clear"]).status.success().then_some(())
+        });
     }
+    let _ = world.docker(&["rmi", "-f", &image]);
 }
 
 /// What somebody inside can try. Each attempt is answered by its class; its twin is that nothing graver follows.
 #[test]
 fn every_attempt_from_inside_is_seen_at_its_class() {
     let Some(world) = World::new() else { return };
-    let attempts: [(&str, &str, &str); 24] = [
+    // A parent that stays: where it ended by the time that the kernel's word is read, nobody knows whose the process was.
+    let attempts: [(&str, &str, &str); 27] = [
         ("S2", "D4", "busybox pivot_root / /tmp"),
         ("S2", "D4", "busybox reboot -f"),
         ("S2", "D4", "busybox rmmod moltbot"),
         ("S2", "D4", "echo x > /workspace/m.ko; busybox insmod /workspace/m.ko"),
+        ("S2", "D4", "(busybox pivot_root / /tmp; sleep 60) | cat"),
+        ("S2", "D4", "busybox reboot -f; sleep 60"),
+        ("S1", "D4s", "exit 159"),
         ("S1", "D18", "cat /proc/1/root/etc/shadow"),
         ("S1", "D18", "echo /tmp/x > /sys/fs/cgroup/release_agent"),
         ("S1", "D18", "mkdir /sys/fs/cgroup/x; echo 1 > /sys/fs/cgroup/x/notify_on_release"),
@@ -481,10 +637,13 @@ fn every_attempt_from_inside_is_seen_at_its_class() {
     ];
     for (turn, (class, signal, attempt)) in attempts.into_iter().enumerate() {
         let session = format!("agent:main:try-{turn}");
-        let _ = serving(&world.system).says(&["chat", "--session", &session, &format!("/exec {attempt}")]);
-        let of_it: Vec<Value> =
-            world.signals().into_iter().filter(|record| record["sessionKey"] == session.as_str()).collect();
-        assert!(of_it.iter().any(|it| it["class"] == class && it["signal"] == signal), "{attempt}: {of_it:?}");
+        let _ = serving(&world.system).moltbot(&["chat", "--session", &session, &format!("/exec {attempt}")]);
+        let of_it = || -> Vec<Value> {
+            world.signals().into_iter().filter(|record| record["sessionKey"] == session.as_str()).collect()
+        };
+        // What the kernel says of a process that the shell said nothing of may be recorded a moment later.
+        wait_for(attempt, || of_it().iter().any(|it| it["class"] == class && it["signal"] == signal).then_some(()));
+        let of_it = of_it();
         assert!(of_it.iter().all(|it| it["class"].as_str() <= Some(class)), "{attempt}: {of_it:?}");
         let _ = world.system.moltbot(&["sandbox", "kill", &session]);
     }

@@ -21,6 +21,9 @@ pub const MOST: usize = 1024;
 const MAX_SESSION: usize = 128;
 /// Longest reason.
 const MAX_WHY: usize = 128;
+/// Reason of a conversation in whose sandbox something was seen that only an attack does: nothing of it runs unasked either.
+/// A role that says it as its own reason has the conversation held more strictly, and nothing else.
+const SUSPENDED: &str = "something that only an attack does was seen in its sandbox";
 /// Rows of one page.
 const PAGE: usize = 32;
 
@@ -47,6 +50,22 @@ impl Taints {
             return false;
         }
         self.0.insert(session.to_owned(), why.to_owned());
+        true
+    }
+
+    /// True where nothing of the conversation runs unasked, or perhaps nothing may.
+    #[must_use]
+    pub fn is_suspended(&self, session: &str) -> bool {
+        self.why(session).map_or(self.0.len() >= MOST, |why| why == SUSPENDED)
+    }
+
+    /// Marks one, whatever marked it before; where there is no room every name that is in no row counts so. True where it was
+    /// not marked so.
+    pub fn suspend(&mut self, session: &str) -> bool {
+        if self.is_suspended(session) {
+            return false;
+        }
+        self.0.insert(session.to_owned(), SUSPENDED.to_owned());
         true
     }
 
@@ -220,6 +239,25 @@ mod tests {
     }
 
     #[test]
+    fn suspension_outlives_the_vault_is_a_mark_besides_and_goes_with_it() {
+        let dirs = Dirs::new();
+        let (mut state, mut leases, mut log) = (dirs.open().unwrap(), Leases::default(), Kept::default());
+        let (main, other) = ("agent:main:main", "agent:main:other");
+        let mut desk = Desk { state: &mut state, leases: &mut leases, log: &mut log, now_ms: 1 };
+        desk.may_fetch(&key(main), "docs.test").unwrap();
+        assert!(!state.contents().taints.is_suspended(main), "read something, and no more");
+        assert!(state.change_taints(|taints| taints.suspend(main)).unwrap());
+        drop(state);
+        let mut state = dirs.open().unwrap();
+        let taints = &state.contents().taints;
+        assert!(taints.is_suspended(main) && taints.has(main) && !taints.is_suspended(other));
+        let mut desk = Desk { state: &mut state, leases: &mut leases, log: &mut log, now_ms: 1 };
+        assert!(desk.may_fetch(&key(main), "docs.test").is_err(), "it reaches nothing any more");
+        desk.on_taint_verb(0, &TaintVerb::Clear { session: key(main) }).unwrap();
+        assert!(!state.contents().taints.is_suspended(main));
+    }
+
+    #[test]
     fn mark_that_cannot_be_recorded_is_not_made_and_not_granted() {
         let dirs = Dirs::new();
         let (mut state, mut leases, mut log) = (dirs.open().unwrap(), Leases::default(), Kept::default());
@@ -290,6 +328,10 @@ mod tests {
             assert!(taints.add(&format!("agent:main:s{at}"), "x"));
         }
         assert!(taints.has("never seen") && !taints.add("one more", "x"));
+        assert!(taints.is_suspended("never seen") && !taints.is_suspended("agent:main:s0"));
+        assert!(
+            !taints.suspend("never seen") && taints.suspend("agent:main:s0") && taints.is_suspended("agent:main:s0")
+        );
         let mut writer = Writer::new(64);
         taints.encode(&mut writer);
         let bytes = writer.finish();

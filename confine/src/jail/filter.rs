@@ -97,6 +97,9 @@ const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
+/// `MFD_NOEXEC_SEAL` (linux/memfd.h, Linux 6.3).
+const NOEXEC_SEAL: u64 = 8;
+
 /// Bit that marks the x32 table, whose numbers pass by a filter that lists ordinary ones (asm/unistd.h).
 const X32: u32 = 0x4000_0000;
 
@@ -138,6 +141,8 @@ pub(super) fn common() -> Result<Vec<BpfProgram>, BackendError> {
         clones.push(when(0, SeccompCmpOp::MaskedEq(flag), flag)?);
     }
     denied.insert(libc::SYS_clone, clones);
+    // A program that is run from memory leaves no file to look at: only what can never be executed is given out.
+    denied.insert(libc::SYS_memfd_create, vec![when(1, SeccompCmpOp::MaskedEq(NOEXEC_SEAL), 0)?]);
     let typing = [libc::TIOCSTI, libc::TIOCLINUX];
     let typing = typing.into_iter().map(|request| when(1, SeccompCmpOp::Eq, request)).collect::<Result<_, _>>()?;
     denied.insert(libc::SYS_ioctl, typing);

@@ -4,7 +4,7 @@
 //!
 //! Hostile: numbers that are used again between two looks, and processes that end while they are read.
 
-use super::status::{Process, parse};
+use super::status::{Process, Spaces, interfaces, parse};
 use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, open, openat2};
 use rustix::io::{Errno, read};
 use std::mem::MaybeUninit;
@@ -75,6 +75,23 @@ impl Processes {
         self.file(&format!("{pid}/mountinfo")).ok().filter(|text| !text.is_empty())
     }
 
+    /// In which namespaces it is; none where it is gone, or the kernel does not say.
+    #[must_use]
+    pub fn spaces(&self, pid: u32) -> Option<Spaces> {
+        Some(Spaces {
+            users: self.file(&format!("{pid}/uid_map")).ok()?.split_whitespace().collect::<Vec<_>>().join(" "),
+            interfaces: interfaces(&self.file(&format!("{pid}/net/dev")).ok()?),
+            mounts: super::digest(self.mounts(pid)?.as_bytes()),
+        })
+    }
+
+    /// Which of these containers the process is in, by its control group.
+    #[must_use]
+    pub fn container_of(&self, pid: u32, ids: &[String]) -> Option<usize> {
+        let groups = self.file(&format!("{pid}/cgroup")).ok()?;
+        ids.iter().position(|id| groups.contains(id.as_str()))
+    }
+
     /// Every process in the control groups of these containers.
     ///
     /// # Errors
@@ -87,8 +104,7 @@ impl Processes {
         let mut found = Vec::new();
         while let Some(entry) = entries.next() {
             let Some(pid) = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
-            let Ok(groups) = self.file(&format!("{pid}/cgroup")) else { continue };
-            let Some(container) = ids.iter().position(|id| groups.contains(id.as_str())) else { continue };
+            let Some(container) = self.container_of(pid, ids) else { continue };
             let process = self.process(pid);
             found.extend(process.map(|process| Found { pid, container, process }));
         }
@@ -109,6 +125,7 @@ impl Processes {
         if first.depth == 0 {
             return Err("the kernel does not tell process namespaces".to_owned());
         }
+        self.spaces(own).ok_or("its own namespaces cannot be read")?;
         self.of_containers(&[]).map_err(|errno| format!("/proc cannot be listed: {errno}"))?;
         Ok("own status shows own filter; process 1 can be read".to_owned())
     }
@@ -125,6 +142,9 @@ mod tests {
         assert_eq!(own.uids[0], rustix::process::getuid().as_raw());
         assert!(processes.mounts(std::process::id()).unwrap().contains(" / "));
         assert_eq!(processes.process(u32::MAX), None);
+        let spaces = processes.spaces(std::process::id()).unwrap();
+        assert!(spaces.interfaces.contains(&"lo".to_owned()) && !spaces.users.is_empty());
+        assert_eq!(processes.spaces(u32::MAX), None);
         assert!(processes.file("../etc/passwd").is_err() && processes.file("self/status").is_err(), "a link");
     }
 

@@ -54,6 +54,38 @@ pub fn parse(text: &str) -> Option<Process> {
     (needed >= 12 && process.uids.len() == 4 && process.gids.len() == 4).then_some(process)
 }
 
+/// Namespaces of a process, as far as the kernel tells everybody: the links beneath `/proc/PID/ns` it tells only who may trace.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Spaces {
+    /// How its user namespace maps uids.
+    pub users: String,
+    /// Names of the interfaces that it sees.
+    pub interfaces: Vec<String>,
+    /// SHA-256 of what is mounted where it is.
+    pub mounts: [u8; 32],
+}
+
+/// Names of the interfaces in `/proc/PID/net/dev`, whose counters go on.
+#[must_use]
+pub fn interfaces(text: &str) -> Vec<String> {
+    let mut names: Vec<String> =
+        text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// In which namespaces a process is that its container's first one is not in; empty where there is none.
+#[must_use]
+pub fn elsewhere(process: (&Process, &Spaces), first: (&Process, &Spaces)) -> Vec<&'static str> {
+    let differs = [
+        ("process", process.0.depth != first.0.depth),
+        ("user", process.1.users != first.1.users),
+        ("network", process.1.interfaces != first.1.interfaces),
+        ("mount", process.1.mounts != first.1.mounts),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+}
+
 /// In what a process is not as its container's first one is; empty where it is.
 #[must_use]
 pub fn differs(process: &Process, first: &Process) -> Vec<String> {
@@ -133,6 +165,24 @@ mod tests {
         }
         let root = parse(&text(|line| line.starts_with("Uid:").then_some("Uid:\t0\t0\t0\t0"))).unwrap();
         assert!(!wrong_first(&root).is_empty());
+    }
+
+    #[test]
+    fn process_in_another_namespace_is_found_by_what_it_sees_and_one_in_the_same_is_not() {
+        let alone = Spaces { users: "0 0 4294967295".to_owned(), interfaces: vec!["lo".to_owned()], mounts: [1; 32] };
+        assert!(elsewhere((&first(), &alone), (&first(), &alone)).is_empty());
+        let outside = parse(&text(|line| line.starts_with("NSpid").then_some("NSpid:\t7"))).unwrap();
+        assert_eq!(elsewhere((&outside, &alone), (&first(), &alone)), ["process"]);
+        let dev = "Inter-|   Receive  \n face |bytes\n    lo: 1 2 3\n  eth0: 9 9\n";
+        for (other, name) in [
+            (Spaces { users: "0 1000 1".to_owned(), ..alone.clone() }, "user"),
+            (Spaces { interfaces: interfaces(dev), ..alone.clone() }, "network"),
+            (Spaces { mounts: [2; 32], ..alone.clone() }, "mount"),
+        ] {
+            assert_eq!(elsewhere((&first(), &other), (&first(), &alone)), [name]);
+        }
+        assert_eq!(interfaces(dev), ["eth0", "lo"]);
+        assert_eq!(interfaces("    lo: 7 7\n"), alone.interfaces, "its counters do not matter");
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub enum Signal {
     WriteLayer,
     /// A command made a call that no honest program makes, and its filter ended it.
     SeccompKill,
+    /// A command exited with the status that a filter's end is said with: its own word.
+    SaidKill,
     /// A process in a container has another uid, a capability, or no filter.
     Credentials,
     /// A process is in other namespaces than its container.
@@ -63,11 +65,12 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::SpecDrift,
         Self::ForeignAction,
         Self::WriteLayer,
         Self::SeccompKill,
+        Self::SaidKill,
         Self::Credentials,
         Self::Namespaces,
         Self::Mounts,
@@ -93,6 +96,7 @@ impl Signal {
             Self::ForeignAction => ("D2", "engine's events", Class::S3),
             Self::WriteLayer => ("D3", "engine's list of changed files", Class::S3),
             Self::SeccompKill => ("D4", "ends by SIGSYS", Class::S2),
+            Self::SaidKill => ("D4s", "exits with 159", Class::S1),
             Self::Credentials => ("D5", "/proc/PID/status of every process", Class::S3),
             Self::Namespaces => ("D6", "/proc/PID/ns of every process", Class::S3),
             Self::Mounts => ("D7", "/proc/PID/mountinfo", Class::S3),
@@ -117,10 +121,10 @@ impl Signal {
         self.facts().2
     }
 
-    /// True where a stranger's text is enough to cause it.
+    /// True where a stranger's text, or a program's own word, is enough to cause it.
     #[must_use]
     pub const fn is_text(self) -> bool {
-        matches!(self, Self::OutputText | Self::CommandText)
+        matches!(self, Self::OutputText | Self::CommandText | Self::SaidKill)
     }
 }
 
@@ -239,6 +243,13 @@ impl Table {
         self.scores.get(session).is_some_and(|score| score.suspended)
     }
 
+    /// The vault keeps from now on that nothing of the conversation runs unasked, so that the operator can end it there.
+    pub fn entrust(&mut self, session: &SessionKey) {
+        if let Some(score) = self.scores.get_mut(session) {
+            score.suspended = false;
+        }
+    }
+
     /// The gravest that the conversation came to.
     #[must_use]
     pub fn gravest(&self, session: &SessionKey) -> Option<Class> {
@@ -281,6 +292,15 @@ mod tests {
             assert_eq!(class(&mut slow, at * WINDOW_MS / 4, Signal::MemoryLimit), Class::S1);
         }
         assert_eq!(slow.gravest(&key("s")), Some(Class::S1));
+    }
+
+    #[test]
+    fn suspension_that_the_vault_keeps_is_the_vault_s_to_end() {
+        let mut table = Table::default();
+        table.on(0, &key("s"), "c", Signal::SeccompKill);
+        assert!(table.is_suspended(&key("s")));
+        table.entrust(&key("s"));
+        assert!(!table.is_suspended(&key("s")) && table.gravest(&key("s")) == Some(Class::S2));
     }
 
     #[test]
@@ -330,12 +350,12 @@ mod tests {
         /// Whatever texts come, in whatever order and number, beside whatever facts of the lowest class of others.
         #[test]
         fn texts_never_exceed_the_lowest_class(
-            steps in prop::collection::vec((0u64..100_000, any::<bool>(), 0usize..3), 1..300),
+            steps in prop::collection::vec((0u64..100_000, 0usize..3, 0usize..3), 1..300),
         ) {
             let (mut table, mut now) = (Table::default(), 0);
-            for (passed, output, who) in steps {
+            for (passed, what, who) in steps {
                 now += passed;
-                let signal = if output { Signal::OutputText } else { Signal::CommandText };
+                let signal = [Signal::OutputText, Signal::CommandText, Signal::SaidKill][what];
                 let session = key(["a", "b", ""][who]);
                 prop_assert_eq!(table.on(now, &session, "c", signal).class, Class::S1);
                 prop_assert!(!table.is_suspended(&session));

@@ -15,6 +15,8 @@ use std::time::Instant;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+/// Commands of which the slowest one in a hundred is looked at.
+const TAIL: usize = 200;
 /// Commands in one turn.
 const RUNS: usize = 30;
 /// Sessions at once, and containers that wait for one.
@@ -133,6 +135,43 @@ fn fresh(runtime: &Runtime, backend: &DockerBackend, pool: usize) -> f64 {
     })
 }
 
+/// What a session may do to the others: as many processes, as much memory and as many files as there may be.
+const BOMBS: [(&str, &str); 3] = [
+    ("processes", "f() { f | f & }; f; sleep 1000"),
+    ("memory", "while true; do tail /dev/zero; done"),
+    (
+        "files",
+        "while true; do cat /dev/zero > f; rm f; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); : > $i; done; rm -f *; done",
+    ),
+];
+
+/// p99 of one session's commands, while another session is bombed, or is idle.
+fn tail(runtime: &Runtime, backend: &DockerBackend, bomb: &str) -> f64 {
+    runtime.block_on(async {
+        let (one, other) = (session("one"), session("bombed"));
+        run(backend, &one).await;
+        run(backend, &other).await;
+        let bombing = backend.run(&other, proto::sandbox::shell(bomb).unwrap(), |_, _| async {});
+        let measured = async {
+            let mut times = Vec::new();
+            for _ in 0..TAIL {
+                let begin = Instant::now();
+                run(backend, &one).await;
+                times.push(ms(begin.elapsed()));
+            }
+            times.sort_by(f64::total_cmp);
+            times[TAIL * 99 / 100]
+        };
+        let tail = tokio::select! {
+            biased;
+            tail = measured => tail,
+            never = async { drop(bombing.await); std::future::pending::<f64>().await } => never,
+        };
+        backend.discard(&other).await;
+        tail
+    })
+}
+
 /// Rows S-P1 to S-P3 of the container, and P10.
 pub fn sandbox(_full: bool) -> Vec<Row> {
     let mut rows = vec![decision()];
@@ -171,6 +210,11 @@ pub fn sandbox(_full: bool) -> Vec<Row> {
     let pair = alternate(5, || fresh(&runtime, &pooled, SESSIONS), || fresh(&runtime, &cold, 0));
     let what = "a session's first command, from the pool / from nothing";
     rows.push(row("P8", what, pair, "ms", Bound::AtMost(5.0)));
+    for (what, bomb) in BOMBS {
+        let pair = alternate(5, || tail(&runtime, &warm, bomb), || tail(&runtime, &warm, "sleep 1000"));
+        let what = format!("p99 of a session's commands while another one bombs {what} / while it sleeps");
+        rows.push(row("C6", &what, pair, "ms", Bound::RatioAtMost(2.0)));
+    }
     runtime.block_on(async {
         for backend in [&warm, &bare, &pooled, &cold] {
             backend.discard_all().await;

@@ -12,6 +12,7 @@ mod log;
 mod log_read;
 mod net;
 mod reliability;
+mod soak;
 mod start;
 mod vault;
 mod watch;
@@ -163,6 +164,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("p7", net::p7),
     ("p8", exec::p8),
     ("sandbox", container::sandbox),
+    ("soak", soak::soak),
     ("p11", log_read::p11),
     ("p12", footprint::p12),
     ("a1", log::a1),

@@ -8,6 +8,7 @@ use crate::approvals::{Answer, ApprovalError, Approvals, Digest};
 use crate::auth::{AskError, recorded};
 use crate::entropy;
 use crate::lend::secret_record;
+use crate::verbs::changed;
 use confine::startup::{Control, StartError};
 use ed25519_dalek::{Signer as _, SigningKey};
 use proto::approval::{
@@ -81,8 +82,9 @@ impl Vault {
                 self.approving.table.ask(subject, digest, nonce, timeout_s, now).map_err(refused)?
             }
             ApprovalRequest::Collect { id } => self.approving.table.collect(id, now),
-            ApprovalRequest::IsTainted { session } => {
-                return Ok(ApprovalReply::Tainted(self.state.contents().taints.has(session.0.as_str())));
+            ApprovalRequest::Standing { session } => {
+                let (taints, name) = (&self.state.contents().taints, session.0.as_str());
+                return Ok(ApprovalReply::Standing { tainted: taints.has(name), suspended: taints.is_suspended(name) });
             }
             ApprovalRequest::Withdraw { id } => {
                 self.approving.table.withdraw(id);
@@ -96,6 +98,7 @@ impl Vault {
                     secret_record("", "approvals.suspend", "sandboxd", true, &detail),
                     "the suspension",
                 )?;
+                self.state.change_taints(|taints| taints.suspend(session.0.as_str())).map_err(changed)?;
                 return Ok(ApprovalReply::Withdrawn);
             }
         };
