@@ -4,6 +4,7 @@
 //! It trusts broker's word about processes and the vault's about secrets: a fallen one of these can hide, which is what
 //! `--deep` is against, where the log and the walls are looked at past them.
 
+mod exposure;
 mod facts;
 mod files;
 mod fix;

@@ -57,9 +57,7 @@ impl Door {
         match self.client.call(request, &[], WAIT) {
             Ok((reply, fds)) => Ok((reply, fds.into_iter().next())),
             Err(CallError::Gone) => Err(CliError::NotRunning(self.dir.clone())),
-            Err(CallError::Refused(refusal)) => {
-                Err(CliError::Failed(format!("refused ({}): {}", refusal.rule, refusal.message)))
-            }
+            Err(CallError::Refused(refusal)) => Err(CliError::Refused(Box::new(refusal))),
             Err(error) => Err(CliError::failed(error)),
         }
     }

@@ -1,5 +1,7 @@
-//! `moltbot explain blast-radius ROLE`: what whoever takes a role over has then, and what not. From the wiring, the walls of
+//! `moltbot explain rule RULE`, and `moltbot explain blast-radius ROLE`: what whoever takes a role over has then, and what not. From the wiring, the walls of
 //! this build, the configuration, and what runs; nothing of it is a text that could grow old.
+
+pub mod rule;
 
 use crate::CliError;
 use crate::args::Args;

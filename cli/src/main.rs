@@ -54,6 +54,9 @@ pub enum CliError {
     /// There is no broker on the state directory.
     #[error("moltbot is not running on {0}; start it with `moltbot up`")]
     NotRunning(String),
+    /// A rule refused.
+    #[error("refused ({}): {}", .0.rule, .0.message)]
+    Refused(Box<proto::edge::Refusal>),
     /// Anything else, in a sentence.
     #[error("{0}")]
     Failed(String),
@@ -72,6 +75,16 @@ impl CliError {
     fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
     }
+
+    /// The command that says more of it.
+    fn explained_by(&self) -> Option<String> {
+        match self {
+            Self::NotRunning(_) => Some("moltbot doctor".to_owned()),
+            Self::Refused(refusal) => Some(refusal.explained_by()),
+            Self::Unchecked(_) => Some("moltbot logs verify --help".to_owned()),
+            Self::Failed(_) | Self::Said | Self::OutputClosed => None,
+        }
+    }
 }
 
 impl From<std::io::Error> for CliError {
@@ -87,13 +100,17 @@ fn main() -> ExitCode {
         Err(CliError::Said) => ExitCode::FAILURE,
         Err(error) => {
             if args.json {
-                println!("{}", serde_json::json!({ "ok": false, "error": error.to_string() }));
+                let explain = error.explained_by();
+                println!("{}", serde_json::json!({ "ok": false, "error": error.to_string(), "explain": explain }));
             }
             eprintln!("moltbot: {error}");
+            if let Some(command) = error.explained_by() {
+                eprintln!("  `{command}` says more");
+            }
             ExitCode::from(match error {
                 CliError::NotRunning(_) => 3,
                 CliError::Unchecked(_) => 4,
-                CliError::Failed(_) | CliError::Said | CliError::OutputClosed => 1,
+                CliError::Refused(_) | CliError::Failed(_) | CliError::Said | CliError::OutputClosed => 1,
             })
         }
     }
@@ -118,6 +135,7 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Security { command: SecurityCommand::Migrate(options) } => migrate::run(&dir, options, args),
         Command::Doctor(options) => doctor::run(&dir, *options, args),
         Command::Explain { command: ExplainCommand::BlastRadius { role } } => explain::blast_radius(&dir, role, args),
+        Command::Explain { command: ExplainCommand::Rule { rule } } => explain::rule::show(&dir, rule, args),
         Command::Why(options) => why::run(&dir, options, args),
         Command::Incident { command: IncidentCommand::Report(options) } => incident::report(&dir, options, args),
         Command::Lockdown { command } => lockdown::run(&dir, *command, args),

@@ -52,7 +52,12 @@ pub fn run(dir: &Path, args: &Args) -> Result<(), CliError> {
                 match one(dir, &line, args) {
                     Ok(true) => return Ok(()),
                     Ok(false) | Err(CliError::Said | CliError::OutputClosed) => {}
-                    Err(error) => eprintln!("{}", paint.bad(&error.to_string())),
+                    Err(error) => {
+                        eprintln!("{}", paint.bad(&error.to_string()));
+                        if let Some(command) = error.explained_by() {
+                            eprintln!("  `{command}` says more");
+                        }
+                    }
                 }
             }
             // As in every shell: it gives the line up, and nothing else.

@@ -87,6 +87,7 @@ fn engine_as_json(posture: &Posture) -> Value {
         "versions": versions.collect::<serde_json::Map<_, _>>(),
         "rootless": posture.rootless,
         "usernsRemap": posture.userns_remap,
+        "imageCreated": posture.image_created.as_str(),
         "findings": posture.findings.iter().map(|finding| json!({
             "component": finding.component.as_str(),
             "id": finding.number.as_str(),
@@ -106,7 +107,7 @@ fn engine_as_text(posture: &Posture, paint: Paint, width: u16) -> String {
 }
 
 /// Which signals of an escape are seen, by number.
-fn senses_as_text(posture: &Posture, paint: Paint) -> String {
+fn senses_as_text(posture: &Posture, width: u16) -> String {
     let numbers = |on: bool| {
         let of_it = posture.senses.iter().filter(|sense| sense.on == on);
         of_it.map(|sense| sense.signal.as_str()).collect::<Vec<_>>().join(" ")
@@ -114,11 +115,8 @@ fn senses_as_text(posture: &Posture, paint: Paint) -> String {
     if posture.senses.is_empty() {
         return String::new();
     }
-    format!(
-        "watch   sees {} {}\n",
-        numbers(true),
-        paint.dim(&format!("and not {}; `moltbot doctor` says why", numbers(false)))
-    )
+    let text = format!("sees {} and not {}; `moltbot doctor` says why", numbers(true), numbers(false));
+    format!("watch   {}\n", crate::paint::folded(&text, 8, width.saturating_sub(8)))
 }
 
 /// The launcher is a process of the set only where sandboxd wanted it.
@@ -143,7 +141,7 @@ fn as_text(status: &Status, paint: Paint, width: u16) -> String {
         text.push_str(&fold(&format!("vault   {} {}", paint.bad("refuses everything:"), status.vault)));
     }
     text.push_str(&engine_as_text(&status.posture, paint, width));
-    text.push_str(&senses_as_text(&status.posture, paint));
+    text.push_str(&senses_as_text(&status.posture, width));
     if status.lockdown.mode != Mode::Open || !status.lockdown.quarantined.is_empty() {
         text.push_str(&crate::lockdown::as_text(&status.lockdown, paint));
     }

@@ -92,9 +92,15 @@ impl Facts<'_> {
     /// person has approved.
     #[must_use]
     pub fn is_strict(&self) -> bool {
+        self.tainted || self.is_outside()
+    }
+
+    /// True where strangers speak in it, by its key.
+    #[must_use]
+    pub fn is_outside(&self) -> bool {
         let mut parts = self.session.split(':').skip(2);
-        let outside = !matches!((parts.next(), parts.next()), (Some("cron"), _) | (Some(_), None));
-        self.tainted || outside || !self.session.starts_with("agent:")
+        let own = matches!((parts.next(), parts.next()), (Some("cron"), _) | (Some(_), None));
+        !own || !self.session.starts_with("agent:")
     }
 
     /// What kind of session it is.

@@ -34,8 +34,10 @@ const GROUPS: [(&str, &[&str]); 10] = [
     ("group:nodes", &[]),
 ];
 
-/// What strangers' conversations never have: others' conversations, and a way out that is no answer.
-const NOT_OUTSIDE: [&str; 4] = ["sessions_list", "sessions_history", "sessions_send", "web_fetch"];
+/// What conversations do not have that strangers' words have reached: others' conversations, and a way out that is no answer.
+const NOT_STRICT: [&str; 3] = ["sessions_list", "sessions_history", "web_fetch"];
+/// What those do not have that strangers speak in. Others may: the vault marks whatever they speak to.
+const NOT_OUTSIDE: [&str; 1] = ["sessions_send"];
 
 /// A set of tools to begin with.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
@@ -126,7 +128,9 @@ impl ToolPolicy {
         if let Some(why) = lists.into_iter().find_map(|(lists, place)| lists.refusal(tool, place)) {
             return Err(why);
         }
-        if facts.is_strict() && NOT_OUTSIDE.contains(&tool) {
+        let denied =
+            (facts.is_strict() && NOT_STRICT.contains(&tool)) || (facts.is_outside() && NOT_OUTSIDE.contains(&tool));
+        if denied {
             return Err(format!(
                 "{tool} is not for conversations that strangers reach, or that read what strangers wrote"
             ));
@@ -159,10 +163,10 @@ mod tests {
         let policy = policy("{}");
         let owner = policy.allowed(&facts("agent:main:main", false));
         assert_eq!(owner, NAMES);
-        for (session, tainted) in [("agent:main:telegram:1", false), ("agent:main:main", true)] {
-            let allowed = policy.allowed(&facts(session, tainted));
-            assert_eq!(allowed, ["exec", "process", "read", "write", "edit", "apply_patch", "ls", "grep"]);
-        }
+        let own = ["exec", "process", "read", "write", "edit", "apply_patch", "ls", "grep"];
+        assert_eq!(policy.allowed(&facts("agent:main:telegram:1", false)), own);
+        assert_eq!(policy.allowed(&facts("agent:main:telegram:1", true)), own);
+        assert_eq!(policy.allowed(&facts("agent:main:main", true)), [own.as_slice(), &["sessions_send"]].concat());
     }
 
     #[test]

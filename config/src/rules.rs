@@ -280,6 +280,29 @@ fn rest(config: &Config, all: &mut Findings) {
             "set it to tools; `moltbot security audit --fix` does",
         );
     }
+    let session = &config.session;
+    let idle = [session.idle_minutes, session.reset.as_ref().and_then(|reset| reset.idle_minutes)];
+    all.refuse_if(
+        idle.contains(&Some(0)),
+        "session.idle_nothing",
+        "session",
+        "silence of no minutes would begin every conversation anew",
+        "idleMinutes is 1 at least; leave it out for no end by silence",
+    );
+    all.refuse_if(
+        session.reset.as_ref().is_some_and(|reset| reset.at_hour > 23),
+        "session.reset_hour",
+        "session.reset.atHour",
+        "a day has the hours 0 to 23",
+        "name one of them, in UTC",
+    );
+    all.refuse_if(
+        config.agents.defaults.timeout_seconds.is_some_and(|seconds| !(1..=86_400).contains(&seconds)),
+        "agents.timeout",
+        "agents.defaults.timeoutSeconds",
+        "an answer is given 1 to 86400 seconds",
+        "leave it out for 600",
+    );
     let commands = &config.commands;
     for (is, name) in
         [(commands.bash, "bash"), (commands.config, "config"), (commands.debug, "debug"), (commands.restart, "restart")]

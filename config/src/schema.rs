@@ -163,11 +163,44 @@ section! {
         /// Minutes of silence after which the next message begins a conversation anew.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub idle_minutes: Option<u32>,
+        /// When a conversation begins anew.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reset: Option<Reset>,
         /// Messages that begin a conversation anew. No effect yet.
         pub reset_triggers: Vec<String>,
         /// Upstream's; always `main`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub main_key: Option<String>,
+    }
+}
+
+section! {
+    /// `session.reset`
+    pub struct Reset {
+        /// Each day, or after silence.
+        pub mode: ResetMode,
+        /// The hour of the day, 0 to 23, in UTC; with `daily`.
+        pub at_hour: u8,
+        /// Minutes of silence; 60 with `idle` where nothing is said, and beside the hour with `daily` where something is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub idle_minutes: Option<u32>,
+    }
+}
+
+impl Default for Reset {
+    fn default() -> Self {
+        Self { mode: ResetMode::default(), at_hour: 4, idle_minutes: None }
+    }
+}
+
+choice! {
+    /// `session.reset.mode`
+    pub enum ResetMode {
+        /// The first message of a day begins it anew.
+        #[default]
+        Daily,
+        /// The first message after silence does.
+        Idle,
     }
 }
 

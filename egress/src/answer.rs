@@ -35,6 +35,15 @@ pub struct Head {
     pub body: Body,
 }
 
+impl Head {
+    /// True where events come one by one, as of a model's answer.
+    #[must_use]
+    pub fn is_stream_of_events(&self) -> bool {
+        let kind = self.headers.iter().find(|(name, _)| name == "content-type");
+        kind.is_some_and(|(_, kind)| kind.to_ascii_lowercase().starts_with("text/event-stream"))
+    }
+}
+
 fn bad(why: &str) -> Refusal {
     Refusal::new("egress.answer", &format!("the answer is not HTTP that can be read in one way: {why}"))
 }

@@ -2,6 +2,7 @@
 //! answer on without the credential. The order is the point: whatever fails before the name is proved costs no secret.
 
 use crate::answer::{self, Body, Head, MAX_HEAD};
+use crate::issued::Issued;
 use crate::scrub::Scrubber;
 use crate::serve::Peers;
 use crate::template::{self, Slot};
@@ -197,7 +198,7 @@ impl Exchange<'_> {
         let sent = timeout(self.patience(), send).await.map_err(|_| self.stalled())?;
         drop(head);
         let mut scrub = Scrubber::new(slot.as_ref().map(|slot| slot.secret.expose()));
-        let redirects = slot.is_some();
+        let held = slot.is_some();
         drop(slot);
         let mut bytes = Vec::new();
         let head = match (self.head(&mut stream, &mut bytes).await, sent) {
@@ -205,12 +206,15 @@ impl Exchange<'_> {
             (head, _) => head?,
         };
         self.tally.status = head.status;
-        if redirects && matches!(head.status, 300..=399) && head.status != 304 {
+        if held && matches!(head.status, 300..=399) && head.status != 304 {
             let why = format!("the server answered {}: a request with a credential is not sent elsewhere", head.status);
             return Err(Refusal::new("egress.redirect", &why));
         }
         self.say_head(&head, &mut scrub).await?;
-        let outcome = self.body(&mut stream, head.body, bytes, &mut scrub, most).await;
+        // Words of a model may talk of credentials; in any other answer to one they are some.
+        let mut issued = (held && !head.is_stream_of_events()).then(Issued::default);
+        let mut watch = |part: &[u8]| issued.as_mut().map_or(Ok(()), |issued| issued.look(part));
+        let outcome = self.body(&mut stream, head.body, bytes, &mut scrub, &mut watch, most).await;
         self.tally.scrubbed = scrub.taken();
         outcome.map(|()| EgressReply { received: self.tally.received, scrubbed: self.tally.scrubbed })
     }
@@ -269,6 +273,7 @@ impl Exchange<'_> {
         mut body: Body,
         mut bytes: Vec<u8>,
         scrub: &mut Scrubber,
+        watch: &mut (dyn FnMut(&[u8]) -> Result<(), Refusal> + Send),
         most: u64,
     ) -> Result<(), Refusal> {
         let mut part = Vec::new();
@@ -277,6 +282,7 @@ impl Exchange<'_> {
             bytes.clear();
             let came = u64::try_from(part.len()).unwrap_or(u64::MAX);
             self.tally.received = self.tally.received.saturating_add(came);
+            watch(&part)?;
             self.give(scrub.push(&part)).await?;
             part.clear();
             if self.tally.received > most {

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod dialer;
 pub mod dns;
 pub mod exchange;
+pub mod issued;
 pub mod policy;
 pub mod role;
 pub mod scrub;

@@ -2,6 +2,7 @@
 //! The message is hostile and only compared; a command goes to sandboxd as it is, since sandboxd alone judges commands.
 //! What comes back is bytes of a stranger's program: text for the client, never instructions.
 
+use crate::model::talk::FAILED;
 use crate::model::{choice, turn};
 use crate::sandbox::{self, Broken};
 use crate::sessions::now_ms;
@@ -16,7 +17,11 @@ use proto::sandbox::{ExecOptions, OutputChunk, SandboxReply, SandboxRequest};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
+/// Seconds that a model's answer may take where the configuration does not say; upstream's.
+const TURN_S: u64 = 600;
 const DESCRIBE_WAIT: Duration = Duration::from_secs(2);
 
 const HELP: &str = "Commands:\n\
@@ -42,15 +47,24 @@ pub struct Plan {
     pub message: String,
     /// Ends it early.
     pub stop: Arc<Stop>,
+    /// The conversation that began it, where no person did.
+    pub from: Option<String>,
+    /// Who waits for what is said.
+    pub told: Option<oneshot::Sender<String>>,
 }
 
 /// Runs a turn beside everything else.
-pub fn start(gateway: Arc<Gateway>, plan: Plan) {
+pub fn start(gateway: Arc<Gateway>, mut plan: Plan) {
     tokio::spawn(async move {
+        let told = plan.told.take();
         let mut turn = Turn::new(&gateway, &plan);
         turn.lifecycle(json!({"phase": "start", "startedAt": now_ms()}));
         let end = answer(&mut turn, &plan).await;
         turn.end(end);
+        if let Some(told) = told {
+            // Whoever waited may have gone on.
+            let _ = told.send(turn.said().to_owned());
+        }
         gateway.runs().end(&plan.run_id, std::time::Instant::now());
     });
 }
@@ -83,9 +97,36 @@ async fn answer(turn: &mut Turn<'_>, plan: &Plan) -> End {
         "/exec" => return exec(turn, plan, rest.trim()).await,
         other if other.starts_with('/') => turn.say(&format!("Unknown command {other}. Type /help.")),
         _ if turn.gateway.catalogue.is_empty() => turn.say(NO_MODEL),
-        _ => return turn::answer(turn, plan).await,
+        _ => return in_time(turn, plan).await,
     }
     End::Final
+}
+
+/// A model's answer, within the time that a turn has.
+async fn in_time(turn: &mut Turn<'_>, plan: &Plan) -> End {
+    let said = turn.gateway.identity.config.pointer("/agents/defaults/timeoutSeconds");
+    let seconds = said.and_then(serde_json::Value::as_u64).unwrap_or(TURN_S);
+    let mut late = false;
+    let end = {
+        let work = turn::answer(turn, plan);
+        tokio::pin!(work);
+        tokio::select! {
+            end = &mut work => end,
+            () = sleep(Duration::from_secs(seconds)) => {
+                late = true;
+                plan.stop.ask();
+                // What is under way is taken back, and its end waited for.
+                work.await
+            }
+        }
+    };
+    match end {
+        End::Aborted if late => {
+            turn.more = json!({"stopReason": FAILED});
+            End::Error(format!("the answer took longer than {seconds} seconds (agents.defaults.timeoutSeconds)"))
+        }
+        end => end,
+    }
 }
 
 /// The sandbox's backend and a line about it.

@@ -19,6 +19,7 @@ pub mod model;
 pub mod policy;
 pub mod proof;
 pub mod rejected;
+pub mod reset;
 mod sandbox;
 pub mod senders;
 pub mod serve;

@@ -5,7 +5,8 @@
 use crate::agent::{self, Plan};
 use crate::connect::allows;
 use crate::frames::{Code, Failure, Params, Request};
-use crate::sessions::{MAIN_KEY, SessionError, normalise, uuid};
+use crate::reset::Reset;
+use crate::sessions::{MAIN_KEY, SessionError, normalise, now_ms, uuid};
 use crate::shapes;
 use crate::state::{Begin, Gateway};
 use crate::transcripts;
@@ -174,7 +175,7 @@ async fn chat_send(gateway: &Gateway, protocol: u8, mut params: Params<'_>) -> R
         Some(Value::Array(items)) => images(&items).map_err(|why| params.wrong("attachments", why))?,
         _ => Vec::new(),
     };
-    begin_with(gateway, session, message, images, run_id).await
+    begin_with(gateway, Message { session, text: message, images, from: None }, run_id).await
 }
 
 /// Images of a message, as the transcript keeps them.
@@ -209,16 +210,27 @@ pub(crate) async fn begin(
     message: String,
     run_id: String,
 ) -> Result<Done, Failure> {
-    begin_with(gateway, session, message, Vec::new(), run_id).await
+    begin_with(gateway, Message { session, text: message, images: Vec::new(), from: None }, run_id).await
 }
 
-async fn begin_with(
-    gateway: &Gateway,
-    session: String,
-    message: String,
-    images: Vec<Value>,
-    run_id: String,
-) -> Result<Done, Failure> {
+/// What a turn begins with.
+pub(crate) struct Message {
+    /// The conversation.
+    pub(crate) session: String,
+    /// What was said.
+    pub(crate) text: String,
+    /// Images, as the transcript keeps them.
+    pub(crate) images: Vec<Value>,
+    /// The conversation that it comes from, where no person said it.
+    pub(crate) from: Option<String>,
+}
+
+/// As [`begin`], whoever speaks.
+///
+/// # Errors
+/// A [`Failure`].
+pub(crate) async fn begin_with(gateway: &Gateway, message: Message, run_id: String) -> Result<Done, Failure> {
+    let Message { session, text: message, images, from } = message;
     if message.trim().is_empty() && images.is_empty() {
         return Err(Failure::invalid("message or attachment required"));
     }
@@ -234,34 +246,30 @@ async fn begin_with(
     };
     // What ends a transcript does not go into it, so that a full one can be left.
     if !matches!(message.trim(), "/new" | "/reset")
-        && let Err(failure) = write_down(gateway, &session, &message, images).await
+        && let Err(failure) = write_down(gateway, &session, &message, images, from.as_deref()).await
     {
         gateway.runs().end(&run_id, Instant::now());
         return Err(failure);
     }
     let answer = json!({"runId": run_id, "status": "started"});
-    Ok(Done::Turn(answer, Plan { run_id, session, message, stop }))
+    Ok(Done::Turn(answer, Plan { run_id, session, message, stop, from, told: None }))
 }
 
-async fn write_down(gateway: &Gateway, session: &str, message: &str, images: Vec<Value>) -> Result<(), Failure> {
-    if is_stale(gateway, session) {
+async fn write_down(
+    gateway: &Gateway,
+    session: &str,
+    message: &str,
+    images: Vec<Value>,
+    from: Option<&str>,
+) -> Result<(), Failure> {
+    let updated = gateway.sessions().get(session).map_or(0, |session| session.updated_at);
+    if Reset::of(&gateway.identity.config).is_due(updated, now_ms()) {
         transcripts::renew(gateway, session).await?;
     }
     transcripts::open(gateway, session).await?;
     let mut content = vec![json!({"type": "text", "text": message})];
     content.extend(images);
-    let recorded = gateway.sessions().record_content(session, "user", content, &Value::Null);
+    let more = from.map_or(Value::Null, |from| json!({"from": from}));
+    let recorded = gateway.sessions().record_content(session, "user", content, &more);
     recorded.map(drop).map_err(|error| store_failure(&error))
-}
-
-/// True where nobody has spoken in the conversation for longer than `session.idleMinutes`.
-fn is_stale(gateway: &Gateway, session: &str) -> bool {
-    let minutes = gateway.identity.config.pointer("/session/idleMinutes").and_then(Value::as_u64);
-    let updated = gateway.sessions().get(session).map(|session| session.updated_at);
-    match (minutes, updated) {
-        (Some(minutes), Some(at)) if at > 0 => {
-            crate::sessions::now_ms().saturating_sub(at) > minutes.saturating_mul(60_000)
-        }
-        _ => false,
-    }
 }

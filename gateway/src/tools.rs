@@ -110,6 +110,7 @@ pub(crate) async fn run(turn: &mut Turn<'_>, plan: &Plan, offer: &Offer, call: &
             "web_fetch" => web::fetch(turn, plan, call).await,
             "process" => exec::process(turn, plan, call).await,
             "sessions_list" | "sessions_history" => Ok(sessions::run(turn.gateway, turn.session, call).await),
+            "sessions_send" => sessions::send(turn, plan, call).await,
             _ => files::run(turn, plan, call).await,
         }
     };

@@ -8,6 +8,7 @@ use crate::sessions::{SessionError, now_ms};
 use crate::state::{Gateway, log};
 use crate::text::Answer;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ pub(crate) enum End {
 
 /// What a turn has said so far, and what of it the clients know.
 pub(crate) struct Turn<'a> {
-    pub(crate) gateway: &'a Gateway,
+    pub(crate) gateway: &'a Arc<Gateway>,
     run_id: &'a str,
     pub(crate) session: &'a str,
     /// What the transcript has beside the answer's text.
@@ -37,7 +38,7 @@ pub(crate) struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    pub(crate) fn new(gateway: &'a Gateway, plan: &'a Plan) -> Self {
+    pub(crate) fn new(gateway: &'a Arc<Gateway>, plan: &'a Plan) -> Self {
         let (run_id, session) = (plan.run_id.as_str(), plan.session.as_str());
         let (answer, unsent, more) = (Answer::default(), String::new(), Value::Null);
         Self { gateway, run_id, session, more, seq: 0, answer, mark: 0, unsent, sent_at: None }
@@ -65,6 +66,11 @@ impl<'a> Turn<'a> {
     /// What was said and is not written down yet.
     fn current(&self) -> &str {
         self.answer.as_str().get(self.mark..).unwrap_or_default().trim_start_matches('\n')
+    }
+
+    /// All that was said.
+    pub(crate) fn said(&self) -> &str {
+        self.answer.as_str()
     }
 
     /// True where nothing was said since something was written down.
@@ -111,7 +117,7 @@ impl<'a> Turn<'a> {
     }
 
     pub(crate) fn refused(&mut self, refusal: &proto::edge::Refusal) -> End {
-        let line = format!("refused ({}): {}", refusal.rule.as_str(), refusal.message.as_str());
+        let line = format!("refused ({}): {}\n`{}` says more", refusal.rule, refusal.message, refusal.explained_by());
         self.note(&line);
         End::Final
     }

@@ -29,6 +29,12 @@ impl Refusal {
         Self { rule: BoundedStr::truncated(rule), message: BoundedStr::truncated(message) }
     }
 
+    /// The operator's command that says more of the rule.
+    #[must_use]
+    pub fn explained_by(&self) -> String {
+        format!("moltbot explain rule {}", self.rule)
+    }
+
     /// The refusal of everything while nothing is allowed.
     #[must_use]
     pub fn lockdown(why: &str) -> Self {

@@ -267,6 +267,8 @@ pub struct Posture {
     pub rootless: bool,
     /// Root in a container is an ordinary user of the host.
     pub userns_remap: bool,
+    /// When the image of sandboxes was made, as the engine says it: RFC 3339, or nothing.
+    pub image_created: BoundedStr<40>,
     /// Known holes, by the table in `sandboxd::posture`.
     pub findings: BoundedVec<Finding, 16>,
     /// What of an escape this installation can see.

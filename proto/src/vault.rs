@@ -49,6 +49,14 @@ pub enum VaultRequest {
         /// How; for the operator to read.
         why: BoundedStr<128>,
     },
+    /// May words of one conversation go into another? Where strangers' words have reached the one they reach the other by that;
+    /// answered once that is on disk.
+    Carry {
+        /// Whose words.
+        from: SessionKey,
+        /// Who reads them.
+        to: SessionKey,
+    },
 }
 
 /// Answer to a [`VaultRequest`].

@@ -95,7 +95,7 @@ pub async fn look(settings: &Settings) -> (Engine, Option<Taken>) {
         Err(_) => return silent("it does not answer in 2 s".to_owned()),
     };
     let said = async { Ok((docker.version().await?, docker.info().await?)) };
-    let (posture, runtimes) = match within(LOOK, "version", said).await {
+    let (mut posture, runtimes) = match within(LOOK, "version", said).await {
         Ok((version, info)) => (posture::posture(&version, &info), info.runtimes.unwrap_or_default()),
         Err(refusal) => return silent(refusal.message.to_string()),
     };
@@ -107,6 +107,7 @@ pub async fn look(settings: &Settings) -> (Engine, Option<Taken>) {
     let version = posture.components.first().map(|part| part.version.to_string()).unwrap_or_default();
     match timeout(LOOK, docker.inspect_image(&settings.image)).await {
         Ok(Ok(image)) => {
+            posture.image_created = BoundedStr::truncated(image.created.as_deref().unwrap_or_default());
             let config = image.config.unwrap_or_default();
             let Some(id) = image.id else { return silent("it has an image without an id".to_owned()) };
             let runner = config.labels.unwrap_or_default().remove(LABEL);

@@ -5,7 +5,9 @@
 pub mod bench;
 pub mod chaos;
 pub mod client;
+pub mod forms;
 pub mod misbehaviour;
+pub mod model;
 pub mod play_broker;
 pub mod servers;
 

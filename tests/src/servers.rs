@@ -4,6 +4,7 @@ use crate::play_broker::reserve;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -131,12 +132,25 @@ impl Server {
     }
 }
 
+thread_local! {
+    static RESET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has the connection that is being answered on this thread reset and not closed.
+pub fn reset() {
+    RESET.set(true);
+}
+
 /// What an attack does to a connection ends here: a handshake that fails, a client that is gone.
 fn converse(mut stream: TcpStream, tls: Option<Arc<ServerConfig>>, seen: &Mutex<Vec<Seen>>, answer: &Answer) {
     let Some(config) = tls else {
         let Some(request) = request(&mut stream) else { return };
         seen.lock().unwrap().push(request.clone());
-        return answer(&request, &mut stream);
+        answer(&request, &mut stream);
+        if RESET.get() {
+            rustix::net::sockopt::set_socket_linger(&stream, Some(std::time::Duration::ZERO)).unwrap();
+        }
+        return;
     };
     let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
     let mut first = [0; 1];

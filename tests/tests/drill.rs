@@ -69,8 +69,13 @@ in_both_layouts! {
     }
 
     fn drill_touches_no_role_and_leaves_no_trace(system: System) {
+        // A fresh installation has no configuration, and must not be given an empty one.
+        let (config, aside) = (system.state().join("moltbot.json"), system.state().with_file_name("aside.json"));
+        std::fs::rename(&config, &aside).unwrap();
         let (before, files) = (processes(&system), names(system.state()));
         let _ = system.says(&["drill", "run"]);
+        assert!(!config.exists());
+        std::fs::rename(&aside, &config).unwrap();
         let _ = system.chat("/exec echo after");
         assert_eq!(processes(&system).iter().filter(|it| before.contains(it)).count(), before.len());
         let new: Vec<PathBuf> = names(system.state()).difference(&files).cloned().collect();

@@ -11,6 +11,7 @@ use proto::egress::EgressChunk;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, mpsc};
+use system_tests::forms::{base64, forms};
 use system_tests::servers::{Authority, Seen, Server, name_server, respond};
 use system_tests::{is_root, remembers, skip, wait_for};
 
@@ -81,46 +82,10 @@ fn request_carries_the_credential_and_its_answer_comes_back_as_it_was() {
     assert!(!log.contains("hello") && !log.contains("sk-live"), "a body or a credential is in the log");
 }
 
-/// The key in every form, made by other code than egress's.
-fn forms() -> Vec<String> {
-    let json = serde_json::to_string(KEY).unwrap();
-    let json = json[1..json.len() - 1].to_owned();
-    let hex: String = KEY.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let percent = |byte: u8| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    let mut forms = vec![
-        KEY.to_owned(),
-        hex.clone(),
-        hex.to_uppercase(),
-        KEY.bytes().map(percent).collect(),
-        KEY.bytes().map(percent).collect::<String>().replace("%5C", "%5c").replace("%2B", "%2b").replace("%2F", "%2f"),
-        KEY.bytes().map(|byte| format!("%{byte:02x}")).collect(),
-        json.clone(),
-        json.replace('/', "\\/"),
-        KEY.bytes().map(|byte| format!("\\u{byte:04x}")).collect(),
-    ];
-    for before in 0..3 {
-        let standard = base64(&[&b"ab"[..before], KEY.as_bytes(), b"end"].concat());
-        forms.push(standard.replace('+', "-").replace('/', "_"));
-        forms.push(standard);
-    }
-    forms
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for group in bytes.chunks(3) {
-        let word = group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        (0..=group.len()).for_each(|at| out.push(char::from(ALPHABET[(word >> (18 - 6 * at) & 63) as usize])));
-    }
-    out
-}
-
 #[test]
 fn credential_that_the_server_sends_back_is_taken_out_in_every_form_at_every_border() {
     // Each form alone, in records of one byte, of seven, and in one: every border between two pieces is met.
-    let forms = forms();
+    let forms = forms(KEY);
     let sent = forms.clone();
     let scene = scene(move |seen, out| {
         let asked = String::from_utf8(seen.body.clone()).unwrap();

@@ -3,52 +3,15 @@
 //! next message is answered.
 
 use serde_json::{Value, json};
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, mpsc};
 use system_tests::client::Client;
-use system_tests::servers::{Authority, Seen, Server, name_server, respond};
+use system_tests::model::{self, Answer, Asked};
+use system_tests::servers::{Authority, Server, name_server};
 use system_tests::{As, Sandbox, System, is_root, remembers, wait_for};
 
 const KEY: &str = "sk-live-0123456789abcdefghij";
 const HOST: &str = "model.test";
-
-fn stream(out: &mut dyn Write, events: &[Value]) {
-    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
-    respond(out, "200 OK", "Content-Type: text/event-stream\r\n", body.as_bytes());
-}
-
-fn claude_says(text: &str) -> Vec<Value> {
-    let mut events = vec![json!({"type": "message_start", "message": {"usage": {"input_tokens": 11}}})];
-    events.push(json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}));
-    // In pieces, as it comes.
-    for piece in text.split_inclusive(' ') {
-        events.push(json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}}));
-    }
-    events.push(json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}}));
-    events.push(json!({"type": "message_stop"}));
-    events
-}
-
-fn gpt_says(text: &str) -> Vec<Value> {
-    vec![
-        json!({"choices": [{"delta": {"role": "assistant", "content": ""}}]}),
-        json!({"choices": [{"delta": {"content": text}}]}),
-        json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}),
-        json!({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}),
-    ]
-}
-
-fn body(seen: &Seen) -> Value {
-    serde_json::from_slice(&seen.body).unwrap()
-}
-
-/// What the person said last: words that no model answered stand before it.
-fn last(seen: &Seen) -> String {
-    let body = body(seen);
-    let content = body["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
-    content.rsplit("\n\n").next().unwrap().to_owned()
-}
 
 /// A Moltbot with two providers: `claude/one` over TLS, with a key; `local/two` on this machine, without.
 struct Scene {
@@ -59,11 +22,11 @@ struct Scene {
 
 fn scene(
     who: As,
-    claude: impl Fn(&Seen, &mut dyn Write) + Send + Sync + 'static,
-    local: impl Fn(&Seen, &mut dyn Write) + Send + Sync + 'static,
+    claude: impl Fn(&Asked, &mut Answer<'_>) + Send + Sync + 'static,
+    local: impl Fn(&Asked, &mut Answer<'_>) + Send + Sync + 'static,
 ) -> Scene {
     let authority = Authority::new();
-    let (claude, local) = (Server::tls(authority.server(HOST), claude), Server::plain(local));
+    let (claude, local) = (model::tls(authority.server(HOST), claude), model::plain(local));
     let mut system = System::prepare(who, &Sandbox::Native);
     let config = json!({
         "agents": {"defaults": {
@@ -119,8 +82,8 @@ fn answer_is_streamed_through_the_whole_chain_and_the_conversation_is_remembered
 fn converse(who: As) {
     let scene = scene(
         who,
-        |seen, out| stream(out, &claude_says(&format!("You said <{}>.", last(seen)))),
-        |_, out| stream(out, &gpt_says("local here")),
+        |asked, answer| answer.say(&format!("You said <{}>.", asked.words)),
+        |_, answer| answer.say("local here"),
     );
     assert!(scene.system.chat("hello").contains("You said <hello>."));
     assert!(scene.system.chat("again").contains("You said <again>."));
@@ -131,17 +94,17 @@ fn converse(who: As) {
         assert!(request.head.contains(&format!("\r\nx-api-key: {KEY}\r\n")));
         assert!(request.head.contains("\r\nanthropic-version: 2023-06-01\r\n"));
     }
-    let second = body(&seen[1]);
+    let second: Value = serde_json::from_slice(&seen[1].body).unwrap();
     assert_eq!(second["messages"][0]["content"], "hello");
     assert_eq!(second["messages"][1]["content"], "You said <hello>.");
     assert_eq!((&second["model"], &second["stream"]), (&"one".into(), &true.into()));
-    assert!(scene.system.chat("/status").contains("22 read, 14 written"));
+    assert!(scene.system.chat("/status").contains("20 read, 10 written"));
     // Another model for this session, from now on, and on another one's protocol.
     assert!(scene.system.chat("/model local/two").contains("local/two"));
     assert!(scene.system.chat("who is there?").contains("local here"));
     let request = &scene.local.seen()[0];
     assert!(request.head.starts_with("POST /v1/chat/completions HTTP/1.1\r\n") && !request.head.contains("x-api-key"));
-    assert!(scene.system.chat("/status").contains("25 read, 16 written"));
+    assert!(scene.system.chat("/status").contains("30 read, 15 written"));
     assert!(scene.system.chat("/model gone/x").contains("no model gone/x"));
     let requests: Vec<Value> =
         scene.system.records("secret-audit").into_iter().filter(|record| record["type"] == "request").collect();
@@ -155,37 +118,35 @@ fn converse(who: As) {
 fn each_failure_of_a_provider_is_a_sentence_and_the_next_message_is_answered() {
     let tries = Arc::new(Mutex::new(0));
     let count = Arc::clone(&tries);
-    let local = |seen: &Seen, out: &mut dyn Write| match last(seen).as_str() {
-        "fall back" => stream(out, &gpt_says("the second answers")),
-        _ => respond(out, "503 No", "content-type: application/json\r\n", br#"{"error":{"message":"local is tired"}}"#),
+    let local = |asked: &Asked, answer: &mut Answer<'_>| match asked.words.as_str() {
+        "fall back" => answer.say("the second answers"),
+        _ => answer.status("503 No", "", br#"{"error":{"message":"local is tired"}}"#),
     };
     let scene = scene(
         anybody(),
-        move |seen, out| {
+        move |asked, answer| {
             let events = "content-type: text/event-stream\r\n";
-            match last(seen).as_str() {
-                "401" | "fall back" => {
-                    respond(out, "401 No", "content-type: application/json\r\n", br#"{"error":{"message":"bad key"}}"#)
-                }
+            match asked.words.as_str() {
+                "401" | "fall back" => answer.status("401 No", "", br#"{"error":{"message":"bad key"}}"#),
                 "429 once" => {
                     *count.lock().unwrap() += 1;
                     match *count.lock().unwrap() {
-                        1 => respond(out, "429 Slow", "retry-after: 0\r\n", b"{}"),
-                        _ => stream(out, &claude_says("at last")),
+                        1 => answer.status("429 Slow", "retry-after: 0\r\n", b"{}"),
+                        _ => answer.say("at last"),
                     }
                 }
-                "500" => respond(out, "500 No", "", b"<html>oops</html>"),
-                "half json" => respond(out, "200 OK", events, b"data: {\"type\":\"content_bl\n\n"),
-                "no events" => respond(out, "200 OK", "content-type: text/html\r\n", b"<html>"),
+                "500" => answer.status("500 No", "", b"<html>oops</html>"),
+                "half json" => answer.status("200 OK", events, b"data: {\"type\":\"content_bl\n\n"),
+                "no events" => answer.status("200 OK", "content-type: text/html\r\n", b"<html>"),
                 "cut" => {
-                    let part = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half a"}});
-                    respond(out, "200 OK", events, format!("data: {part}\n\n").as_bytes());
+                    let part = answer.event("half a");
+                    answer.status("200 OK", events, part.as_bytes());
                 }
-                "empty" => stream(out, &claude_says("")),
-                "overloaded" => stream(out, &[json!({"type": "error", "error": {"message": "Overloaded"}})]),
-                "reflect" => stream(out, &claude_says(&format!("your key is {KEY} indeed"))),
-                "endless" => stream(out, &claude_says(&format!("{} ", "x".repeat(4_000)).repeat(150))),
-                _ => stream(out, &claude_says("fine")),
+                "empty" => answer.say(""),
+                "overloaded" => answer.events(&[json!({"type": "error", "error": {"message": "Overloaded"}})]),
+                "reflect" => answer.say(&format!("your key is {KEY} indeed")),
+                "endless" => answer.say(&format!("{} ", "x".repeat(4_000)).repeat(150)),
+                _ => answer.say("fine"),
             }
         },
         local,
@@ -232,19 +193,16 @@ fn turn_that_is_aborted_ends_at_once_and_takes_its_request_back() {
     let held = Mutex::new(held);
     let scene = scene(
         anybody(),
-        move |seen, out| {
-            if last(seen) != "wait" {
-                return stream(out, &claude_says("fine"));
+        move |asked, answer| {
+            if asked.words != "wait" {
+                return answer.say("fine");
             }
-            let part =
-                json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "thinking"}});
-            let text = format!("data: {part}\n\n");
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-            out.write_all(format!("{head}{:x}\r\n{text}\r\n", text.len()).as_bytes()).unwrap();
-            out.flush().unwrap();
+            answer.begin_chunked();
+            let part = answer.event("thinking");
+            answer.chunk(part.as_bytes());
             let _ = held.lock().unwrap().recv();
         },
-        |_, out| stream(out, &gpt_says("local here")),
+        |_, answer| answer.say("local here"),
     );
     let mut client = Client::logged_in(scene.system.port(), &scene.system.token());
     client.send("2", "chat.send", &json!({"sessionKey": "main", "message": "wait", "idempotencyKey": "k1"}));

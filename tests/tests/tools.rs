@@ -2,106 +2,20 @@
 //! what came of that, and whatever it makes up ends as a sentence.
 
 use serde_json::{Value, json};
-use std::io::Write;
 use system_tests::client::{Came, Client};
-use system_tests::servers::{Seen, Server, respond};
+use system_tests::model::{self, Asked, Called, exec};
+use system_tests::servers::Server;
 use system_tests::{As, Sandbox, System, is_root, wait_for};
 
 fn anybody() -> As {
     if is_root() { As::Root } else { As::User }
 }
 
-fn stream(out: &mut dyn Write, events: &[Value]) {
-    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
-    respond(out, "200 OK", "Content-Type: text/event-stream\r\n", body.as_bytes());
-}
-
-/// An answer in chat completions: text, then calls of these names with these arguments, in pieces.
-fn gpt(text: &str, calls: &[(&str, String)]) -> Vec<Value> {
-    let mut events = vec![json!({"choices": [{"delta": {"role": "assistant", "content": text}}]})];
-    for (index, (name, arguments)) in calls.iter().enumerate() {
-        let id = format!("call-{index}");
-        let begin = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
-        events.push(json!({"choices": [{"delta": {"tool_calls": [begin]}}]}));
-        let (one, two) = arguments.split_at(arguments.len() / 2);
-        for piece in [one, two] {
-            let part = json!({"index": index, "function": {"arguments": piece}});
-            events.push(json!({"choices": [{"delta": {"tool_calls": [part]}}]}));
-        }
-    }
-    let stop = if calls.is_empty() { "stop" } else { "tool_calls" };
-    events.push(json!({"choices": [{"delta": {}, "finish_reason": stop}]}));
-    events.push(json!({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}));
-    events
-}
-
-/// The same in Anthropic's Messages.
-fn claude(text: &str, calls: &[(&str, String)]) -> Vec<Value> {
-    let mut events = vec![json!({"type": "message_start", "message": {"usage": {"input_tokens": 10}}})];
-    events.push(json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}));
-    events.push(json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}));
-    for (at, (name, arguments)) in calls.iter().enumerate() {
-        let (index, id) = (at + 1, format!("call-{at}"));
-        let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
-        events.push(json!({"type": "content_block_start", "index": index, "content_block": block}));
-        let (one, two) = arguments.split_at(arguments.len() / 2);
-        for piece in [one, two] {
-            let delta = json!({"type": "input_json_delta", "partial_json": piece});
-            events.push(json!({"type": "content_block_delta", "index": index, "delta": delta}));
-        }
-    }
-    let stop = if calls.is_empty() { "end_turn" } else { "tool_use" };
-    events.push(json!({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 5}}));
-    events.push(json!({"type": "message_stop"}));
-    events
-}
-
-fn exec(command: &str) -> (&'static str, String) {
-    ("exec", json!({"command": command, "yieldMs": 120_000}).to_string())
-}
-
-/// What a request says: whether it is Anthropic's, the person's last words, and the results behind them.
-struct Said {
-    anthropic: bool,
-    words: String,
-    results: Vec<String>,
-    offered: Vec<String>,
-}
-
-fn said(seen: &Seen) -> Said {
-    let body: Value = serde_json::from_slice(&seen.body).unwrap();
-    let anthropic = seen.head.starts_with("POST /v1/messages ");
-    let (mut words, mut results) = (String::new(), Vec::new());
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    for message in body["messages"].as_array().unwrap() {
-        let parts = match &message["content"] {
-            Value::Array(parts) => parts.clone(),
-            text => vec![json!({"type": "text", "text": text})],
-        };
-        for part in parts {
-            if message["role"] == "tool" || part["type"] == "tool_result" {
-                results.push(text(&part["content"]).or_else(|| text(&part["text"])).unwrap());
-            } else if message["role"] == "user" {
-                words = text(&part["text"]).unwrap();
-                results.clear();
-            }
-        }
-    }
-    let words = words.rsplit("\n\n").next().unwrap().to_owned();
-    let name = |tool: &Value| text(&tool["name"]).or_else(|| text(&tool["function"]["name"])).unwrap();
-    let offered = body["tools"].as_array().into_iter().flatten().map(name).collect();
-    Said { anthropic, words, results, offered }
-}
-
 /// A Moltbot that asks `script` as two providers, `gpt/m` and `claude/m`.
-fn scene(
-    tools: Value,
-    script: impl Fn(&Said) -> (String, Vec<(&'static str, String)>) + Send + Sync + 'static,
-) -> (System, Server) {
-    let server = Server::plain(move |seen, out| {
-        let said = said(seen);
-        let (text, calls) = script(&said);
-        stream(out, &if said.anthropic { claude(&text, &calls) } else { gpt(&text, &calls) });
+fn scene(tools: Value, script: impl Fn(&Asked) -> (String, Vec<Called>) + Send + Sync + 'static) -> (System, Server) {
+    let server = model::plain(move |asked, answer| {
+        let (text, calls) = script(asked);
+        answer.call(&text, &calls);
     });
     let mut system = System::prepare(anybody(), &Sandbox::Native);
     let base = format!("http://localhost:{}", server.port);

@@ -313,6 +313,7 @@ impl Vault {
             VaultRequest::Taint { session, why } => {
                 self.desk().taint(&session, proto::ids::Role::Gateway, &why).map(|()| VaultReply::Accepted)
             }
+            VaultRequest::Carry { from, to } => self.desk().carry(&from, &to).map(|()| VaultReply::Accepted),
             VaultRequest::MaySpeak { channel, sender, name } => {
                 self.desk().may_speak(&channel, &sender, &name, unix_now())
             }

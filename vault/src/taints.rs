@@ -91,6 +91,32 @@ impl<L: Log> Desk<'_, L> {
         Ok(())
     }
 
+    /// May words of one conversation go into another? Words of strangers do not leave the conversation that they were said in,
+    /// what they have reached does not go where strangers read, and wherever else it goes it marks.
+    ///
+    /// # Errors
+    /// [`AskError`]; then nothing goes anywhere.
+    pub fn carry(&mut self, from: &SessionKey, to: &SessionKey) -> Result<(), AskError> {
+        let (name, into) = (from.0.as_str(), to.0.as_str());
+        let marked = self.state.contents().taints.has(name);
+        let refusal = if from.is_outside() {
+            Some("strangers speak in this conversation, and nothing leaves it but answers")
+        } else if marked && to.is_outside() {
+            Some(
+                "strangers' words have reached this conversation, and it says nothing where strangers read; \
+                `moltbot sessions untaint KEY` says that they count no more",
+            )
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            let detail = format!("{name}: to {into}: taint.no_way_out");
+            recorded(self.log, secret_record("", "carry", "gateway", false, &detail), "the refusal")?;
+            return Err(refuse("taint.no_way_out", why));
+        }
+        if marked { self.taint(to, Role::Gateway, &format!("the conversation {name}")) } else { Ok(()) }
+    }
+
     /// May egress fetch something from this host for the conversation? It is marked by that, before a byte is read; and once it
     /// is marked, it reaches what marked it and nothing else: what it read could have it carry things out.
     ///
@@ -218,6 +244,25 @@ mod tests {
         assert_eq!(rule(desk.may_fetch(&main, "evil.test")), "taint.no_way_out");
         assert_eq!(rule(desk.may_fetch(&key("agent:main:telegram:7"), "docs.test")), "taint.no_way_out");
         desk.may_fetch(&key("agent:main:work"), "evil.test").unwrap();
+    }
+
+    #[test]
+    fn words_carry_their_mark_along_and_go_to_no_stranger() {
+        let dirs = Dirs::new();
+        let (mut state, mut leases, mut log) = (dirs.open().unwrap(), Leases::default(), Kept::default());
+        let mut desk = Desk { state: &mut state, leases: &mut leases, log: &mut log, now_ms: 1 };
+        let [main, work, strangers] = ["agent:main:main", "agent:main:work", "agent:main:telegram:7"].map(key);
+        desk.carry(&main, &work).unwrap();
+        desk.carry(&main, &strangers).unwrap();
+        assert!(!desk.state.contents().taints.has("agent:main:work"), "the owner's words mark nothing");
+        assert!(desk.carry(&strangers, &work).is_err());
+        desk.taint(&main, Role::Egress, "docs.test").unwrap();
+        assert!(desk.carry(&main, &strangers).is_err());
+        desk.carry(&main, &work).unwrap();
+        assert_eq!(desk.state.contents().taints.why("agent:main:work"), Some("the conversation agent:main:main"));
+        desk.log.broken = true;
+        assert!(desk.carry(&main, &key("agent:main:other")).is_err(), "what cannot be written down does not go on");
+        assert!(!desk.state.contents().taints.has("agent:main:other"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod chaos;
 mod matrix;
 mod report;
 mod rules_hit;
+mod systemd;
 mod torture;
 
 use proto::topology::TOPOLOGY;
@@ -22,6 +23,8 @@ cargo xtask COMMAND
         [--as root|user]
   bench [NAME ...] [--full]         measure against controls in the same run; writes target/bench.json
   matrix [--bless]                  every attack on every role's wall, against tests/matrix.tsv
+  systemd                           the units of deploy/systemd in a systemd that boots for it (root, debootstrap,
+                                    systemd-nspawn)
   torture [ROLE]                    tests that take minutes
   check                             dependency budgets, and documents drawn from the code
   docs [--check]                    draw those documents anew, or compare them
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Some("chaos") => chaos::chaos(rest),
         Some("bench") => bench::bench(rest),
         Some("matrix") => matrix::matrix(rest),
+        Some("systemd") => systemd::systemd(rest),
         Some("torture") => torture::torture(rest),
         Some("check") => check(),
         Some("docs") => docs(!rest.iter().any(|arg| arg == "--check")),
@@ -132,9 +136,13 @@ fn up(args: &[String]) -> Outcome {
 fn test(args: &[String]) -> Outcome {
     matrix::build()?;
     run(cargo().arg("build"))?;
-    run(cargo().args(["test", "--workspace"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug")))?;
+    // One that fails hides no other.
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--no-fail-fast"]).args(args).env("MOLTBOT_BIN_DIR", target().join("debug"));
+    let tests = run(&mut tests);
     // Words after `test` choose among the tests above.
-    if args.is_empty() { matrix::test(false) } else { Ok(()) }
+    let matrix = if args.is_empty() { matrix::test(false) } else { Ok(()) };
+    tests.and(matrix)
 }
 
 fn ci() -> Outcome {

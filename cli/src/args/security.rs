@@ -72,6 +72,11 @@ pub enum ExplainCommand {
         /// Which role
         role: String,
     },
+    /// Who refuses by a rule, what it is about, where to look, and when it last did
+    Rule {
+        /// The rule that a refusal named, as exec.denied
+        rule: String,
+    },
 }
 
 /// What is asked about.

@@ -1,11 +1,13 @@
 //! What there is to judge, gathered without changing anything and without following a link.
 
+use super::exposure::{self, Exposure};
 use crate::CliError;
 use crate::door::{Door, unexpected};
 use auditd::offline::{self, Expected, OfflineError};
 use config::Config;
 use proto::audit::Stream;
 use proto::auth::DeviceRow;
+use proto::ids::Role;
 use proto::operator::Status;
 use proto::senders::AllowedRow;
 use proto::vault::{SecretRow, VaultAnswer, VaultVerb};
@@ -60,6 +62,8 @@ pub struct Deep {
     pub walls: Vec<String>,
     /// Why the gateway does not answer, if it does not.
     pub probe: Option<String>,
+    /// What systemd says of the unit that broker runs in, if it does.
+    pub exposure: Option<Exposure>,
 }
 
 impl Facts {
@@ -122,7 +126,9 @@ impl Deep {
                 .and_then(|mut session| session.request("health", serde_json::json!({})).map(drop));
             health.err().map(|error| error.to_string())
         });
-        Self { log, walls, probe }
+        let broker = status.and_then(|status| status.roles.iter().find(|row| row.role == Role::Broker));
+        let exposure = broker.and_then(|row| exposure::of_process(row.pid));
+        Self { log, walls, probe, exposure }
     }
 }
 

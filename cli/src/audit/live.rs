@@ -12,6 +12,8 @@ use proto::sandbox::Backend;
 const STALE_MS: u64 = 15_000;
 /// Age from which a credential should be another one. Source: the Phase 1 guide.
 const OLD_DAYS: u64 = 90;
+/// Points from which systemd calls a unit exposed in the middle or worse.
+const EXPOSED: f32 = 5.0;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut all = Vec::new();
@@ -20,6 +22,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
             set(status, &mut all);
             status.roles.iter().for_each(|row| role(row, &mut all));
             engine(status, &mut all);
+            image(facts.now, status, &mut all);
         }
         None => all.push(finding(
             Severity::Info,
@@ -189,6 +192,24 @@ fn engine(status: &Status, all: &mut Vec<Finding>) {
     }
 }
 
+/// An image is as old as the programs in it.
+fn image(now: u64, status: &Status, all: &mut Vec<Finding>) {
+    let created = auditd::clock::parse_rfc3339(&status.posture.image_created).map(|since| since.as_secs());
+    // Images that are built to be the same each time say 1970.
+    let Some(created) = created.filter(|created| *created > 0) else { return };
+    let days = now.saturating_sub(created) / 86_400;
+    if days >= OLD_DAYS {
+        all.push(finding(
+            Severity::Warn,
+            "sandbox.image_old",
+            "docker",
+            "the image of sandboxes is old",
+            &format!("it was made {days} days ago, and so were the programs in it"),
+            "`deploy/sandbox-image/build` makes a new one; `moltbot restart sandboxd` takes it",
+        ));
+    }
+}
+
 fn secrets(facts: &Facts, all: &mut Vec<Finding>) {
     for row in facts.secrets.iter().filter(|row| !row.honey) {
         let days = facts.now.saturating_sub(row.created) / 86_400;
@@ -286,6 +307,16 @@ fn deep(facts: &Facts, all: &mut Vec<Finding>) {
             "a process is not confined as this build says",
             what,
             "`moltbot lockdown on`; `moltbot confine-report` shows what should be",
+        ));
+    }
+    if let Some(exposure) = deep.exposure.as_ref().filter(|exposure| exposure.points >= EXPOSED) {
+        all.push(finding(
+            Severity::Warn,
+            "systemd.exposed",
+            &exposure.unit,
+            "its unit leaves more open than it needs",
+            &format!("systemd counts {} of 10; the one in deploy/systemd has 4.1", exposure.points),
+            &format!("compare it with deploy/systemd/moltbot.service; `systemd-analyze security {}`", exposure.unit),
         ));
     }
     if let Some(why) = &deep.probe {

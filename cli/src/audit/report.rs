@@ -7,6 +7,7 @@ use crate::CliError;
 use crate::args::{Args, AuditOptions};
 use crate::paint::{Paint, columns, folded, harmless};
 use config::rules::{Finding, Severity, rating, score};
+use proto::auth::{DeviceRow, DeviceState};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -33,6 +34,22 @@ pub(super) fn print(
     Ok(())
 }
 
+/// What of it can be reached, by whom, and what it reaches. A summary, and so no finding: it costs nothing.
+fn surface(facts: &Facts) -> Vec<(&'static str, Vec<String>)> {
+    let is_paired = |row: &&DeviceRow| matches!(row.state, DeviceState::Paired | DeviceState::PairedWithToken);
+    let mut parts = vec![
+        ("listens", facts.status.iter().map(|status| status.listen.to_string()).collect()),
+        ("devices", facts.devices.iter().filter(is_paired).map(|row| row.name.to_string()).collect()),
+        ("senders", facts.senders.iter().map(|row| format!("{}:{}", row.channel.0, row.sender.0)).collect()),
+    ];
+    if let Ok(config) = &facts.config {
+        let channels = config.channels.iter().filter(|(_, channel)| channel.enabled);
+        parts.push(("channels", channels.map(|(name, _)| name.to_owned()).collect()));
+        parts.push(("reaches", [config.allowed(), config.local(true), config.local(false)].concat()));
+    }
+    parts
+}
+
 fn count(findings: &[Finding], severity: Severity) -> usize {
     findings.iter().filter(|found| found.severity == severity).count()
 }
@@ -53,6 +70,7 @@ pub(super) fn as_json(facts: &Facts, findings: &[Finding], fixed: Option<&Vec<Ac
         "summary": { "critical": count(findings, Severity::Critical), "warn": count(findings, Severity::Warn),
             "info": count(findings, Severity::Info) },
         "findings": rows,
+        "attackSurface": surface(facts).into_iter().collect::<BTreeMap<_, _>>(),
     });
     if let (Some(deep), Some(report)) = (&facts.deep, report.as_object_mut()) {
         let error = &deep.probe;
@@ -97,6 +115,10 @@ fn as_text(
         })
         .collect();
     text += &format!("{}\n", lost.join(" · "));
+    for (what, which) in surface(facts).into_iter().filter(|(_, which)| !which.is_empty()) {
+        let line = format!("{what:<9} {}", harmless(&which.join(", ")));
+        text += &paint.dim(&format!("{}\n", folded(&line, 10, columns().saturating_sub(10))));
+    }
     for (severity, name) in GROUPS {
         let some: Vec<&Finding> = findings.iter().filter(|found| found.severity == severity).collect();
         if some.is_empty() {

@@ -1,3 +1,4 @@
+use super::exposure::Exposure;
 use super::facts::{Deep, Facts, FileFact};
 use super::*;
 use config::Config;
@@ -51,6 +52,7 @@ fn healthy() -> Facts {
         posture: Box::new(Posture {
             components: BoundedVec::new(vec![Component { name: text("runc"), version: text("9") }]).unwrap(),
             rootless: true,
+            image_created: text("1970-03-30T00:00:00Z"),
             userns_remap: false,
             ..Posture::default()
         }),
@@ -95,7 +97,7 @@ fn healthy() -> Facts {
     }
 }
 
-const NOW: u64 = 90 * 86_400;
+const NOW: u64 = 91 * 86_400;
 
 fn device(state: DeviceState) -> DeviceRow {
     DeviceRow {
@@ -181,6 +183,7 @@ const FIRES: &[(&str, Severity, Change)] = &[
         let hole = Hole { component: text("runc"), number: text("CVE-1"), why: text("w") };
         status(it).posture.findings = BoundedVec::new(vec![hole]).unwrap();
     }),
+    ("sandbox.image_old", Severity::Warn, |it| status(it).posture.image_created = text("1970-01-01T00:00:01Z")),
     ("sandbox.engine.rootful", Severity::Info, |it| status(it).posture.rootless = false),
     ("role.vault.not_ready", Severity::Warn, |it| with_role(it, |row| row.state = RoleState::Backoff)),
     ("role.vault.unconfined", Severity::Critical, |it| with_role(it, |row| row.seccomp = 0)),
@@ -197,6 +200,9 @@ const FIRES: &[(&str, Severity, Change)] = &[
         it.deep.as_mut().unwrap().log.push(("auth".into(), "line 3".into()))
     }),
     ("walls.differ", Severity::Critical, |it| it.deep.as_mut().unwrap().walls.push("vault".into())),
+    ("systemd.exposed", Severity::Warn, |it| {
+        it.deep.as_mut().unwrap().exposure = Some(Exposure { unit: "moltbot.service".into(), points: 5.0 });
+    }),
     ("gateway.probe_failed", Severity::Warn, |it| it.deep.as_mut().unwrap().probe = Some("closed".into())),
 ];
 
@@ -210,6 +216,10 @@ fn every_check_fires_on_what_it_is_about_and_is_silent_otherwise() {
         assert!(found.iter().any(|found| (&*found.id, found.severity) == (*id, *severity)), "{id}: {found:?}");
         assert_eq!(found.len(), 1, "{id} and nothing else: {found:?}");
         assert!(!found[0].remediation.is_empty() && !found[0].title.is_empty(), "{id}");
+    }
+    let page = include_str!("../../../docs/security/audit-checks.md");
+    for (id, ..) in FIRES {
+        assert!(page.contains(&id.replace("role.vault.", "role.<role>.")), "{id} stands on the page of checks");
     }
     let mut unused = healthy();
     (unused.secrets[0].used, unused.secrets[0].created) = (0, 0);

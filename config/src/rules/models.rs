@@ -1,6 +1,6 @@
 //! Who is asked for answers.
 
-use super::Findings;
+use super::{Findings, Severity};
 use crate::schema::{Config, Provider, origin, secret};
 use crate::source::join;
 
@@ -17,7 +17,65 @@ pub(super) fn rules(config: &Config, all: &mut Findings) {
             &format!("{name:?} is not among models.providers"),
             "write it as provider/model, and list the model at its provider",
         );
+        hygiene(name, config.egress.allow.is_empty(), all);
     }
+}
+
+/// Parameters, in billions, up to which upstream calls a model small.
+const SMALL: f32 = 300.0;
+
+/// What a model is known to be by its name. Upstream's three checks of 2026.1.30.
+fn hygiene(name: &str, web_is_closed: bool, all: &mut Findings) {
+    let lower = name.to_ascii_lowercase();
+    let model = lower.split_once('/').map_or(&*lower, |(_, model)| model);
+    let words: Vec<&str> = model.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.')).collect();
+    let mut push = |severity, id, title, detail, remediation| {
+        all.push(severity, id, "agents.defaults.model", &format!("{name}: {title}"), detail, remediation);
+    };
+    let is_legacy = model.starts_with("gpt-3.5")
+        || ["gpt-4-0314", "gpt-4-0613"].contains(&model)
+        || matches!(words.as_slice(), ["claude", "instant" | "2" | "2.0" | "2.1", ..]);
+    if is_legacy {
+        push(
+            Severity::Warn,
+            "models.legacy",
+            "an old generation",
+            "it follows instructions that strangers hide in a text more readily than newer ones",
+            "choose a model of the current generation",
+        );
+    } else if words.contains(&"haiku") || words.contains(&"mini") || words.contains(&"nano") {
+        push(
+            Severity::Warn,
+            "models.weak_tier",
+            "the smallest of its family",
+            "smaller models resist hidden instructions less",
+            "choose a larger one where strangers write to the agent",
+        );
+    }
+    if words.iter().filter_map(|word| billions(word)).any(|size| size <= SMALL) {
+        let (severity, detail) = if web_is_closed {
+            (Severity::Info, "every conversation is in a sandbox without a network, which is what makes it bearable")
+        } else {
+            (Severity::Warn, "pages of the web, which egress.allow lets it read, can tell it what to do")
+        };
+        push(
+            severity,
+            "models.small_params",
+            "a small model",
+            detail,
+            "keep egress.allow empty, or choose a larger one",
+        );
+    }
+}
+
+/// What a word like `8b`, `1.5b`, `e4b` says of parameters, in billions.
+fn billions(word: &str) -> Option<f32> {
+    let number = word.strip_suffix('b')?;
+    let number = number.strip_prefix(|c: char| c.is_ascii_alphabetic()).unwrap_or(number);
+    if !number.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    number.parse().ok().filter(|size: &f32| *size > 0.0)
 }
 
 fn one(id: &str, provider: &Provider, all: &mut Findings) {

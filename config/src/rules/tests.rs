@@ -73,6 +73,27 @@ fn findings_that_do_not_refuse_fire_on_what_they_are_about_and_are_silent_beside
         assert_eq!(ids(fires), [(id.to_owned(), severity)], "{fires}");
         assert_eq!(ids(silent), [], "{silent}");
     }
+    for (model, allow, expected) in [
+        ("gpt-3.5-turbo", "", vec![("models.legacy", Severity::Warn)]),
+        ("claude-2.1", "", vec![("models.legacy", Severity::Warn)]),
+        ("claude-instant-1.2", "", vec![("models.legacy", Severity::Warn)]),
+        ("claude-haiku-4-5", "", vec![("models.weak_tier", Severity::Warn)]),
+        ("gpt-5-mini", "", vec![("models.weak_tier", Severity::Warn)]),
+        ("llama3.1:8b", "", vec![("models.small_params", Severity::Info)]),
+        ("gemma-3n-e4b", "'example.com:443'", vec![("models.small_params", Severity::Warn)]),
+        ("SmolLM2-1.7B-Instruct", "", vec![("models.small_params", Severity::Info)]),
+        ("deepseek-v3-671b", "", vec![]),
+        ("claude-opus-4-5", "'example.com:443'", vec![]),
+        ("gpt-5", "", vec![]),
+        ("bigb", "", vec![]),
+    ] {
+        let text = format!(
+            "{{ models: {{ providers: {{ p: {{ baseUrl: 'https://p.example', apiKey: 'vault:p.key', models: [{{ id: '{model}' }}] }} }} }},
+                agents: {{ defaults: {{ model: 'p/{model}' }} }}, egress: {{ allow: [{allow}] }} }}"
+        );
+        let expected: Vec<_> = expected.into_iter().map(|(id, severity)| (id.to_owned(), severity)).collect();
+        assert_eq!(ids(&text), expected, "{model}");
+    }
     let many = (0..26).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
     let long = ids(&format!("{{ tools: {{ elevated: {{ allowFrom: {{ irc: [{many}] }} }} }} }}"));
     assert_eq!(long, [("tools.elevated.allowFrom.irc.large".to_owned(), Severity::Warn)]);

@@ -24,6 +24,9 @@ section! {
         /// Which model answers, as `provider/model`, and which are asked in its place where it fails.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub model: Option<ModelChoice>,
+        /// Seconds after which an answer is given up, with everything that it has under way; 600 where nothing is said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub timeout_seconds: Option<u32>,
         /// What it may use; narrows what `tools` leaves.
         pub tools: ToolLists,
     }

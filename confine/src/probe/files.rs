@@ -35,7 +35,10 @@ pub(super) static PROBES: &[Probe] = &[
     Probe::new("open_vault_db", |world| open(&world.state("vault/vault.db"), READ)).except(LAUNCHER_FILES),
     Probe::new("open_config", |world| open(&world.state("moltbot.json"), READ)).except(LAUNCHER_FILES),
     Probe::new("open_config_write", |world| open(&world.state("moltbot.json"), libc::O_WRONLY)).except(LAUNCHER_FILES),
-    Probe::new("open_config_append", |world| open(&world.state("moltbot.json"), APPEND)).except(LAUNCHER_FILES),
+    // Where there is none it makes one, and an empty one does not load: nothing for an installation that somebody uses.
+    Probe::new("open_config_append", |world| open(&world.state("moltbot.json"), APPEND))
+        .except(LAUNCHER_FILES)
+        .matrix_only(),
     Probe::new("open_log", |world| open(&world.state("logs/auth-audit.jsonl"), READ)).except(LOG_READERS),
     Probe::new("open_lock", |world| open(&world.state("run/lock"), APPEND)).except(LAUNCHER_FILES),
     Probe::new("list_sessions", |world| list(&world.state("sessions"))).except(LAUNCHER_FILES),

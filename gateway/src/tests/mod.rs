@@ -92,7 +92,7 @@ async fn vault(server: Server<GatewayVault>) {
                 }
                 continue;
             }
-            VaultRequest::Taint { .. } => {
+            VaultRequest::Taint { .. } | VaultRequest::Carry { .. } => {
                 responder.reply(&VaultReply::Accepted, &[]).await.unwrap();
                 continue;
             }

@@ -63,7 +63,10 @@ async fn exec_that_is_refused_names_the_rule() {
     let (mut client, _) = Client::login(&bed, 4).await;
     send(&mut client, "run", "/exec rm").await;
     let last = client.chat("run", "final").await;
-    assert_eq!(text_of(&last), "refused (exec.not_allowed): this is no command for you");
+    assert_eq!(
+        text_of(&last),
+        "refused (exec.not_allowed): this is no command for you\n`moltbot explain rule exec.not_allowed` says more"
+    );
 }
 
 #[tokio::test]

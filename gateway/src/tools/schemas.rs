@@ -22,7 +22,7 @@ impl Tool {
 }
 
 /// Every tool.
-pub(crate) const ALL: [Tool; 11] = [
+pub(crate) const ALL: [Tool; 12] = [
     Tool {
         name: "exec",
         description: "Run a shell command in this session's sandbox: no network, only the workspace is writable. What \
@@ -105,6 +105,13 @@ pub(crate) const ALL: [Tool; 11] = [
         description: "Read the end of another conversation.",
         schema: r#"{"type":"object","required":["sessionKey"],"additionalProperties":false,"properties":{
             "sessionKey":{"type":"string"},"limit":{"type":"integer","minimum":1},"includeTools":{"type":"boolean"}}}"#,
+    },
+    Tool {
+        name: "sessions_send",
+        description: "Say something in another conversation, and read what is answered there.",
+        schema: r#"{"type":"object","required":["sessionKey","message"],"additionalProperties":false,"properties":{
+            "sessionKey":{"type":"string"},"message":{"type":"string"},
+            "timeoutSeconds":{"type":"integer","minimum":0,"description":"Seconds to wait for the answer (30); 0 does not wait"}}}"#,
     },
 ];
 
