@@ -17,7 +17,7 @@ use proto::audit::RunEnd;
 use proto::edge::Refusal;
 use proto::ids::SessionKey;
 use proto::runner::{Launch, Program};
-use proto::sandbox::{Backend, WorkspacePath};
+use proto::sandbox::{Backend, Posture, WorkspacePath};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -37,7 +37,7 @@ impl Sandboxd {
         session: &SessionKey,
     ) -> Result<Arc<Container>, Refusal> {
         let own = place(self.settings.scope, session);
-        let bind = self.bind(session).await?;
+        let bind = self.bind(docker.posture(), session).await?;
         for _ in 0..TRIES {
             let container = docker.container(&own, bind.as_ref()).await?;
             let Some(setup) = &self.settings.modes.setup else { return Ok(container) };
@@ -65,8 +65,9 @@ impl Sandboxd {
     }
 
     /// The workspace of the host that is to be in the conversation's container.
-    async fn bind(&self, session: &SessionKey) -> Result<Option<Bind>, Refusal> {
+    async fn bind(&self, posture: &Posture, session: &SessionKey) -> Result<Option<Bind>, Refusal> {
         let Some((home, writable)) = self.settings.modes.bound(self.settings.scope, session) else { return Ok(None) };
+        maps_owners(posture)?;
         self.want_launcher().await;
         let name = workspace(&home);
         let (uid, gid) = native::prepare(&self.launcher, &name).await?;
@@ -135,6 +136,16 @@ impl Sandboxd {
     }
 }
 
+/// Where the engine maps owners a workspace's is nobody in the container, who could neither read nor write there.
+fn maps_owners(posture: &Posture) -> Result<(), Refusal> {
+    if posture.rootless || posture.userns_remap {
+        let why = "this engine maps owners (rootless, or userns-remap), so a container could not use the agent's workspace: \
+                   set agents.defaults.sandbox.workspaceAccess to none, or backend to native";
+        return Err(Refusal::new("sandbox.workspace_access", why));
+    }
+    Ok(())
+}
+
 fn failed(why: &str) -> Refusal {
     Refusal::new(
         "sandbox.setup_failed",
@@ -143,4 +154,18 @@ fn failed(why: &str) -> Refusal {
              of this conversation runs: {why}"
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_that_maps_owners_is_given_no_workspace_and_one_that_does_not_is() {
+        assert!(maps_owners(&Posture::default()).is_ok());
+        for (rootless, userns_remap) in [(true, false), (false, true)] {
+            let refusal = maps_owners(&Posture { rootless, userns_remap, ..Posture::default() }).unwrap_err();
+            assert_eq!(refusal.rule.as_str(), "sandbox.workspace_access");
+        }
+    }
 }

@@ -69,6 +69,24 @@ fn findings_that_do_not_refuse_fire_on_what_they_are_about_and_are_silent_beside
             "sandbox.workspace_rw",
             Severity::Info,
         ),
+        (
+            "{ agents: { defaults: { sandbox: { mode: 'off', dangerouslyAllowOff: true } } } }",
+            "{ agents: { defaults: { sandbox: { mode: 'all' } } } }",
+            "sandbox.mode_off",
+            Severity::Critical,
+        ),
+        (
+            "{ agents: { defaults: { sandbox: { dangerouslyAllowOff: true } } } }",
+            "{ agents: { defaults: { sandbox: { dangerouslyAllowOff: false } } } }",
+            "sandbox.dangerously_allow_off",
+            Severity::Warn,
+        ),
+        (
+            "{ agents: { defaults: { sandbox: { mode: 'off' } } } }",
+            "{ agents: { defaults: { sandbox: { docker: { runtime: 'runsc', setupCommand: 'mkdir a' } } } } }",
+            "sandbox.mode_off",
+            Severity::Refused,
+        ),
     ] {
         assert_eq!(ids(fires), [(id.to_owned(), severity)], "{fires}");
         assert_eq!(ids(silent), [], "{silent}");
