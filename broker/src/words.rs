@@ -101,6 +101,7 @@ impl Setup {
                 instance: BoundedStr::truncated(&instance(path)),
                 exec: BoundedBytes::new(config.exec_json().into_bytes())?,
                 tools: BoundedBytes::new(config.tools_json().into_bytes())?,
+                modes: BoundedBytes::new(config.modes_json().into_bytes())?,
                 sizes: sizes(&config.agents.defaults.sandbox.docker),
                 keep: keep(&config.agents.defaults.sandbox),
                 scope: match config.agents.defaults.sandbox.scope {

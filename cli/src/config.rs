@@ -88,7 +88,8 @@ pub fn append_rules(dir: &Path, rules: &[Value], how: crate::args::How, args: &A
     })
 }
 
-/// Tries what only a role understands, and would end by: patterns that are redacted, rules about commands. It costs a
+/// Tries what only a role understands, and would end by: patterns that are redacted, rules about commands, what prepares a
+/// container. It costs a
 /// refusal here, and there the whole set.
 ///
 /// # Errors
@@ -99,7 +100,10 @@ pub fn is_taken(config: &config::Config) -> Result<(), CliError> {
     let senders = config.senders();
     vault::senders::configured::Configured::read(senders.iter().map(String::as_str)).map_err(CliError::failed)?;
     let rules = command::decide::Policy::from_json(&config.exec_json());
-    rules.map(drop).map_err(|error| CliError::Failed(format!("tools.exec: {error}")))
+    rules.map(drop).map_err(|error| CliError::Failed(format!("tools.exec: {error}")))?;
+    let setup = config.agents.defaults.sandbox.docker.setup_command.as_deref().map(command::setup::check);
+    let at = "agents.defaults.sandbox.docker.setupCommand";
+    setup.transpose().map(drop).map_err(|error| CliError::Failed(format!("{at}: {error}")))
 }
 
 /// Has broker put the file in force, and waits until the roles that it is about serve again.

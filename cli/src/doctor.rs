@@ -11,6 +11,7 @@ use config::Config;
 use proto::audit::Stream;
 use proto::control::Layout;
 use proto::operator::Status;
+use proto::sandbox::Backend;
 use proto::watch::Sense;
 use rustix::fs::statvfs;
 use rustix::termios::isatty;
@@ -139,6 +140,7 @@ fn look(dir: &Path) -> Vec<Line> {
     lines.push(log(dir));
     lines.push(vault(dir, status.as_ref()));
     lines.push(set(status.as_ref()));
+    lines.extend(status.as_ref().filter(|status| status.ready).map(sandbox));
     lines.extend(status.iter().flat_map(|status| status.posture.senses.iter()).map(sense));
     lines
 }
@@ -348,6 +350,17 @@ fn set(status: Option<&Status>) -> Line {
         Some(status) => {
             line("set", Standing::Good, format!("every process serves; sandboxes are {}", status.backend.name()), "")
         }
+    }
+}
+
+/// Where commands go, and where they would go otherwise.
+fn sandbox(status: &Status) -> Line {
+    let text = format!("{}: {}", status.backend.name(), status.backend_detail.as_str());
+    let fix = "what it says names the way out; agents.defaults.sandbox of moltbot.json says which backend may serve";
+    match status.backend {
+        Backend::None => line("sandbox", Standing::Bad, format!("most commands are refused: {text}"), fix),
+        _ if status.backend_detail.contains("no native sandbox serves") => line("sandbox", Standing::Warn, text, fix),
+        _ => line("sandbox", Standing::Good, text, ""),
     }
 }
 

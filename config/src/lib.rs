@@ -162,6 +162,17 @@ impl Config {
         self.agents.defaults.sandbox.backend
     }
 
+    /// Which conversation has which backend, and what its sandbox is given, as JSON, for sandboxd.
+    #[must_use]
+    pub fn modes_json(&self) -> String {
+        let sandbox = &self.agents.defaults.sandbox;
+        serde_json::json!({
+            "mode": sandbox.mode, "workspaceAccess": sandbox.workspace_access, "nativeFloor": sandbox.native_floor,
+            "runtime": sandbox.docker.runtime, "setupCommand": sandbox.docker.setup_command,
+        })
+        .to_string()
+    }
+
     /// `host:port` of what may be connected to on the internet.
     #[must_use]
     pub fn allowed(&self) -> Vec<String> {
@@ -192,8 +203,10 @@ impl Config {
     /// Names of the credentials that answers need, for the vault.
     #[must_use]
     pub fn answer_keys(&self) -> Vec<String> {
-        let keys = self.models.providers.values().filter_map(|provider| provider.api_key.as_deref());
-        let mut names: Vec<String> = keys.filter_map(schema::secret).map(str::to_owned).collect();
+        let providers = self.models.providers.values();
+        let refresh = |provider: &'_ Provider| provider.refresh.as_ref().map(|refresh| refresh.credential.clone());
+        let keys: Vec<String> = providers.flat_map(|it| it.api_key.clone().into_iter().chain(refresh(it))).collect();
+        let mut names: Vec<String> = keys.iter().filter_map(|key| schema::secret(key)).map(str::to_owned).collect();
         names.sort_unstable();
         names.dedup();
         names

@@ -13,14 +13,15 @@ mod scalar;
 mod tools;
 
 pub use agents::{
-    AgentDefaults, Agents, Backend, Docker, Prune, Sandbox, SandboxMode, SandboxScope, ToolLists, WorkspaceAccess,
+    AgentDefaults, Agents, Backend, Docker, NativeFloor, Prune, Runtime, Sandbox, SandboxMode, SandboxScope, ToolLists,
+    WorkspaceAccess,
 };
 pub use channels::{Channel, ChannelDefaults, Channels, DirectMessages, DmPolicy, GroupPolicy};
 pub use egress::Egress;
 pub(crate) use egress::{host_and_port, origin};
 pub use gateway::{Auth, AuthMode, Bind, ControlUi, Gateway, Mode, Reload, ReloadMode, Tailscale, TailscaleMode};
 pub(crate) use models::secret;
-pub use models::{Api, Cost, Fallbacks, Model, ModelChoice, Models, Provider};
+pub use models::{Api, Cost, Fallbacks, Model, ModelChoice, Models, Provider, Refresh};
 pub use scalar::{Cpus, Dollars, NativeCommands, Size};
 pub use tools::{Ask, Elevated, Exec, Profile, Switch, Tools};
 

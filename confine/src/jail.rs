@@ -84,6 +84,9 @@ pub struct JailSpec<'a> {
     pub tier: Tier,
     /// Directory that it may write to.
     pub workspace: BorrowedFd<'a>,
+    /// Name of a directory beside the workspace that it may read as `/agent`; without namespaces it is not there. The caller
+    /// has seen that it is a directory and no link, and nothing in a sandbox can change that.
+    pub agent: Option<&'a str>,
     /// What runs.
     pub program: Program<'a>,
     /// Where, beneath the workspace; no link leads there. The workspace where empty.
@@ -114,6 +117,8 @@ pub(crate) struct Prepared<'a> {
     gid_map: CString,
     words: Vec<CString>,
     cwd: CString,
+    /// Of what is read as `/agent`, from the workspace.
+    agent: Option<CString>,
     /// Executed in place of the first word.
     runner: Option<OwnedFd>,
     /// Of `words`, and a null behind them.
@@ -198,6 +203,7 @@ impl Jailer {
             arguments: words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect(),
             words,
             cwd: CString::new(spec.cwd).map_err(|_| JailError::Nul)?,
+            agent: spec.agent.map(beside).transpose()?,
             runner: runner.map(|runner| raise(runner.as_fd())).transpose()?,
             processes: match spec.tier {
                 Tier::N1 => PROCESSES,
@@ -246,6 +252,14 @@ impl Jailer {
             _ => Err(os("clone")(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))),
         }
     }
+}
+
+/// A directory beside the working directory, by one name and no path.
+fn beside(name: &str) -> Result<CString, JailError> {
+    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+        return Err(JailError::Lacks("what is read beside a workspace has a plain name"));
+    }
+    CString::new(format!("../{name}")).map_err(|_| JailError::Nul)
 }
 
 /// Tasks of `uid` on this machine, as far as `/proc` shows them.

@@ -3,22 +3,26 @@
 
 use crate::answer::{self, Body, Head, MAX_HEAD};
 use crate::issued::Issued;
+use crate::renewal;
 use crate::scrub::Scrubber;
 use crate::serve::Peers;
 use crate::template::{self, Slot};
 use crate::tls;
+use crate::usage::Usage;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::CallError;
 use proto::edge::{GatewayEgress, Refusal};
 use proto::egress::{DialRequest, EgressChunk, EgressReply, EgressRequest, HeaderField};
 use proto::port::Responder;
+use proto::secret::Secret;
 use proto::vault::{Destination, LeaseId, LeaseReply, LeaseRequest};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// How long the vault may take for a lease, its record on disk included.
-const LEASE: Duration = Duration::from_secs(10);
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// How long a connection may take, and how long the proof of a name.
 const DIAL: Duration = Duration::from_secs(20);
 /// Longest silence of a server, whatever the caller would bear.
@@ -41,6 +45,10 @@ pub struct Tally {
     pub received: u64,
     /// Times that the credential was taken out.
     pub scrubbed: u32,
+    /// The lease whose use the vault counts, once the credential is here.
+    pub counted: Option<LeaseId>,
+    /// What the answer said that it cost.
+    pub usage: Usage,
 }
 
 /// One request.
@@ -65,6 +73,9 @@ struct Lease {
     header: String,
     prefix: String,
     bytes: Option<u64>,
+    counted: bool,
+    /// Who asks for another one with it, where that is what it is for.
+    renews: Option<String>,
 }
 
 /// What a peer's failure is for gateway.
@@ -103,6 +114,12 @@ impl Exchange<'_> {
         };
         let most = lease.as_ref().and_then(|lease| lease.bytes).unwrap_or(MAX_ANSWER);
         let slot = match lease {
+            Some(Lease { id, renews: Some(ref client), .. }) => {
+                let client = client.clone();
+                let Some(lease) = lease else { return Err(Refusal::new("egress.peer", "a lease that is none")) };
+                let Slot { secret, .. } = self.redeem(lease).await?;
+                return self.renew(stream, id, &client, secret).await;
+            }
             Some(lease) => Some(self.redeem(lease).await?),
             None => None,
         };
@@ -146,18 +163,24 @@ impl Exchange<'_> {
             digest: self.digest,
         };
         match self.peers.vault.call(&request, LEASE).await.map_err(refused)? {
-            LeaseReply::Leased { lease: id, header, prefix, bytes, .. } => {
-                template::check_slot(self.request, &header)?;
-                Ok(Lease { id, header: header.to_string(), prefix: prefix.to_string(), bytes })
+            LeaseReply::Leased { lease: id, header, prefix, bytes, counted, renews, .. } => {
+                let renews = renews.map(|client| client.to_string());
+                if renews.is_none() {
+                    template::check_slot(self.request, &header)?;
+                }
+                Ok(Lease { id, header: header.to_string(), prefix: prefix.to_string(), bytes, counted, renews })
             }
             _ => Err(Refusal::new("egress.peer", "the vault gave another answer than asked for")),
         }
     }
 
-    async fn redeem(&self, lease: Lease) -> Result<Slot, Refusal> {
+    async fn redeem(&mut self, lease: Lease) -> Result<Slot, Refusal> {
         let request = LeaseRequest::Redeem { lease: lease.id, to: self.to(), digest: self.digest };
         match self.peers.vault.call(&request, LEASE).await.map_err(refused)? {
-            LeaseReply::Redeemed(secret) => Ok(Slot { header: lease.header, prefix: lease.prefix, secret }),
+            LeaseReply::Redeemed(secret) => {
+                self.tally.counted = Some(lease.id).filter(|_| lease.counted);
+                Ok(Slot { header: lease.header, prefix: lease.prefix, secret })
+            }
             _ => Err(Refusal::new("egress.peer", "the vault gave another answer than asked for")),
         }
     }
@@ -179,6 +202,56 @@ impl Exchange<'_> {
             .await
             .map_err(late)?
             .map(|stream| Box::new(stream) as Box<dyn Stream>)
+    }
+
+    /// Asks for another credential, and gives it to the vault.
+    async fn renew(
+        &mut self,
+        mut stream: Box<dyn Stream>,
+        lease: LeaseId,
+        client: &str,
+        secret: Secret,
+    ) -> Result<EgressReply, Refusal> {
+        let whole = renewal::request(self.request, client, &secret)?;
+        drop(secret);
+        let send = async {
+            stream.write_all(&whole).await?;
+            stream.flush().await
+        };
+        let sent = timeout(self.patience(), send).await.map_err(|_| self.stalled())?;
+        sent.map_err(|error| Refusal::new("egress.cut", &format!("the request was cut: {error}")))?;
+        drop(whole);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(2 * renewal::MAX_ANSWER));
+        let head = self.head(&mut stream, &mut bytes).await?;
+        self.tally.status = head.status;
+        let mut body = head.body;
+        let mut answer = Zeroizing::new(Vec::with_capacity(2 * renewal::MAX_ANSWER));
+        loop {
+            body.take(&bytes, &mut answer)?;
+            bytes.clear();
+            if answer.len() > renewal::MAX_ANSWER {
+                return Err(Refusal::new(
+                    "egress.too_large",
+                    "the answer to an exchange of credentials has over 64 KiB",
+                ));
+            }
+            if body.is_over() || !self.read(&mut stream, &mut bytes).await? {
+                break;
+            }
+        }
+        self.tally.received = u64::try_from(answer.len()).unwrap_or(u64::MAX);
+        if !body.is_over() && !body.ends_with_connection() {
+            return Err(Refusal::new("egress.cut", "the connection ended before the answer did"));
+        }
+        let issued = renewal::answer(head.status, &answer)?;
+        drop(answer);
+        let store = LeaseRequest::Store { lease, access: issued.access, refresh: issued.refresh };
+        match self.peers.vault.call(&store, LEASE).await.map_err(refused)? {
+            LeaseReply::Stored(_) => {}
+            _ => return Err(Refusal::new("egress.peer", "the vault gave another answer than asked for")),
+        }
+        self.say(EgressChunk::Head { status: 200, headers: BoundedVec::default() }).await?;
+        Ok(EgressReply { received: self.tally.received, scrubbed: 0 })
     }
 
     async fn converse(
@@ -282,6 +355,9 @@ impl Exchange<'_> {
             bytes.clear();
             let came = u64::try_from(part.len()).unwrap_or(u64::MAX);
             self.tally.received = self.tally.received.saturating_add(came);
+            if self.tally.counted.is_some() {
+                self.tally.usage.look(&part);
+            }
             watch(&part)?;
             self.give(scrub.push(&part)).await?;
             part.clear();

@@ -2,7 +2,7 @@
 //! it, and only then tell gateway that it is over. The vault denies by default, so without a policy for a credential nothing
 //! leaves.
 
-use crate::exchange::{Exchange, Tally, refused};
+use crate::exchange::{Exchange, LEASE, Tally, refused};
 use crate::role::{Violations, report};
 use crate::template;
 use proto::audit::{AuditRequest, Record, RequestStep};
@@ -13,6 +13,7 @@ use proto::egress::{EgressReply, EgressRequest};
 use proto::gate::Gate;
 use proto::port::{Port, Request, Responder, Server};
 use proto::topology::{EdgeId, role};
+use proto::vault::LeaseRequest;
 use rustls::ClientConfig;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -161,11 +162,13 @@ async fn recorded(
     };
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let EgressRequest::Http { body, .. } = request;
+    let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    let counted = count(peers, &tally, sent, outcome.is_ok()).await;
     let step = match &outcome {
         Ok(_) => RequestStep::Answered {
             address: BoundedStr::truncated(&tally.address),
             status: tally.status,
-            sent: u64::try_from(body.len()).unwrap_or(u64::MAX),
+            sent,
             received: tally.received,
             scrubbed: tally.scrubbed,
             duration_ms,
@@ -173,7 +176,16 @@ async fn recorded(
         Err(refusal) => RequestStep::Failed { rule: refusal.rule.clone(), received: tally.received, duration_ms },
     };
     record(request, &id, step, peers).await?;
+    counted?;
     outcome
+}
+
+/// Tells the vault what a request moved whose credential's policy bounds a day, whatever came of it.
+async fn count(peers: &Peers, tally: &Tally, sent: u64, whole: bool) -> Result<(), Refusal> {
+    let Some(lease) = tally.counted else { return Ok(()) };
+    let (read, written) = tally.usage.tokens(whole);
+    let spent = LeaseRequest::Spent { lease, bytes: sent.saturating_add(tally.received), read, written };
+    peers.vault.call(&spent, LEASE).await.map(|_| ()).map_err(refused)
 }
 
 async fn record(request: &EgressRequest, id: &str, step: RequestStep, peers: &Peers) -> Result<(), Refusal> {

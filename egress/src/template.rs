@@ -91,6 +91,11 @@ pub fn check(request: &EgressRequest) -> Result<[u8; 32], Refusal> {
     Ok(hash.finalize().into())
 }
 
+/// What a request says of where it goes.
+pub(crate) fn authority(host: &str, port: u16) -> String {
+    if port == 443 { host.to_owned() } else { format!("{host}:{port}") }
+}
+
 /// A credential and the header that the vault's policy has it go into.
 pub struct Slot {
     /// The header, lower case.
@@ -124,7 +129,7 @@ pub fn check_slot(request: &EgressRequest, header: &str) -> Result<(), Refusal> 
 /// [`Refusal`] where the credential cannot stand in a header, or is too short to be seen in an answer.
 pub fn head(request: &EgressRequest, slot: Option<&Slot>) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let EgressRequest::Http { host, port, method, path, headers, body, .. } = request;
-    let authority = if *port == 443 { host.to_string() } else { format!("{}:{port}", &**host) };
+    let authority = authority(host, *port);
     let length = body.len().to_string();
     let own = [("host", authority.as_str()), ("accept-encoding", "identity"), ("connection", "close")];
     let length = (method.as_str() != "GET" || !body.is_empty()).then_some(("content-length", length.as_str()));

@@ -131,8 +131,12 @@ async fn in_time(turn: &mut Turn<'_>, plan: &Plan) -> End {
 
 /// The sandbox's backend and a line about it.
 pub async fn backend(gateway: &Gateway) -> (String, String) {
+    described(gateway, &SandboxRequest::Describe).await
+}
+
+async fn described(gateway: &Gateway, request: &SandboxRequest) -> (String, String) {
     let _permit = gateway.describes.acquire().await;
-    match gateway.sandbox.call(&SandboxRequest::Describe, DESCRIBE_WAIT).await {
+    match gateway.sandbox.call(request, DESCRIBE_WAIT).await {
         Ok(SandboxReply::Described { backend, detail }) => (backend.name().to_owned(), detail.to_string()),
         Ok(_) => ("unknown".to_owned(), "sandboxd gave another answer than asked for".to_owned()),
         Err(error) => ("unknown".to_owned(), format!("sandboxd: {error}")),
@@ -144,7 +148,9 @@ async fn exec(turn: &mut Turn<'_>, plan: &Plan, command: &str) -> End {
         turn.say("refused (command.too_long): a command has at most 8192 bytes");
         return End::Final;
     };
-    let request = SandboxRequest::Exec { session: SessionKey(session), command, options: ExecOptions::default() };
+    let session = SessionKey(session);
+    let place = SandboxRequest::Where { session: session.clone() };
+    let request = SandboxRequest::Exec { session, command, options: ExecOptions::default() };
     turn.gateway.kept.forget(turn.session);
     let (mut out, mut err) = (Decoder::default(), Decoder::default());
     let mut take = |turn: &mut Turn<'_>, chunk: &OutputChunk| {
@@ -158,7 +164,7 @@ async fn exec(turn: &mut Turn<'_>, plan: &Plan, command: &str) -> End {
         Ok(SandboxReply::Ended { end, duration_ms, dropped, .. }) => {
             turn.say(&out.finish());
             turn.say(&err.finish());
-            let (backend, _) = backend(turn.gateway).await;
+            let (backend, _) = described(turn.gateway, &place).await;
             turn.note(&trailer(end, duration_ms, dropped, &backend));
             if plan.stop.is_asked() || end == RunEnd::Aborted { End::Aborted } else { End::Final }
         }

@@ -8,6 +8,7 @@ pub mod calls;
 pub mod catalogue;
 pub(crate) mod choice;
 pub(crate) mod messages;
+pub(crate) mod refresh;
 pub mod reply;
 pub mod sse;
 pub mod talk;

@@ -132,6 +132,8 @@ pub enum RoleConfig {
         exec: BoundedBytes<32_768>,
         /// Who may use which tools, as JSON: `tools` and the other places of the configuration that say so.
         tools: BoundedBytes<16_384>,
+        /// Which conversation has which backend, and what its sandbox is given, as JSON: `agents.defaults.sandbox`.
+        modes: BoundedBytes<16_384>,
         /// How large a container is.
         sizes: Sizes,
         /// How long one is kept, and how many wait.

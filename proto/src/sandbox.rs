@@ -41,6 +41,11 @@ pub enum SandboxRequest {
     },
     /// Which backend serves, or why none does.
     Describe,
+    /// Which backend a conversation has: [`SandboxReply::Described`].
+    Where {
+        /// Which conversation.
+        session: SessionKey,
+    },
     /// Throw the session's sandbox away, with what is in it.
     Close {
         /// Conversation it belongs to.
@@ -476,6 +481,8 @@ pub enum LaunchRequest {
     Run {
         /// Workspace to mount writable.
         workspace: WorkspaceName,
+        /// Workspace to mount beside it, to be read; where there are no mounts it is not there.
+        agent: Option<WorkspaceName>,
         /// The program's absolute path, and its arguments behind it.
         words: Words,
         /// Directory of the workspace to begin in.
@@ -487,6 +494,8 @@ pub enum LaunchRequest {
     File {
         /// Workspace to mount writable.
         workspace: WorkspaceName,
+        /// As in [`LaunchRequest::Run`].
+        agent: Option<WorkspaceName>,
         /// A frame of a [`FileVerb`], given to it as its input.
         verb: BoundedBytes<180_000>,
         /// Seconds of wall clock it gets.
@@ -494,6 +503,11 @@ pub enum LaunchRequest {
     },
     /// Which tier this machine allows.
     Probe,
+    /// Have a workspace there, for a container to be given.
+    Prepare {
+        /// Which.
+        workspace: WorkspaceName,
+    },
 }
 
 /// Answer to a [`LaunchRequest`].
@@ -507,5 +521,12 @@ pub enum LaunchReply {
         backend: Backend,
         /// A line for a person.
         detail: BoundedStr<512>,
+    },
+    /// The workspace is there.
+    Prepared {
+        /// Whose it is, and so whose commands can write it.
+        uid: u32,
+        /// The group.
+        gid: u32,
     },
 }

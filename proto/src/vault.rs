@@ -146,6 +146,26 @@ pub enum LeaseRequest {
         /// What to sign.
         message: BoundedBytes<1024>,
     },
+    /// What came of a request whose lease was redeemed, where the policy counts that.
+    Spent {
+        /// Which lease.
+        lease: LeaseId,
+        /// Bytes of bodies, both ways.
+        bytes: u64,
+        /// Tokens that a model read.
+        read: u64,
+        /// Tokens that it wrote.
+        written: u64,
+    },
+    /// What a server gave for a credential that others are asked for with, whose lease was redeemed.
+    Store {
+        /// Which lease.
+        lease: LeaseId,
+        /// The new credential; where it goes the policy says.
+        access: Secret,
+        /// What takes the place of the one that was leased, if anything does.
+        refresh: Option<Secret>,
+    },
     /// The lease is not needed any more.
     Release {
         /// Which lease.
@@ -168,6 +188,10 @@ pub enum LeaseReply {
         prefix: BoundedStr<32>,
         /// Bytes that an answer may have at most; none where the policy does not say.
         bytes: Option<u64>,
+        /// True where the vault is to be told what it moved: the policy bounds a day.
+        counted: bool,
+        /// Where the credential is one that others are asked for with: the name of who asks, as the server knows it.
+        renews: Option<BoundedStr<128>>,
     },
     /// The credential, to be wiped when the request is sent.
     Redeemed(Secret),
@@ -175,6 +199,10 @@ pub enum LeaseReply {
     Signed([u8; 32]),
     /// It is gone.
     Released,
+    /// It is counted.
+    Counted,
+    /// It is sealed, as this version of its name.
+    Stored(u64),
     /// It may be fetched.
     MayFetch,
 }
@@ -319,7 +347,7 @@ pub struct SecretRow {
     pub version: u64,
     /// When this version was made, in seconds since 1970.
     pub created: u64,
-    /// `inject`, `sign`, `verify`, or empty where no role may do anything.
+    /// `inject`, `sign`, `verify`, `refresh`, or empty where no role may do anything.
     pub verb: BoundedStr<8>,
     /// What for.
     pub purpose: BoundedStr<64>,

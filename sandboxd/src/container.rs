@@ -5,7 +5,7 @@ use crate::drift::drift;
 use crate::job::{Event, Job, WAITING};
 use crate::resident::{Input, Resident};
 use crate::runs::lock;
-use crate::spec::{self, Image};
+use crate::spec::{self, Bind, Image, Shape};
 use crate::state::{Prune, Settings};
 use crate::watch::Watch;
 use bollard::Docker;
@@ -29,6 +29,21 @@ pub(crate) struct Container {
     door: Door,
     made: Instant,
     used: Mutex<Instant>,
+    /// Whose its processes are.
+    user: String,
+    /// How far the command is that prepares it; whoever has it run holds the lock.
+    pub(crate) set_up: Arc<tokio::sync::Mutex<SetUp>>,
+}
+
+/// How far the command is that prepares a container.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SetUp {
+    /// It did not run yet.
+    New,
+    /// It ran, and well.
+    Done,
+    /// It began, and did not end well: nothing else runs in this container.
+    Failed,
 }
 
 enum Door {
@@ -89,13 +104,22 @@ impl Maker {
     }
 
     /// A new one.
-    pub(crate) async fn make(&self) -> Result<Container, Refusal> {
-        let body = spec::container(&self.image, &self.settings.instance, &self.epoch, self.settings.sizes);
+    pub(crate) async fn make(&self, bind: Option<&Bind>) -> Result<Container, Refusal> {
+        let Settings { instance, sizes, modes, .. } = &self.settings;
+        let shape = Shape { sizes: *sizes, runtime: modes.runtime, bind: bind.cloned() };
+        let body = spec::container(&self.image, instance, &self.epoch, &shape);
         let create = self.docker.create_container(None::<CreateContainerOptions>, body.clone());
         let id = within(ANSWER, "create", create).await?.id;
         self.watch.made(&id, &body);
         match self.begin(&id, &body).await {
-            Ok(door) => Ok(Container { id, door, made: Instant::now(), used: Mutex::new(Instant::now()) }),
+            Ok(door) => Ok(Container {
+                id,
+                door,
+                made: Instant::now(),
+                used: Mutex::new(Instant::now()),
+                user: shape.user(),
+                set_up: Arc::new(tokio::sync::Mutex::new(SetUp::New)),
+            }),
             Err(refusal) => {
                 self.remove(&id).await;
                 Err(refusal)
@@ -146,7 +170,7 @@ impl Maker {
                 if cwd.is_empty() =>
             {
                 let words = words.iter().map(|word| word.to_string()).collect();
-                self.exec(&container.id, words).await
+                self.exec(container, words).await
             }
             (Door::Closed { .. }, _) => Err(Refusal::new(
                 "sandbox.no_runner",
@@ -159,15 +183,15 @@ impl Maker {
 
 impl Maker {
     /// By the engine's own means. It has none to end one.
-    async fn exec(&self, id: &str, words: Vec<String>) -> Result<Job, Refusal> {
-        let docker = &self.docker;
+    async fn exec(&self, container: &Container, words: Vec<String>) -> Result<Job, Refusal> {
+        let (docker, id) = (&self.docker, container.id.as_str());
         let exec = ExecConfig {
             attach_stdin: Some(false),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             tty: Some(false),
             privileged: Some(false),
-            user: Some("65534:65534".to_owned()),
+            user: Some(container.user.clone()),
             working_dir: Some("/workspace".to_owned()),
             cmd: Some(words),
             ..ExecConfig::default()

@@ -5,9 +5,10 @@
 
 use crate::container::{Container, Maker};
 use crate::job::{Event, Job};
+use crate::modes::Access;
 use crate::posture;
 use crate::runs::lock;
-use crate::spec::{INSTANCE, Image};
+use crate::spec::{Bind, INSTANCE, Image};
 use crate::state::{Engine, Settings, random, workspace};
 use crate::watch::Watch;
 use bollard::query_parameters::ListContainersOptions;
@@ -94,10 +95,15 @@ pub async fn look(settings: &Settings) -> (Engine, Option<Taken>) {
         Err(_) => return silent("it does not answer in 2 s".to_owned()),
     };
     let said = async { Ok((docker.version().await?, docker.info().await?)) };
-    let mut posture = match within(LOOK, "version", said).await {
-        Ok((version, info)) => posture::posture(&version, &info),
+    let (mut posture, runtimes) = match within(LOOK, "version", said).await {
+        Ok((version, info)) => (posture::posture(&version, &info), info.runtimes.unwrap_or_default()),
         Err(refusal) => return silent(refusal.message.to_string()),
     };
+    if let Some(runtime) = settings.modes.runtime
+        && !runtimes.contains_key(runtime.name())
+    {
+        return (Engine::NoRuntime(runtime.name()), None);
+    }
     let version = posture.components.first().map(|part| part.version.to_string()).unwrap_or_default();
     match timeout(LOOK, docker.inspect_image(&settings.image)).await {
         Ok(Ok(image)) => {
@@ -197,9 +203,20 @@ impl DockerBackend {
     /// # Errors
     /// [`Refusal`] where it could not be started.
     pub async fn start(&self, session: &SessionKey, launch: Launch) -> Result<Job, Refusal> {
-        let container = self.0.container(session).await?;
+        let container = self.container(session, None).await?;
+        self.start_in(&container, launch).await
+    }
+
+    /// The session's container, which is made if it is not there; with this workspace of the host in it.
+    pub(crate) async fn container(&self, session: &SessionKey, bind: Option<&Bind>) -> Result<Arc<Container>, Refusal> {
+        let container = self.0.container(session, bind).await?;
         container.touch();
-        self.0.maker.start(&container, launch).await
+        Ok(container)
+    }
+
+    /// Starts something in a container.
+    pub(crate) async fn start_in(&self, container: &Container, launch: Launch) -> Result<Job, Refusal> {
+        self.0.maker.start(container, launch).await
     }
 
     /// Runs a command to its end; `sink` is given its output as it comes. Dropping the future ends the command where there
@@ -319,7 +336,7 @@ impl Inner {
         self.remove(id).await;
     }
 
-    async fn container(self: &Arc<Self>, session: &SessionKey) -> Result<Arc<Container>, Refusal> {
+    async fn container(self: &Arc<Self>, session: &SessionKey, bind: Option<&Bind>) -> Result<Arc<Container>, Refusal> {
         let name = workspace(session).0.to_string();
         let slot = Arc::clone(lock(&self.sessions).entry(name).or_default());
         let mut held = slot.lock().await;
@@ -331,7 +348,10 @@ impl Inner {
                 self.remove(&dead.id).await;
             }
         }
-        let container = self.take().await?;
+        let container = match bind {
+            Some(bind) => self.make(Some(bind)).await?,
+            None => self.take().await?,
+        };
         self.maker.watch.belongs(&container.id, session);
         *held = Some(Arc::clone(&container));
         Ok(container)
@@ -347,19 +367,19 @@ impl Inner {
             }
             self.remove(&container.id).await;
         }
-        let container = self.make().await;
+        let container = self.make(None).await;
         self.fill();
         container
     }
 
-    async fn make(&self) -> Result<Arc<Container>, Refusal> {
+    async fn make(&self, bind: Option<&Bind>) -> Result<Arc<Container>, Refusal> {
         if self.unsure.swap(false, Ordering::AcqRel) {
             self.sweep().await;
         }
         let making = self.making.read().await;
         // The engine may make one and not say so, not remove it, or say so when nobody waits any more.
         let mut doubt = Doubt(&self.unsure, true);
-        let made = self.maker.make().await;
+        let made = self.maker.make(bind).await;
         doubt.1 = made.is_err();
         lock(&self.known).extend(made.iter().map(|container| container.id.clone()));
         drop(making);
@@ -367,14 +387,16 @@ impl Inner {
     }
 
     fn fill(self: &Arc<Self>) {
-        if self.maker.settings.pool == 0 || self.filling.swap(true, Ordering::AcqRel) {
+        let settings = &self.maker.settings;
+        // What waits is nobody's yet, so nobody's workspace can be in it.
+        if settings.pool == 0 || settings.modes.access != Access::None || self.filling.swap(true, Ordering::AcqRel) {
             return;
         }
         let inner = Arc::clone(self);
         tokio::spawn(async move {
             while lock(&inner.pool).len() < inner.maker.settings.pool {
                 // Whoever needs one next says what is wrong.
-                let Ok(container) = inner.make().await else { break };
+                let Ok(container) = inner.make(None).await else { break };
                 lock(&inner.pool).push_back(container);
             }
             inner.filling.store(false, Ordering::Release);

@@ -5,7 +5,7 @@
 //! that changes a wall and then says what was asked for is not found out here: the runner's first word is the second look.
 
 use crate::spec::Image;
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, Mount, MountPoint};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -49,7 +49,12 @@ pub fn drift(found: &ContainerInspectResponse, id: &str, asked: &ContainerCreate
     check("AppArmorProfile", found.app_armor_profile.as_deref() != Some("unconfined"));
     // The tmpfs mounts stand in HostConfig; some engines list them here as well.
     let mounts = found.mounts.as_deref().unwrap_or_default();
-    check("Mounts", mounts.iter().all(|mount| mount.typ == Some("tmpfs".to_owned())));
+    let other: Vec<&MountPoint> = mounts.iter().filter(|mount| mount.typ.as_deref() != Some("tmpfs")).collect();
+    let wanted = asked.host_config.as_ref().and_then(|host| host.mounts.as_deref()).unwrap_or_default();
+    check(
+        "Mounts",
+        other.len() == wanted.len() && other.iter().zip(wanted).all(|(found, asked)| is_bind(found, asked)),
+    );
     let none = Map::new();
     let (asked_host, found_host) = (object(&asked.host_config), object(&found.host_config));
     for (field, value) in &found_host {
@@ -78,6 +83,15 @@ pub fn drift(found: &ContainerInspectResponse, id: &str, asked: &ContainerCreate
     }
     missing(&asked_config, &found_config).for_each(|field| check(field, false));
     drift
+}
+
+/// The mount that was asked for.
+fn is_bind(found: &MountPoint, asked: &Mount) -> bool {
+    found.typ.as_deref() == Some("bind")
+        && found.source == asked.source
+        && found.destination == asked.target
+        && found.rw == Some(asked.read_only != Some(true))
+        && found.propagation.as_deref().is_none_or(|way| matches!(way, "" | "private" | "rprivate"))
 }
 
 fn object(value: &impl Serialize) -> Map<String, Value> {
@@ -141,9 +155,8 @@ fn labels(asked: &Map<String, Value>, found: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::container;
+    use crate::spec::{Bind, Shape, container};
     use bollard::models::{ContainerConfig, HostConfig};
-    use proto::control::Sizes;
     use serde_json::json;
 
     const ID: &str = "c1";
@@ -154,7 +167,7 @@ mod tests {
 
     /// What an engine that does as it is told says of the container.
     fn honest() -> Value {
-        let asked = container(&image(), "i1", "e1", Sizes::default());
+        let asked = container(&image(), "i1", "e1", &Shape::default());
         let mut host = object(&asked.host_config);
         for (field, value) in [
             ("ConsoleSize", json!([0, 0])),
@@ -178,7 +191,7 @@ mod tests {
         drift(
             &serde_json::from_value(found.clone()).unwrap(),
             ID,
-            &container(&image(), "i1", "e1", Sizes::default()),
+            &container(&image(), "i1", "e1", &Shape::default()),
             &image(),
         )
     }
@@ -190,7 +203,7 @@ mod tests {
 
     #[test]
     fn each_field_that_comes_back_as_another_is_found() {
-        let asked = container(&image(), "i1", "e1", Sizes::default());
+        let asked = container(&image(), "i1", "e1", &Shape::default());
         let host: Vec<String> = object(&asked.host_config).keys().cloned().collect();
         assert!(host.len() > 15);
         for field in host {
@@ -300,7 +313,7 @@ mod tests {
     #[test]
     fn answer_without_its_parts_is_drift_and_no_panic() {
         let empty = ContainerInspectResponse::default();
-        let found = drift(&empty, ID, &container(&image(), "i1", "e1", Sizes::default()), &image());
+        let found = drift(&empty, ID, &container(&image(), "i1", "e1", &Shape::default()), &image());
         for field in ["Id", "Image", "Path", "CapDrop", "SecurityOpt", "User"] {
             assert!(found.iter().any(|name| name == field), "{field}: {found:?}");
         }
@@ -309,6 +322,53 @@ mod tests {
             host_config: Some(HostConfig::default()),
             ..empty
         };
-        assert!(drift(&half, ID, &container(&image(), "i1", "e1", Sizes::default()), &image()).len() > 15);
+        assert!(drift(&half, ID, &container(&image(), "i1", "e1", &Shape::default()), &image()).len() > 15);
+    }
+
+    #[test]
+    fn workspace_that_was_asked_for_is_the_only_one_and_as_it_was_asked_for() {
+        let bind = Bind { source: "/state/workspaces/0".into(), uid: 7, gid: 8, writable: false };
+        let asked = container(&image(), "i1", "e1", &Shape { bind: Some(bind), ..Shape::default() });
+        let mut found = honest();
+        let mut host = object(&asked.host_config);
+        host.insert("Runtime".to_owned(), json!("runc"));
+        found["HostConfig"] = json!(host);
+        found["Config"]["User"] = json!("7:8");
+        let mount = json!({ "Type": "bind", "Source": "/state/workspaces/0", "Destination": "/agent", "Mode": "", "RW": false,
+            "Propagation": "rprivate" });
+        found["Mounts"] = json!([mount]);
+        let judge = |found: &Value| drift(&serde_json::from_value(found.clone()).unwrap(), ID, &asked, &image());
+        assert!(judge(&found).is_empty(), "{:?}", judge(&found));
+        for (field, value) in [
+            ("Source", json!("/")),
+            ("Destination", json!("/workspace")),
+            ("RW", json!(true)),
+            ("Type", json!("volume")),
+            ("Propagation", json!("rshared")),
+        ] {
+            let mut other = found.clone();
+            other["Mounts"][0][field] = value;
+            assert_eq!(judge(&other), ["Mounts"], "{field}");
+        }
+        for mounts in [json!([]), json!([mount, mount])] {
+            let mut other = found.clone();
+            other["Mounts"] = mounts;
+            assert_eq!(judge(&other), ["Mounts"]);
+        }
+    }
+
+    #[test]
+    fn runtime_that_was_named_is_the_one_that_comes_back() {
+        let shape = Shape { runtime: Some(crate::modes::Runtime::Runsc), ..Shape::default() };
+        let asked = container(&image(), "i1", "e1", &shape);
+        let judge = |name: &str| {
+            let mut found = honest();
+            found["HostConfig"]["Runtime"] = json!(name);
+            drift(&serde_json::from_value(found).unwrap(), ID, &asked, &image())
+        };
+        assert!(judge("runsc").is_empty());
+        for other in ["runc", "", "crun"] {
+            assert_eq!(judge(other), ["Runtime"], "{other}");
+        }
     }
 }

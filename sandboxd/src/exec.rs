@@ -86,9 +86,25 @@ impl Sandboxd {
         self.audit.call(&AuditRequest::Append(Record::Command(record)), wait).await.map(drop)
     }
 
-    async fn record(&self, record: CommandRecord) -> Result<(), Refusal> {
+    pub(crate) async fn record(&self, record: CommandRecord) -> Result<(), Refusal> {
         self.append(record, AUDIT).await.map_err(|error| {
             Refusal::new("audit.unwritable", &format!("the command could not be recorded, so it did not run: {error}"))
+        })
+    }
+
+    /// Nobody is told of an end that is not in the log. Not asked again: a record whose receipt was lost would be doubled.
+    pub(crate) async fn record_end(
+        &self,
+        run: &RunId,
+        session: &SessionKey,
+        end: RunEnd,
+        duration_ms: u64,
+    ) -> Result<(), Refusal> {
+        let record = CommandRecord::Outcome { run: run.clone(), session: session.clone(), end, duration_ms };
+        self.append(record, OUTCOME).await.map_err(|error| {
+            let how = format!("the command ran ({end:?}), but that could not be recorded as {}: {error}", run.0);
+            eprintln!("{how}");
+            Refusal::new("audit.unwritable", &how)
         })
     }
 
@@ -97,7 +113,7 @@ impl Sandboxd {
         self.refuse(session, &BoundedStr::truncated(&format!("[{tool}]")), refusal).await
     }
 
-    async fn refuse(&self, session: &SessionKey, command: &BoundedStr<8192>, refusal: Refusal) -> Refusal {
+    pub(crate) async fn refuse(&self, session: &SessionKey, command: &BoundedStr<8192>, refusal: Refusal) -> Refusal {
         let rule = refusal.rule.clone();
         let record = CommandRecord::Refused { session: session.clone(), command: command.clone(), rule };
         self.record(record).await.err().unwrap_or(refusal)
@@ -158,7 +174,7 @@ impl Sandboxd {
             let why = "Moltbot is going down, or sandboxd is being restarted";
             return Err((responder, Refusal::new("sandbox.draining", why)));
         }
-        let serving = self.serving().await;
+        let serving = self.serving_for(session).await;
         // Whatever becomes of it.
         self.notice_command(session, command).await;
         let Ready { words, allowed_by } = match self.may_run(session, command, options, &serving, &responder).await {
@@ -254,13 +270,7 @@ impl Sandboxd {
         }
         drop(running);
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let record = CommandRecord::Outcome { run: run.clone(), session: session.clone(), end, duration_ms };
-        // Nobody is told of an end that is not in the log. Not asked again: a record whose receipt was lost would be doubled.
-        let recorded = self.append(record, OUTCOME).await.map_err(|error| {
-            let how = format!("the command ran ({end:?}), but that could not be recorded as {}: {error}", run.0);
-            eprintln!("{how}");
-            Refusal::new("audit.unwritable", &how)
-        });
+        let recorded = self.record_end(&run, session, end, duration_ms).await;
         let shown = if recorded.is_ok() { end } else { RunEnd::Lost };
         process.iter().for_each(|process| process.ended(RunState::Ended { end: shown, duration_ms }));
         let Some(responder) = responder else { return Ok(()) };
@@ -282,11 +292,21 @@ impl Sandboxd {
     ) -> Result<Ready, Refusal> {
         self.may_pass(session)?;
         let suspended = self.is_suspended(session);
+        let (modes, scope) = (&self.settings.modes, self.settings.scope);
         let around = match serving {
             Serving::Docker(docker, _) => {
-                Surroundings { backend: Backend::Docker, image: docker.image(), options, suspended }
+                let agent = modes.bound(scope, session).map(|(_, writable)| writable);
+                Surroundings { backend: Backend::Docker, image: docker.image(), agent, options, suspended }
             }
-            Serving::Native(backend, _) => Surroundings { backend: *backend, image: "", options, suspended },
+            Serving::Native(backend, _) => {
+                let agent = modes.given(scope, session);
+                let agent = if agent.agent.is_some() {
+                    Some(false)
+                } else {
+                    (agent.workspace != place(scope, session)).then_some(true)
+                };
+                Surroundings { backend: *backend, image: "", agent, options, suspended }
+            }
             Serving::Nowhere(why) => {
                 let why = format!("nothing here can confine a command, so none runs: {why}");
                 return Err(Refusal::new("sandbox.unavailable", &why));
@@ -322,20 +342,23 @@ impl Sandboxd {
 
     /// Starts something where it is confined.
     pub(crate) async fn start(
-        &self,
+        self: &Arc<Self>,
         serving: &Serving,
         session: &SessionKey,
         launch: Launch,
         limit: Duration,
     ) -> Result<Job, Refusal> {
-        let place = place(self.settings.scope, session);
         match serving {
             Serving::Docker(docker, _) => {
-                let job = docker.start(&place, launch).await;
+                let container = self.ready(docker, session).await?;
+                let job = docker.start_in(&container, launch).await;
                 self.pruning.notify_one();
                 job
             }
-            Serving::Native(..) => native::start(&self.launcher, &place, launch, limit),
+            Serving::Native(..) => {
+                let given = self.settings.modes.given(self.settings.scope, session);
+                native::start(&self.launcher, &given, launch, limit)
+            }
             Serving::Nowhere(why) => Err(Refusal::new("sandbox.unavailable", why)),
         }
     }
@@ -480,6 +503,6 @@ pub(crate) async fn say(
     responder.chunk(&if is_error { OutputChunk::Stderr(piece) } else { OutputChunk::Stdout(piece) }).await
 }
 
-fn new_run() -> Result<RunId, String> {
+pub(crate) fn new_run() -> Result<RunId, String> {
     Ok(RunId(BoundedStr::truncated(&format!("r-{}", random()?))))
 }

@@ -47,6 +47,8 @@ pub struct Surroundings<'s> {
     pub backend: Backend,
     /// The image's digest; empty where there is none.
     pub image: &'s str,
+    /// The agent's workspace is in it: to be written, or to be read beside its own.
+    pub agent: Option<bool>,
     /// How.
     pub options: &'s ExecOptions,
     /// Something was seen in the conversation's sandbox, so that nothing of it runs unasked.
@@ -130,11 +132,6 @@ fn subject(
     words: &Words,
     around: Surroundings<'_>,
 ) -> Subject {
-    let mounts = match around.backend {
-        Backend::Docker => "read-only image; tmpfs /tmp and /workspace",
-        Backend::NativeN1 => "read-only programs of the host; the session's /workspace, writable; tmpfs /tmp",
-        Backend::NativeN2 | Backend::None => "read-only programs of the host; the session's workspace, writable",
-    };
     let image = format!("{} {}", around.backend.name(), around.image);
     let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
     Subject {
@@ -145,9 +142,29 @@ fn subject(
         cwd: BoundedStr::truncated(&directory(&around.options.cwd)),
         environment: BoundedStr::truncated(&environment(around.options)),
         image: BoundedStr::truncated(image.trim_end()),
-        mounts: BoundedStr::truncated(mounts),
+        mounts: BoundedStr::truncated(mounts(around)),
         network: BoundedStr::truncated("none"),
         secrets: BoundedStr::truncated("none"),
+    }
+}
+
+/// What of files it has.
+const fn mounts(around: Surroundings<'_>) -> &'static str {
+    match (around.backend, around.agent) {
+        (Backend::Docker, None) => "read-only image; tmpfs /tmp and /workspace",
+        (Backend::Docker, Some(true)) => "read-only image; the agent's /workspace, writable; tmpfs /tmp",
+        (Backend::Docker, Some(false)) => "read-only image; the agent's workspace as /agent; tmpfs /tmp and /workspace",
+        (Backend::NativeN1, None) => "read-only programs of the host; the session's /workspace, writable; tmpfs /tmp",
+        (Backend::NativeN1, Some(true)) => {
+            "read-only programs of the host; the agent's /workspace, writable; tmpfs /tmp"
+        }
+        (Backend::NativeN1, Some(false)) => {
+            "read-only programs of the host; the session's /workspace, writable; the agent's as /agent; tmpfs /tmp"
+        }
+        (Backend::NativeN2 | Backend::None, Some(true)) => {
+            "read-only programs of the host; the agent's workspace, writable"
+        }
+        (Backend::NativeN2 | Backend::None, _) => "read-only programs of the host; the session's workspace, writable",
     }
 }
 
@@ -170,7 +187,7 @@ fn environment(options: &ExecOptions) -> String {
 
 /// One program runs by itself; where there are more, a shell runs them from the plan's own text, in which every word is
 /// quoted.
-fn from_plan(plan: &Plan) -> Result<Words, TooLong> {
+pub(crate) fn from_plan(plan: &Plan) -> Result<Words, TooLong> {
     match plan.argv() {
         Some(argv) => words(argv.iter().map(String::as_str)),
         None => shell(&plan.shell()),

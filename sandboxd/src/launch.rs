@@ -13,7 +13,7 @@ use proto::ids::RequestId;
 use proto::sandbox::{Backend, LaunchReply, LaunchRequest, WorkspaceName};
 use proto::topology::{EdgeId, Side};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, mkdirat, open, openat, seek};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom, fstat, memfd_create, mkdirat, open, openat, seek};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -190,16 +190,24 @@ impl Launcher<'_> {
                 };
                 Ok(Some(LaunchReply::Tier { backend, detail: BoundedStr::truncated(&detail) }))
             }
-            LaunchRequest::Run { workspace, words, cwd, timeout_s } => {
+            LaunchRequest::Run { workspace, agent, words, cwd, timeout_s } => {
                 let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
-                self.run(id, workspace, Program::Words(&words), cwd, *timeout_s, &fds).map(|()| None)
+                let given = (workspace, agent.as_ref());
+                self.run(id, given, Program::Words(&words), cwd, *timeout_s, &fds).map(|()| None)
             }
-            LaunchRequest::File { workspace, verb, timeout_s } => match input(verb) {
+            LaunchRequest::File { workspace, agent, verb, timeout_s } => match input(verb) {
                 Ok(input) => {
-                    self.run(id, workspace, Program::Runner(input.as_fd()), "", *timeout_s, &fds).map(|()| None)
+                    let given = (workspace, agent.as_ref());
+                    self.run(id, given, Program::Runner(input.as_fd()), "", *timeout_s, &fds).map(|()| None)
                 }
                 Err(errno) => Err(Refusal::new("sandbox.resource", &format!("memory for the verb: {errno}"))),
             },
+            LaunchRequest::Prepare { workspace } => {
+                let found = self.workspace(workspace).and_then(fstat);
+                found
+                    .map(|found| Some(LaunchReply::Prepared { uid: found.st_uid, gid: found.st_gid }))
+                    .map_err(|errno| Refusal::new("sandbox.failed", &format!("the agent's workspace: {errno}")))
+            }
         };
         match outcome {
             Ok(Some(reply)) => self.answer(id, Ok(reply)),
@@ -211,7 +219,7 @@ impl Launcher<'_> {
     fn run(
         &mut self,
         id: RequestId,
-        workspace: &WorkspaceName,
+        (workspace, agent): (&WorkspaceName, Option<&WorkspaceName>),
         program: Program<'_>,
         cwd: &str,
         timeout_s: u32,
@@ -226,14 +234,18 @@ impl Launcher<'_> {
         };
         let [stdout, stderr] = fds else { return Err(Refusal::new("launcher.descriptors", "two are needed")) };
         let failed = |what: &dyn std::fmt::Display| Refusal::new("sandbox.failed", &format!("{what} ({detail})"));
-        let workspace = self.workspace(workspace).map_err(|errno| failed(&format!("workspace: {errno}")))?;
+        let directory = |name| self.workspace(name).map_err(|errno| failed(&format!("workspace: {errno}")));
+        let workspace = directory(workspace)?;
+        // It is there, and no link.
+        agent.map(directory).transpose()?;
+        let agent = agent.map(|name| name.0.as_str());
         let cwd = beneath(cwd)?;
         if matches!(program, Program::Runner(_)) && !self.jailer.has_runner() {
             let why = "there is no moltbot-runner beside the launcher's program, so there are no file verbs";
             return Err(Refusal::new("sandbox.no_runner", why));
         }
         let (stdout, stderr) = (stdout.as_fd(), stderr.as_fd());
-        let spec = JailSpec { tier, workspace: workspace.as_fd(), program, cwd, stdout, stderr };
+        let spec = JailSpec { tier, workspace: workspace.as_fd(), agent, program, cwd, stdout, stderr };
         let jail = self.jailer.spawn(&spec).map_err(|error| failed(&error))?;
         let until = Instant::now() + Duration::from_secs(u64::from(timeout_s));
         self.runs.push(Run { id, jail, until, timed_out: false, aborted: false });
@@ -314,6 +326,7 @@ impl Launcher<'_> {
         let spec = JailSpec {
             tier,
             workspace: workspace.as_fd(),
+            agent: None,
             program: Program::Words(&["/bin/sh", "-c", "exit 0"]),
             cwd: "",
             stdout: null.as_fd(),

@@ -62,7 +62,7 @@ impl Sandboxd {
     async fn kill(&self, session: &SessionKey) -> u32 {
         let running = self.running.each().contains(session);
         let mut ended = u32::from(running);
-        if let Serving::Docker(docker, _) = self.serving().await.as_ref() {
+        if let Serving::Docker(docker, _) = self.serving_for(session).await.as_ref() {
             ended = u32::from(docker.watch().of_session(&place(self.settings.scope, session)).is_some());
             docker.discard(&place(self.settings.scope, session)).await;
         }

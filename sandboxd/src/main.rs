@@ -7,6 +7,7 @@ use proto::exit::Exit;
 use proto::ids::Role;
 use sandboxd::{
     judge::Judge,
+    modes::Modes,
     policy, serve,
     state::{Prune, Settings},
     watch::processes::Processes,
@@ -19,21 +20,35 @@ fn main() -> ExitCode {
 }
 
 fn start(start: Start) -> Result<Exit, StartError> {
-    let RoleConfig::Sandboxd { docker_socket, image, backend, instance, sizes, keep, scope, exec, tools, .. } =
-        start.config()
+    let RoleConfig::Sandboxd {
+        docker_socket,
+        workspaces,
+        image,
+        backend,
+        instance,
+        sizes,
+        keep,
+        scope,
+        exec,
+        tools,
+        modes,
+    } = start.config()
     else {
         return Err(start.wrong_config());
     };
     let judge = Judge::new(exec, tools).map_err(StartError::permanent)?;
+    let modes = Modes::from_json(modes).map_err(StartError::permanent)?;
     let settings = Settings {
         socket: docker_socket.to_string(),
         image: image.to_string(),
-        choice: *backend,
+        choice: modes.choice(*backend),
+        workspaces: workspaces.to_string(),
         instance: instance.to_string(),
         sizes: *sizes,
         pool: usize::from(keep.pool),
         prune: Prune::of(keep),
         scope: *scope,
+        modes,
     };
     let processes = Processes::open().map_err(|errno| StartError::permanent(format!("/proc: {errno}")))?;
     let (sealed, control) = start.seal(&policy::SANDBOXD, &[(Resource::Processes, processes.as_fd())])?;

@@ -1,15 +1,15 @@
 //! The native backend, from sandboxd's side: two pipes, and a word to the launcher.
 
 use crate::job::{Event, Input, Job, WAITING};
+use crate::modes::Given;
 use crate::state::workspace;
 use proto::audit::RunEnd;
 use proto::bounded::BoundedBytes;
 use proto::channel::CallError;
 use proto::edge::{Refusal, SandboxdLauncher};
-use proto::ids::SessionKey;
 use proto::port::Port;
 use proto::runner::{Launch, Program};
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest};
+use proto::sandbox::{Backend, LaunchReply, LaunchRequest, WorkspaceName};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -44,7 +44,24 @@ pub async fn tier(launcher: &Port<SandboxdLauncher>) -> Result<(Backend, String)
     let fds = [write.as_fd(), read.as_fd()];
     match launcher.call_with(&LaunchRequest::Probe, &fds, PROBE).await.map_err(refused)?.0 {
         LaunchReply::Tier { backend, detail } => Ok((backend, detail.to_string())),
-        LaunchReply::Ended(_) => Err(Refusal::new("sandbox.launcher", "launcher answered another question")),
+        LaunchReply::Ended(_) | LaunchReply::Prepared { .. } => {
+            Err(Refusal::new("sandbox.launcher", "launcher answered another question"))
+        }
+    }
+}
+
+/// Has a workspace there, and says whose it is.
+///
+/// # Errors
+/// [`Refusal`] where there can be none, or the launcher does not answer.
+pub async fn prepare(launcher: &Port<SandboxdLauncher>, workspace: &WorkspaceName) -> Result<(u32, u32), Refusal> {
+    let (read, write) = pipe().map_err(|error| Refusal::new("sandbox.resource", &error))?;
+    let request = LaunchRequest::Prepare { workspace: workspace.clone() };
+    match launcher.call_with(&request, &[write.as_fd(), read.as_fd()], PROBE).await.map_err(refused)?.0 {
+        LaunchReply::Prepared { uid, gid } => Ok((uid, gid)),
+        LaunchReply::Ended(_) | LaunchReply::Tier { .. } => {
+            Err(Refusal::new("sandbox.launcher", "launcher answered another question"))
+        }
     }
 }
 
@@ -65,13 +82,13 @@ fn receiver() -> Result<(Receiver, OwnedFd), Refusal> {
 /// [`Refusal`] where this backend does not serve what is asked for.
 pub fn start(
     launcher: &Port<SandboxdLauncher>,
-    session: &SessionKey,
+    given: &Given,
     launch: Launch,
     limit: Duration,
 ) -> Result<Job, Refusal> {
     let Launch { program, cwd, stdin, pty, .. } = launch;
     let timeout_s = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
-    let workspace = workspace(session);
+    let (workspace, agent) = (workspace(&given.workspace), given.agent.as_ref().map(workspace));
     let words = match program {
         Program::Files => None,
         Program::Words(_) if stdin || pty => {
@@ -90,8 +107,8 @@ pub fn start(
     tokio::spawn(async move {
         let request = async {
             match words {
-                Some(words) => Ok(LaunchRequest::Run { workspace, words, cwd, timeout_s }),
-                None => verb(&mut given).await.map(|verb| LaunchRequest::File { workspace, verb, timeout_s }),
+                Some(words) => Ok(LaunchRequest::Run { workspace, agent, words, cwd, timeout_s }),
+                None => verb(&mut given).await.map(|verb| LaunchRequest::File { workspace, agent, verb, timeout_s }),
             }
         };
         let sink = |is_error, bytes| {
@@ -164,7 +181,7 @@ where
         Some(Ok((LaunchReply::Ended(end), _))) => Ok(end),
         Some(Err(CallError::Gone | CallError::Deadline)) => Ok(RunEnd::Lost),
         Some(Err(error)) => Err(refused(error)),
-        Some(Ok((LaunchReply::Tier { .. }, _))) | None => {
+        Some(Ok((LaunchReply::Tier { .. } | LaunchReply::Prepared { .. }, _))) | None => {
             Err(Refusal::new("sandbox.launcher", "launcher answered another question"))
         }
     }

@@ -5,7 +5,7 @@ use crate::judge::Judge;
 use crate::processes::Processes;
 use crate::reacting::{self, Alert};
 use crate::runs::{Runs, lock};
-use crate::serving::Serving;
+use crate::serving::{Serving, Slot};
 use crate::state::Settings;
 use crate::watch::processes::Processes as Kernel;
 use confine::startup::{Control, Sealed, StartError};
@@ -21,8 +21,8 @@ use proto::sandbox::{FileVerb, SandboxReply, SandboxRequest};
 use proto::topology::{EdgeId, Side, role};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 
 /// Runs at once.
@@ -40,7 +40,9 @@ pub(crate) struct Sandboxd {
     pub(crate) launcher: Port<SandboxdLauncher>,
     pub(crate) vault: Port<SandboxdVault>,
     pub(crate) words: mpsc::Sender<FromRole>,
-    pub(crate) serving: Mutex<Option<(Instant, Arc<Serving>)>>,
+    pub(crate) serving: Slot,
+    /// The same for main conversations, where Docker serves the others.
+    pub(crate) main: Slot,
     pub(crate) wanted: AtomicBool,
     pub(crate) draining: AtomicBool,
     pub(crate) drain: Notify,
@@ -86,7 +88,8 @@ pub fn serve(
             launcher: Port::new(role::Sandboxd),
             vault: Port::new(role::Sandboxd),
             words,
-            serving: Mutex::new(None),
+            serving: Slot::default(),
+            main: Slot::default(),
             wanted: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drain: Notify::new(),
@@ -122,7 +125,7 @@ pub fn serve(
                         control.send(&FromRole::Ready).await.map_err(StartError::internal)?;
                         // The first command should not wait for the look at the engine.
                         let early = Arc::clone(&sandboxd);
-                        tokio::spawn(async move { early.serving().await });
+                        tokio::spawn(async move { early.describe().await });
                     }
                 }
                 Ok((ToRole::Ping(number), _)) => {
@@ -212,7 +215,10 @@ const fn tool(request: &SandboxRequest) -> Option<(&SessionKey, &'static str)> {
             };
             (session, tool)
         }
-        SandboxRequest::Tools { .. } | SandboxRequest::Describe | SandboxRequest::Close { .. } => return None,
+        SandboxRequest::Tools { .. }
+        | SandboxRequest::Describe
+        | SandboxRequest::Where { .. }
+        | SandboxRequest::Close { .. } => return None,
     })
 }
 
@@ -242,6 +248,10 @@ async fn on_request(sandboxd: Arc<Sandboxd>, request: Request<GatewaySandboxd>) 
         }
         SandboxRequest::Describe => {
             let (backend, detail) = sandboxd.describe().await;
+            Ok(SandboxReply::Described { backend, detail: BoundedStr::truncated(&detail) })
+        }
+        SandboxRequest::Where { session } => {
+            let (backend, detail) = sandboxd.serving_for(session).await.described();
             Ok(SandboxReply::Described { backend, detail: BoundedStr::truncated(&detail) })
         }
         SandboxRequest::Close { session } => {
@@ -288,10 +298,12 @@ impl Sandboxd {
             (EdgeId::SandboxdLauncher, Side::Client) => {
                 self.launcher.attach(end).map_err(StartError::internal)?;
                 // A new launcher may serve where the last one did not; where a look is under way, it is the new one's.
-                if let Ok(mut slot) = self.serving.try_lock()
-                    && slot.as_ref().is_some_and(|(_, serving)| matches!(serving.as_ref(), Serving::Nowhere(_)))
-                {
-                    *slot = None;
+                for slot in [&self.serving, &self.main] {
+                    if let Ok(mut slot) = slot.try_lock()
+                        && slot.as_ref().is_some_and(|(_, serving)| matches!(serving.as_ref(), Serving::Nowhere(_)))
+                    {
+                        *slot = None;
+                    }
                 }
                 Ok(())
             }

@@ -1,5 +1,6 @@
 //! Which backend serves: a pure decision over what was found.
 
+use crate::modes::Modes;
 use proto::bounded::BoundedStr;
 use proto::control::{BackendChoice, Keep, Scope, Sizes};
 use proto::ids::SessionKey;
@@ -16,6 +17,8 @@ pub struct Settings {
     pub image: String,
     /// Which backend may serve.
     pub choice: BackendChoice,
+    /// Absolute path of the workspaces.
+    pub workspaces: String,
     /// Tells this installation's containers from others'.
     pub instance: String,
     /// How large a container is.
@@ -26,6 +29,8 @@ pub struct Settings {
     pub prune: Prune,
     /// Who shares a sandbox.
     pub scope: Scope,
+    /// Which conversation has which backend, and what its sandbox is given.
+    pub modes: Modes,
 }
 
 /// When a session's container is thrown away.
@@ -59,6 +64,8 @@ pub enum Engine {
     Ready(String),
     /// It answers and lacks the image.
     NoImage,
+    /// It answers and lacks the runtime that is to make containers.
+    NoRuntime(&'static str),
     /// It does not answer; why.
     Silent(String),
 }
@@ -83,6 +90,13 @@ pub fn choose(choice: BackendChoice, engine: &Engine, settings: &Settings) -> Ch
         }
         Engine::Ready(_) => "the configuration wants the native backend".to_owned(),
         Engine::NoImage => format!("Docker lacks the image {}, which deploy/sandbox-image/build makes", settings.image),
+        Engine::NoRuntime(name) => {
+            // Whoever names one wants what it is, and not what is there instead.
+            return Choice::Nowhere(format!(
+                "the engine has no runtime {name}, which agents.defaults.sandbox.docker.runtime names: install it and tell \
+                 the engine of it, or leave the key out"
+            ));
+        }
         Engine::Silent(_) if choice == BackendChoice::Native => "the configuration wants the native backend".to_owned(),
         Engine::Silent(why) => format!("no Docker engine on {}: {why}", settings.socket),
     };
@@ -161,11 +175,13 @@ mod tests {
             socket: "/s".into(),
             image: "i".into(),
             choice: BackendChoice::Auto,
+            workspaces: "/w".into(),
             instance: "0".into(),
             sizes: Sizes::default(),
             pool: 0,
             prune: Prune::default(),
             scope: Scope::default(),
+            modes: Modes::default(),
         }
     }
 
@@ -176,6 +192,16 @@ mod tests {
         let Choice::Native(why) = choose(BackendChoice::Auto, &Engine::NoImage, &settings()) else { panic!("native") };
         assert!(why.contains("deploy/sandbox-image/build"));
         assert!(matches!(choose(BackendChoice::Auto, &Engine::Silent("x".into()), &settings()), Choice::Native(_)));
+    }
+
+    #[test]
+    fn runtime_that_is_not_there_is_replaced_by_nothing() {
+        for choice in [BackendChoice::Auto, BackendChoice::Docker] {
+            let Choice::Nowhere(why) = choose(choice, &Engine::NoRuntime("runsc"), &settings()) else {
+                panic!("nowhere")
+            };
+            assert!(why.contains("no runtime runsc") && why.contains("docker.runtime"), "{why}");
+        }
     }
 
     #[test]

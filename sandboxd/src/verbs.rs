@@ -2,21 +2,27 @@
 //!
 //! A file verb runs inside the session's sandbox, by the runner, as a command does: with its rights, its limits and its
 //! view. What comes back is a claim of the sandbox, bounded here. No verb reaches beyond the session's own workspace, so
-//! none is judged; a frozen gate and a quarantine stop them as they stop commands.
+//! none is judged; a frozen gate and a quarantine stop them as they stop commands, and they are in the log as commands are.
 
 use crate::exec::{CHUNK, say};
 use crate::job::Event;
+use crate::recorded;
 use crate::serve::Sandboxd;
+use crate::serving::Serving;
 use proto::audit::RunEnd;
+use proto::bounded::BoundedStr;
 use proto::edge::{GatewaySandboxd, Refusal};
 use proto::ids::SessionKey;
 use proto::port::Responder;
 use proto::runner::{Frames, FromFiles, Launch, Program, frame};
 use proto::sandbox::{FileReply, FileVerb, ProcessVerb, RunState, SandboxReply, WorkspacePath};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
+/// What lets a verb be done, in its record: `tools` of the configuration.
+const TOOLS: &str = "tools";
 /// Wall clock that a file verb gets.
 const FILE: Duration = Duration::from_secs(30);
 /// The longest wait of a poll.
@@ -30,6 +36,25 @@ const ANSWER: usize = 9 << 20;
 
 impl Sandboxd {
     pub(crate) async fn on_process(
+        &self,
+        session: &SessionKey,
+        verb: &ProcessVerb,
+        responder: &Responder<GatewaySandboxd>,
+    ) -> Result<SandboxReply, Refusal> {
+        let (what, backend) = (recorded::process(verb), self.serving_for(session).await.backend());
+        if matches!(verb, ProcessVerb::Write { .. })
+            && let Err(refusal) = self.may_pass(session)
+        {
+            return Err(self.refuse(session, &BoundedStr::truncated(&what), refusal).await);
+        }
+        if let ProcessVerb::List | ProcessVerb::Poll { .. } | ProcessVerb::Log { .. } = verb {
+            self.looked(session, &what, TOOLS, backend).await?;
+            return self.process(session, verb, responder).await;
+        }
+        self.recorded(session, &what, TOOLS, backend, self.process(session, verb, responder)).await
+    }
+
+    async fn process(
         &self,
         session: &SessionKey,
         verb: &ProcessVerb,
@@ -55,7 +80,6 @@ impl Sandboxd {
                 Ok(SandboxReply::Logged { state: log.state, first: log.first, lines: log.lines, dropped: log.dropped })
             }
             ProcessVerb::Write { run, data, eof } => {
-                self.may_pass(session)?;
                 self.processes.find(session, run)?.give(data.to_vec(), *eof)?;
                 Ok(SandboxReply::Done)
             }
@@ -74,39 +98,50 @@ impl Sandboxd {
     }
 
     pub(crate) async fn on_file(
-        &self,
+        self: &Arc<Self>,
         session: &SessionKey,
         verb: &FileVerb,
         responder: &Responder<GatewaySandboxd>,
     ) -> Result<SandboxReply, Refusal> {
-        self.may_pass(session)?;
-        let _pass = self.gate.enter()?;
-        let Ok(_permit) = self.files.try_acquire() else {
-            return Err(Refusal::new("sandbox.busy", "too many files are being worked on; try again"));
+        let what = recorded::file(verb);
+        let busy = |_| Refusal::new("sandbox.busy", "too many files are being worked on; try again");
+        let may =
+            self.may_pass(session).and_then(|()| Ok((self.gate.enter()?, self.files.try_acquire().map_err(busy)?)));
+        let _held = match may {
+            Ok(held) => held,
+            Err(refusal) => return Err(self.refuse(session, &BoundedStr::truncated(&what), refusal).await),
         };
+        let serving = self.serving_for(session).await;
         let work = async {
-            timeout(FILE, self.file(session, verb, responder))
+            timeout(FILE, self.file(&serving, session, verb, responder))
                 .await
                 .unwrap_or_else(|_| Err(Refusal::new("file.slow", "it took longer than 30 s, so it was given up")))
         };
-        tokio::select! {
-            biased;
-            () = self.stopped(Some(responder)) => Err(Refusal::new("file.withdrawn", "nobody waits for it any more")),
-            outcome = work => outcome.map(SandboxReply::File),
+        let work = async {
+            tokio::select! {
+                biased;
+                () = self.stopped(Some(responder)) => Err(Refusal::new("file.withdrawn", "nobody waits for it any more")),
+                outcome = work => outcome.map(SandboxReply::File),
+            }
+        };
+        if recorded::only_looks(verb) {
+            self.looked(session, &what, TOOLS, serving.backend()).await?;
+            return work.await;
         }
+        self.recorded(session, &what, TOOLS, serving.backend(), work).await
     }
 
     async fn file(
-        &self,
+        self: &Arc<Self>,
+        serving: &Serving,
         session: &SessionKey,
         verb: &FileVerb,
         responder: &Responder<GatewaySandboxd>,
     ) -> Result<FileReply, Refusal> {
-        let serving = self.serving().await;
         let timeout_ms = u64::try_from(FILE.as_millis()).unwrap_or(u64::MAX);
         let (program, cwd) = (Program::Files, WorkspacePath::default());
         let launch = Launch { program, cwd, timeout_ms, stdin: true, pty: false };
-        let mut job = self.start(&serving, session, launch, FILE).await?;
+        let mut job = self.start(serving, session, launch, FILE).await?;
         let request = frame(verb).map_err(|error| broken(&error.to_string()))?;
         let handle = job.handle();
         let mut rest = request.as_slice();

@@ -566,7 +566,16 @@ fn wrong(found: &Found, watched: &Watched) -> Option<(u32, String)> {
 fn is_engines(path: &str) -> bool {
     matches!(
         path,
-        "/sbin" | "/sbin/docker-init" | "/tmp" | "/workspace" | "/dev" | "/dev/init" | "/etc" | "/proc" | "/sys"
+        "/sbin"
+            | "/sbin/docker-init"
+            | "/tmp"
+            | "/workspace"
+            | "/agent"
+            | "/dev"
+            | "/dev/init"
+            | "/etc"
+            | "/proc"
+            | "/sys"
     ) || matches!(path, "/run" | "/dev/console" | "/dev/shm" | "/dev/pts" | "/dev/mqueue")
         || matches!(path, "/etc/hosts" | "/etc/hostname" | "/etc/resolv.conf" | "/etc/mtab")
 }

@@ -140,11 +140,13 @@ fn settings(socket: &str, image: &str, instance: &str) -> Settings {
         socket: socket.to_owned(),
         image: image.to_owned(),
         choice: BackendChoice::Docker,
+        workspaces: String::new(),
         instance: instance.to_owned(),
         sizes: Sizes { memory: 256 << 20, ..Sizes::default() },
         pool: 0,
         prune: Prune::default(),
         scope: Scope::Session,
+        modes: sandboxd::modes::Modes::default(),
     }
 }
 

@@ -26,11 +26,13 @@ fn settings(engine: &Engine) -> Settings {
         socket: engine.socket.to_str().unwrap().to_owned(),
         image: "image:latest".to_owned(),
         choice: BackendChoice::Docker,
+        workspaces: String::new(),
         instance: "0123456789abcdef".to_owned(),
         sizes: Sizes::default(),
         pool: 0,
         prune: Prune::default(),
         scope: Scope::Session,
+        modes: sandboxd::modes::Modes::default(),
     }
 }
 

@@ -43,6 +43,7 @@ impl Bench {
         let spec = JailSpec {
             tier: self.tier,
             workspace: dir.as_fd(),
+            agent: None,
             program: Program::Words(&["/bin/sh", "-c", command]),
             cwd: "",
             stdout: write.as_fd(),
@@ -252,6 +253,7 @@ fn nul_in_the_command_is_refused(bench: &Bench) {
     let spec = JailSpec {
         tier: bench.tier,
         workspace: dir.as_fd(),
+        agent: None,
         program: Program::Words(&["/bin/sh", "-c", "a\0b"]),
         cwd: "",
         stdout: dir.as_fd(),

@@ -40,11 +40,13 @@ async fn backend(name: &str, pool: usize) -> Option<DockerBackend> {
         socket,
         image: std::env::var("MOLTBOT_TEST_SANDBOX_IMAGE").unwrap_or_else(|_| "moltbot-sandbox:latest".to_owned()),
         choice: BackendChoice::Docker,
+        workspaces: String::new(),
         instance: format!("{name}-{}", std::process::id()),
         sizes: Sizes { memory: 256 << 20, ..Sizes::default() },
         pool,
         prune: Prune::default(),
         scope: Scope::Session,
+        modes: sandboxd::modes::Modes::default(),
     };
     let (words, mut told) = mpsc::channel(8);
     tokio::spawn(async move { while told.recv().await.is_some() {} });

@@ -10,6 +10,7 @@ pub mod misbehaviour;
 pub mod model;
 pub mod play_broker;
 pub mod servers;
+pub mod way_out;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;

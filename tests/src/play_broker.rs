@@ -435,6 +435,7 @@ fn config(role: Role) -> RoleConfig {
             instance: BoundedStr::truncated("0123456789abcdef"),
             exec: BoundedBytes::new(br#"{"ask":"off"}"#.to_vec()).unwrap(),
             tools: BoundedBytes::new(b"{}".to_vec()).unwrap(),
+            modes: BoundedBytes::new(b"{}".to_vec()).unwrap(),
             sizes: Sizes::default(),
             keep: Keep::default(),
             scope: Scope::default(),

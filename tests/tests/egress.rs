@@ -1,11 +1,6 @@
 //! The way out, over real processes behind their real walls and real TLS: what a request carries, what comes back, and what
 //! each attack meets. Beside every attack stands the same request without it, which goes through.
 
-mod egress {
-    pub mod world;
-}
-
-use egress::world::{Came, Setup, World, get, post, request};
 use proto::channel::Outgoing;
 use proto::egress::EgressChunk;
 use std::io::Write;
@@ -13,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, mpsc};
 use system_tests::forms::{base64, forms};
 use system_tests::servers::{Authority, Seen, Server, name_server, respond};
+use system_tests::way_out::{Came, Setup, World, get, post, request};
 use system_tests::{is_root, remembers, skip, wait_for};
 
 const HOST: &str = "model.test";
@@ -286,6 +282,50 @@ fn credential_is_used_by_its_policy_and_no_oftener() {
     // What it reads counts as strangers' words, whether it came or not: the credential is none that answers need.
     assert_eq!(without("GET", b"").rule(), "dialer.not_allowed");
     assert_eq!(with(HOST, "/v1").rule(), "taint.no_lease");
+}
+
+#[test]
+fn day_is_over_for_a_credential_when_it_has_moved_or_cost_enough_and_taking_an_answer_back_is_no_way_around() {
+    let events = "data: {\"usage\":{\"input_tokens\":1000,\"output_tokens\":100}}\n\n";
+    for (bound, is_reached) in [
+        ("day-bytes 50\n", true),
+        ("day-bytes 1000\n", false),
+        ("day-tokens 1100\n", true),
+        ("day-tokens 1101\n", false),
+        ("day-usd 0.0045\nprice 3/15\n", true),
+        ("day-usd 0.0046\nprice 3/15\n", false),
+    ] {
+        let scene = scene_with(bound, move |_, out| {
+            respond(out, "200 OK", "content-type: text/event-stream\r\n", events.as_bytes());
+        });
+        assert!(scene.ask(b"x").end.is_ok(), "{bound}");
+        let next = scene.ask(b"x");
+        assert_eq!(
+            next.end.as_ref().err().map(|refusal| refusal.rule.as_str()),
+            is_reached.then_some("vault.day"),
+            "{bound}"
+        );
+        assert_eq!(scene.server.seen().len(), if is_reached { 1 } else { 2 });
+    }
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let scene = scene_with("day-tokens 30\n", move |_, out| {
+        let body = "data: {}\n\n".repeat(30);
+        out.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n{body}").as_bytes()).unwrap();
+        out.flush().unwrap();
+        let _ = held.lock().unwrap().recv();
+    });
+    let id = scene.world.send(&post(HOST, scene.server.port, b""));
+    let mut came = 0;
+    while came < 300 {
+        if let (_, Outgoing::Chunk(EgressChunk::Body(bytes))) = scene.world.hear() {
+            came += bytes.len();
+        }
+    }
+    scene.world.cancel(id);
+    assert_eq!(scene.world.come(id).rule(), "egress.cancelled");
+    assert_eq!(scene.ask(b"").rule(), "vault.day");
+    drop(release);
 }
 
 #[test]

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, mpsc};
 use system_tests::client::Client;
+use system_tests::forms::Search;
 use system_tests::model::{self, Answer, Asked};
-use system_tests::servers::{Authority, Server, name_server};
+use system_tests::servers::{Authority, Server, name_server, respond};
 use system_tests::{As, Sandbox, System, is_root, remembers, wait_for};
 
 const KEY: &str = "sk-live-0123456789abcdefghij";
@@ -272,4 +273,78 @@ fn turn_that_is_aborted_ends_at_once_and_takes_its_request_back() {
     wait_for("the record of the request that was taken back", cancelled);
     assert!(scene.system.chat("hello").contains("fine"));
     drop(release);
+}
+
+#[test]
+fn key_that_is_taken_no_more_is_exchanged_for_one_that_gateway_never_sees() {
+    const KEYS: [&str; 4] =
+        ["sk-old-0123456789abcdef", "rt-one-0123456789abcdef", "at-new-0123456789abcdef", "rt-two-0123456789abcdef"];
+    let [old, first, new, second] = KEYS;
+    let wanted = Arc::new(Mutex::new(new));
+    let status = Arc::new(Mutex::new("200 OK"));
+    let (takes, says) = (Arc::clone(&wanted), Arc::clone(&status));
+    let provider = model::plain(move |asked, answer| {
+        if asked.head.contains(&format!("\r\nx-api-key: {}\r\n", takes.lock().unwrap())) {
+            return answer.say("fine");
+        }
+        answer.status("401 No", "", br#"{"error":{"message":"expired"}}"#);
+    });
+    let giver = Server::plain(move |seen, out| {
+        let body = format!(r#"{{"token_type":"bearer","access_token":"{new}","refresh_token":"{second}"}}"#);
+        let status = *says.lock().unwrap();
+        let body = if status == "200 OK" { body } else { String::from_utf8_lossy(&seen.body).into_owned() };
+        respond(out, status, "content-type: application/json\r\n", body.as_bytes());
+    });
+    let mut system = System::prepare(anybody(), &Sandbox::Native);
+    let config = json!({
+        "agents": {"defaults": {"sandbox": {"backend": "native"}, "model": "claude/one"}},
+        "models": {"providers": {"claude": {
+            "baseUrl": format!("http://localhost:{}", provider.port), "apiKey": "vault:claude.key",
+            "refresh": {"url": format!("http://localhost:{}/token", giver.port), "credential": "vault:claude.refresh"},
+            "api": "anthropic-messages", "models": [{"id": "one"}]}}},
+    });
+    std::fs::write(system.state().join("moltbot.json"), config.to_string()).unwrap();
+    system.up();
+    let to = |verb: &str, port: u16, path: &str, more: &str| {
+        format!("verb {verb}\nrole egress\nhost localhost\nport {port}\nmethod POST\npath {path}\n{more}\n")
+    };
+    fed(&system, &["secrets", "set", "claude.key"], old);
+    let policy = to("inject", provider.port, "/v1/messages", "header x-api-key");
+    fed(&system, &["secrets", "policy", "claude.key", "--file", "-"], &policy);
+    fed(&system, &["secrets", "set", "claude.refresh"], first);
+    let policy = to("refresh", giver.port, "/token", "into claude.key\nclient me");
+    fed(&system, &["secrets", "policy", "claude.refresh", "--file", "-"], &policy);
+    for _ in 0..2 {
+        assert!(system.chat("hello").contains("fine"));
+    }
+    let bodies: Vec<String> =
+        giver.seen().iter().map(|seen| String::from_utf8_lossy(&seen.body).into_owned()).collect();
+    assert_eq!(bodies, [format!("grant_type=refresh_token&refresh_token={first}&client_id=me")], "once");
+    let keys: Vec<bool> = provider.seen().iter().map(|seen| seen.head.contains(new)).collect();
+    assert_eq!(keys, [false, true, true]);
+    let stored =
+        |record: &Value| record["type"] == "secret" && record["verb"] == "refresh" && record["success"] == true;
+    assert_eq!(system.records("secret-audit").iter().filter(|record| stored(record)).count(), 1);
+    // A key that is not taken either is exchanged once, and what the server says then is no key.
+    *wanted.lock().unwrap() = "another";
+    let read = || {
+        let output = system.moltbot(&["chat", "hello"]);
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let refused = read();
+    assert!(refused.contains("it does not take the key (401): expired"), "{refused}");
+    let last = giver.seen().pop().unwrap();
+    assert!(String::from_utf8_lossy(&last.body).contains(second), "the one before is used up");
+    *status.lock().unwrap() = "400 No";
+    let refused = read();
+    assert!(refused.contains("no other key is had: no new credential: the server answered 400"), "{refused}");
+    let logs = std::fs::read_dir(system.state().join("logs")).unwrap().map(Result::unwrap);
+    let logs: Vec<u8> = logs.filter_map(|file| std::fs::read(file.path()).ok()).flatten().collect();
+    for key in KEYS {
+        let search = Search::of(key);
+        assert_eq!(search.find(refused.as_bytes()).or(search.find(&logs)), None);
+        if is_root() {
+            assert_eq!(search.find_in(system.pid("gateway")), None, "gateway saw it");
+        }
+    }
 }

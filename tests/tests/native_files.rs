@@ -54,13 +54,14 @@ impl Launcher {
 
     fn run(&mut self, command: &str, cwd: &str) -> (Result<RunEnd, Refusal>, String) {
         let (words, cwd) = (shell(command).unwrap(), BoundedStr::truncated(cwd));
-        let (end, bytes) = self.ask(&LaunchRequest::Run { workspace: workspace(), words, cwd, timeout_s: 60 });
+        let (end, bytes) =
+            self.ask(&LaunchRequest::Run { workspace: workspace(), agent: None, words, cwd, timeout_s: 60 });
         (end, String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn file(&mut self, verb: &FileVerb) -> (Result<FileReply, Refusal>, Vec<u8>) {
         let verb = BoundedBytes::new(frame(verb).unwrap()).unwrap();
-        let (end, bytes) = self.ask(&LaunchRequest::File { workspace: workspace(), verb, timeout_s: 60 });
+        let (end, bytes) = self.ask(&LaunchRequest::File { workspace: workspace(), agent: None, verb, timeout_s: 60 });
         assert_eq!(end, Ok(RunEnd::Exited(0)), "{}", String::from_utf8_lossy(&bytes));
         let (mut frames, mut data) = (Frames::default(), Vec::new());
         frames.push(&bytes);

@@ -86,7 +86,8 @@ fn model_of_either_protocol_has_commands_run_and_hears_what_they_printed() {
     let results = body["messages"].as_array().unwrap().last().unwrap()["content"].as_array().unwrap().clone();
     assert_eq!((&results[0]["type"], &results[1]["is_error"]), (&"tool_result".into(), &true.into()));
     let commands: Vec<Value> = system.records("command-audit");
-    assert_eq!(commands.iter().filter(|record| record["type"] == "intent").count(), 5, "each command is in the log");
+    let is_command = |record: &&Value| record["type"] == "intent" && record["allowedBy"] != "tools";
+    assert_eq!(commands.iter().filter(is_command).count(), 5, "each command is in the log");
 }
 
 #[test]
@@ -239,4 +240,52 @@ fn what_the_configuration_denies_is_not_offered_and_sandboxd_refuses_it_whoever_
         records.iter().any(|record| record["type"] == "refused" && record["rule"] == "tools.denied"),
         "{records:?}"
     );
+}
+
+#[test]
+fn verbs_about_files_and_runs_are_in_the_log_before_they_are_done_and_without_contents() {
+    let (system, _server) = scene(json!({"exec": {"ask": "off"}}), |said| match said.results.len() {
+        0 => {
+            let call = |name, arguments: Value| (name, arguments.to_string());
+            let calls = vec![
+                call("write", json!({"path": "notes/a.txt", "content": "the-inner-words"})),
+                call("edit", json!({"path": "notes/a.txt", "oldText": "inner", "newText": "outer"})),
+                call("read", json!({"path": "notes/a.txt"})),
+                call("read", json!({"path": "notes/none.txt"})),
+                call("grep", json!({"pattern": "outer", "path": "notes"})),
+                call("ls", json!({"path": "notes"})),
+                call("write", json!({"path": "/etc/passwd", "content": "x"})),
+                call("process", json!({"action": "list"})),
+            ];
+            (String::new(), calls)
+        }
+        _ => (format!("told: {}", said.results.join(" | ")), Vec::new()),
+    });
+    let told = system.chat("go");
+    assert!(told.contains("the-outer-words"), "{told}");
+    let records = system.records("command-audit");
+    let text = |record: &Value, field: &str| record[field].as_str().unwrap_or_default().to_owned();
+    let of = |verb: &str| -> Vec<&Value> {
+        records.iter().filter(|record| text(record, "command").starts_with(&format!("[{verb}] "))).collect()
+    };
+    for (verb, what) in [
+        ("write", "notes/a.txt: 15 bytes"),
+        ("edit", "notes/a.txt: 5 bytes for 5"),
+        ("read", "notes/none.txt"),
+        ("grep", "notes: outer"),
+        ("ls", "notes"),
+        ("process", "list"),
+    ] {
+        let found = of(verb).into_iter().find(|record| text(record, "command").contains(what));
+        let found = found.unwrap_or_else(|| panic!("{verb} {what}: {records:?}"));
+        assert_eq!((&found["type"], &found["allowedBy"]), (&"intent".into(), &"tools".into()), "{found}");
+        let ended = records.iter().any(|other| other["type"] == "outcome" && other["runId"] == found["runId"]);
+        assert_eq!(ended, ["write", "edit"].contains(&verb), "what only looks has no outcome: {found}");
+    }
+    // What failed says so, and contents are nowhere.
+    let outside = of("write").into_iter().find(|record| text(record, "command").contains("/etc/passwd")).unwrap();
+    let outcome =
+        records.iter().find(|other| other["type"] == "outcome" && other["runId"] == outside["runId"]).unwrap();
+    assert_eq!(outcome["exitCode"], 1, "{outcome}");
+    assert!(!records.iter().any(|record| record.to_string().contains("inner-words")), "{records:?}");
 }

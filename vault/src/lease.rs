@@ -36,6 +36,11 @@ pub enum Denial {
     /// Too often, for good.
     #[error("its budget is used up; `moltbot secrets rotate NAME` starts a new one")]
     Budget,
+    /// Too much, today.
+    #[error(
+        "what it may move or cost in a day is used up; the next begins at midnight UTC, `moltbot secrets policy` sets other bounds"
+    )]
+    Day,
     /// The operator has not allowed this use.
     #[error("each use needs approval; `moltbot secrets approve NAME` allows one")]
     Approval,
@@ -62,6 +67,7 @@ impl Denial {
             Self::Path => "vault.path",
             Self::Rate => "vault.rate",
             Self::Budget => "vault.budget",
+            Self::Day => "vault.day",
             Self::Approval => "vault.approval",
             Self::Crowded => "vault.crowded",
             Self::NoLease => "vault.no_lease",
@@ -126,6 +132,8 @@ pub struct Lease {
 #[derive(Debug, Default)]
 pub struct Leases {
     live: BTreeMap<LeaseId, Lease>,
+    /// Redeemed, and not yet told what came of it.
+    counting: VecDeque<(LeaseId, String)>,
     uses: BTreeMap<String, VecDeque<u64>>,
     approvals: BTreeMap<(String, u64), u32>,
 }
@@ -214,6 +222,26 @@ impl Leases {
         let lease = self.live.remove(&id).filter(|lease| lease.until_ms > now_ms).ok_or((Denial::NoLease, None))?;
         let fits = lease.role == role && lease.verb == verb && lease.to == *to && lease.digest == *digest;
         if fits { Ok(lease) } else { Err((Denial::Bound, Some(lease.name))) }
+    }
+
+    /// True where the secret of this lease is one that others are asked for with.
+    #[must_use]
+    pub fn renews(&self, id: LeaseId) -> bool {
+        self.live.get(&id).is_some_and(|lease| lease.verb == Verb::Refresh)
+    }
+
+    /// The request of this lease is under way, and egress will tell what it moved.
+    pub fn count(&mut self, id: LeaseId, name: &str) {
+        if self.counting.len() >= CAPACITY {
+            self.counting.pop_front();
+        }
+        self.counting.push_back((id, name.to_owned()));
+    }
+
+    /// The secret whose lease this was, where that was not told yet.
+    pub fn counted(&mut self, id: LeaseId) -> Option<String> {
+        let at = self.counting.iter().position(|(of, _)| *of == id)?;
+        self.counting.remove(at).map(|(_, name)| name)
     }
 
     /// Ends one lease of this role. True where it lived.

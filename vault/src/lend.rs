@@ -9,7 +9,8 @@ use crate::auth::{AskError, recorded, stored};
 use crate::entropy;
 use crate::lease::{Denial, Leases, Wish, granted};
 use crate::permit::{Grant, Verb};
-use crate::state::State;
+use crate::state::{GATEWAY_TOKEN, State, unix_now};
+use crate::verbs::changed;
 use hmac::{Hmac, Mac as _};
 use proto::audit::Record;
 use proto::bounded::BoundedStr;
@@ -18,6 +19,9 @@ use proto::ids::Role;
 use proto::secret::Secret;
 use proto::vault::{Destination, LeaseId, LeaseReply, LeaseRequest, VaultReply};
 use sha2::Sha256;
+
+/// Seconds of a day.
+const DAY: u64 = 86_400;
 
 /// What a question about a secret meets, beside the question.
 pub struct Desk<'d, L> {
@@ -60,12 +64,15 @@ impl<L: Log> Desk<'_, L> {
             }
             LeaseRequest::Fetch { session, host } => self.may_fetch(&session, &host).map(|()| LeaseReply::MayFetch),
             LeaseRequest::Redeem { lease, to, digest } => {
-                self.take(lease, Verb::Inject, &to, &digest).map(LeaseReply::Redeemed)
+                let verb = if self.leases.renews(lease) { Verb::Refresh } else { Verb::Inject };
+                self.take(lease, verb, &to, &digest).map(LeaseReply::Redeemed)
             }
             LeaseRequest::Sign { lease, to, digest, message } => {
                 let key = self.take(lease, Verb::Sign, &to, &digest)?;
                 Ok(LeaseReply::Signed(mac(&key, &message)?.finalize().into_bytes().into()))
             }
+            LeaseRequest::Spent { lease, bytes, read, written } => self.spent(lease, bytes, read, written),
+            LeaseRequest::Store { lease, access, refresh } => self.store(lease, &access, refresh.as_ref()),
             LeaseRequest::Release { lease } => {
                 if self.leases.release(lease, Role::Egress) {
                     let detail = format!("lease {}", short(lease));
@@ -107,7 +114,50 @@ impl<L: Log> Desk<'_, L> {
             header: BoundedStr::truncated(&grant.header),
             prefix: BoundedStr::truncated(&grant.prefix),
             bytes: grant.bytes,
+            counted: grant.day.is_some(),
+            renews: (grant.verb == Verb::Refresh).then(|| BoundedStr::truncated(&grant.client)),
         })
+    }
+
+    /// Seals what a server gave for a secret that others are asked for with, where that one's policy says. It keeps the policy
+    /// that was there: who gives a secret does not say what for.
+    fn store(&mut self, id: LeaseId, access: &Secret, refresh: Option<&Secret>) -> Result<LeaseReply, AskError> {
+        let what = format!("lease {}", short(id));
+        let Some(name) = self.leases.counted(id) else {
+            return self.denied("", "refresh", Role::Egress, Denial::NoLease, &what);
+        };
+        let grant = self.state.record(&name).and_then(|record| record.policy().grant);
+        let Some(grant) = grant.filter(|grant| grant.verb == Verb::Refresh && grant.into != name) else {
+            return self.denied(&name, "refresh", Role::Egress, Denial::Verb, &what);
+        };
+        let into = grant.into;
+        let version = match self.state.record(&into).map(|record| (record.version(), record.policy().honey)) {
+            Some((version, false)) if into != GATEWAY_TOKEN => version.saturating_add(1),
+            _ => return self.denied(&into, "refresh", Role::Egress, Denial::NoGrant, &what),
+        };
+        let detail = format!("version {version}, by {name}, {what}");
+        recorded(self.log, secret_record(&into, "refresh", "egress", true, &detail), "the new secret")?;
+        // The old one may be used up already, so what takes its place comes first.
+        if let Some(refresh) = refresh {
+            self.state.put(&name, refresh, None, unix_now()).map_err(changed)?;
+            self.leases.forget(&name);
+        }
+        let version = self.state.put(&into, access, None, unix_now()).map_err(changed)?;
+        self.leases.forget(&into);
+        Ok(LeaseReply::Stored(version))
+    }
+
+    /// Counts what a request moved, on disk.
+    fn spent(&mut self, id: LeaseId, bytes: u64, read: u64, written: u64) -> Result<LeaseReply, AskError> {
+        let no_lease = || Refusal::new(Denial::NoLease.rule(), &Denial::NoLease.to_string());
+        let name = self.leases.counted(id).ok_or_else(no_lease)?;
+        let grant = self.state.record(&name).and_then(|record| record.policy().grant);
+        if let Some(grant) = grant.filter(|grant| grant.day.is_some()) {
+            let amount = grant.day.amount(bytes, read, written);
+            self.state.days().add(&name, unix_now() / DAY, amount);
+            stored(self.state, "what a secret has moved")?;
+        }
+        Ok(LeaseReply::Counted)
     }
 
     /// The secret behind a lease, recorded.
@@ -125,6 +175,7 @@ impl<L: Log> Desk<'_, L> {
             return self.denied(&lease.name, said, Role::Egress, Denial::NoLease, &what);
         }
         recorded(self.log, secret_record(&lease.name, said, "egress", true, &what), "the use of a lease")?;
+        self.leases.count(id, &lease.name);
         self.open(&lease.name)
     }
 
@@ -185,6 +236,9 @@ impl<L: Log> Desk<'_, L> {
         grant: &Grant,
         what: &str,
     ) -> Result<(), AskError> {
+        if grant.day.is_some() && !grant.day.has_room(self.state.days().spent(name, unix_now() / DAY)) {
+            return self.denied(name, verb, role, Denial::Day, what);
+        }
         let used = self.state.budgets().used(name, version);
         if let Err(denial) = self.leases.spend(name, version, grant, used, self.now_ms) {
             return self.denied(name, verb, role, denial, what);

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod budget;
 pub mod cipher;
 pub mod codec;
+pub mod days;
 pub mod entropy;
 pub mod envelope;
 pub mod fingerprint;

@@ -4,6 +4,7 @@
 //! refuses the whole - and written back in one canonical form, whose hash is bound to the envelope. There is no verb that
 //! returns bytes to a role: `reveal yes` is about the operator at broker's socket and nobody else.
 
+use crate::days::Bounds;
 use proto::ids::Role;
 use std::fmt;
 
@@ -23,10 +24,12 @@ pub enum Verb {
     Sign,
     /// The vault checks an HMAC-SHA256 that gateway gives; one bit leaves.
     Verify,
+    /// egress asks a server for another secret with it, and gives that to the vault.
+    Refresh,
 }
 
 impl Verb {
-    const ALL: [Self; 3] = [Self::Inject, Self::Sign, Self::Verify];
+    const ALL: [Self; 4] = [Self::Inject, Self::Sign, Self::Verify, Self::Refresh];
 
     /// Its name.
     #[must_use]
@@ -35,6 +38,7 @@ impl Verb {
             Self::Inject => "inject",
             Self::Sign => "sign",
             Self::Verify => "verify",
+            Self::Refresh => "refresh",
         }
     }
 
@@ -42,7 +46,7 @@ impl Verb {
     #[must_use]
     pub const fn role(self) -> Role {
         match self {
-            Self::Inject | Self::Sign => Role::Egress,
+            Self::Inject | Self::Sign | Self::Refresh => Role::Egress,
             Self::Verify => Role::Gateway,
         }
     }
@@ -84,6 +88,12 @@ pub struct Grant {
     pub budget: Option<u64>,
     /// Bytes of one answer at most.
     pub bytes: Option<u64>,
+    /// What a day may move and cost.
+    pub day: Bounds,
+    /// The secret that a new one goes into.
+    pub into: String,
+    /// Who asks for it, as the server knows it.
+    pub client: String,
     /// Seconds that a lease lives.
     pub ttl: u64,
     /// True where each use needs the operator's word.
@@ -130,8 +140,25 @@ struct Fields<'t> {
     one: Vec<(&'static str, usize, &'t str)>,
 }
 
-const SINGLE: [&str; 13] = [
-    "verb", "role", "purpose", "port", "header", "prefix", "rate", "budget", "bytes", "ttl", "approval", "reveal",
+const SINGLE: [&str; 19] = [
+    "verb",
+    "role",
+    "purpose",
+    "port",
+    "header",
+    "prefix",
+    "rate",
+    "budget",
+    "bytes",
+    "day-bytes",
+    "day-tokens",
+    "day-usd",
+    "price",
+    "into",
+    "client",
+    "ttl",
+    "approval",
+    "reveal",
     "honey",
 ];
 const MANY: [&str; 3] = ["host", "method", "path"];
@@ -210,6 +237,28 @@ fn rate(value: &str) -> Option<Rate> {
     Some(Rate { uses: number(uses).filter(bounded)?, seconds: number(seconds).filter(|of: &u32| *of <= 86_400)? })
 }
 
+/// Millionths of a dollar, of an amount as a person writes it: `2`, `0.25`.
+fn dollars(value: &str) -> Option<u64> {
+    let (whole, part) = value.split_once('.').unwrap_or((value, ""));
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let dangling = value.ends_with('.') || part.len() > 6 || whole.is_empty() || whole.len() > 7;
+    if dangling || !plain(whole) || !plain(part) || (whole.len() > 1 && whole.starts_with('0')) {
+        return None;
+    }
+    format!("{whole}{part:0<6}").parse().ok()
+}
+
+/// The one form of an amount.
+fn amount(micro: u64) -> String {
+    let text = format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn price(value: &str) -> Option<(u64, u64)> {
+    let (read, written) = value.split_once('/')?;
+    Some((dollars(read)?, dollars(written)?))
+}
+
 fn printable(value: &str, most: usize) -> bool {
     !value.is_empty() && value.len() <= most && value.bytes().all(|byte| (b' '..0x7f).contains(&byte) && byte != b'"')
 }
@@ -260,7 +309,7 @@ impl Policy {
         let flag = |field| fields.get(field, "is yes or no", yes_or_no).map(Option::unwrap_or_default);
         let (reveal, honey) = (flag("reveal")?, flag("honey")?);
         let verb = |value: &str| Verb::ALL.into_iter().find(|verb| verb.name() == value);
-        let Some(verb) = fields.get("verb", "is inject, sign or verify; no role may reveal", verb)? else {
+        let Some(verb) = fields.get("verb", "is inject, sign, verify or refresh; no role may reveal", verb)? else {
             let other = fields.one.iter().find(|(field, ..)| *field != "reveal" && *field != "honey");
             return match other {
                 Some((field, ..)) => Err(PolicyError::Missing(field, "a verb")),
@@ -294,6 +343,23 @@ impl Grant {
             rate: fields.get("rate", "is USES/SECONDS, at most 10000/86400", rate)?,
             budget: fields.get("budget", "is a number from 1", number)?,
             bytes: fields.get("bytes", "is a number from 1", number)?,
+            day: Bounds {
+                bytes: fields.get("day-bytes", "is a number from 1", number)?,
+                tokens: fields.get("day-tokens", "is a number from 1", number)?,
+                microdollars: fields
+                    .get("day-usd", "is an amount of dollars, as 2.50", |value| dollars(value).filter(|it| *it > 0))?,
+                price: fields.get("price", "is READ/WRITTEN, dollars for a million tokens, as 3/15", price)?,
+            },
+            into: fields
+                .get("into", "is the name of a secret", |value| {
+                    crate::envelope::is_name(value).then(|| value.to_owned())
+                })?
+                .unwrap_or_default(),
+            client: fields
+                .get("client", "is 1 to 128 printable characters", |value| {
+                    printable(value, 128).then(|| value.to_owned())
+                })?
+                .unwrap_or_default(),
             ttl: fields
                 .get("ttl", "is 1 to 60 seconds", |value| number(value).filter(|ttl| *ttl <= MAX_TTL))?
                 .unwrap_or(MAX_TTL),
@@ -306,10 +372,40 @@ impl Grant {
     /// Each verb has the fields that it needs, and none that would read as if it meant something.
     fn fits(&self, fields: &Fields<'_>) -> Result<(), PolicyError> {
         let (needs, idle): (&[&str], &[&str]) = match self.verb {
-            Verb::Inject => (&["host", "method", "path", "header"], &[]),
-            Verb::Sign => (&["host", "method", "path"], &["header", "prefix", "bytes"]),
-            Verb::Verify => (&[], &["host", "port", "method", "path", "header", "prefix", "bytes", "ttl"]),
+            Verb::Inject => (&["host", "method", "path", "header"], &["into", "client"]),
+            Verb::Sign => (
+                &["host", "method", "path"],
+                &["header", "prefix", "bytes", "day-bytes", "day-tokens", "day-usd", "price", "into", "client"],
+            ),
+            Verb::Refresh => (
+                &["host", "method", "path", "into"],
+                &["header", "prefix", "bytes", "day-bytes", "day-tokens", "day-usd", "price"],
+            ),
+            Verb::Verify => (
+                &[],
+                &[
+                    "host",
+                    "port",
+                    "method",
+                    "path",
+                    "header",
+                    "prefix",
+                    "bytes",
+                    "day-bytes",
+                    "day-tokens",
+                    "day-usd",
+                    "price",
+                    "into",
+                    "client",
+                    "ttl",
+                ],
+            ),
         };
+        match (self.day.microdollars, self.day.price) {
+            (Some(_), None) => return Err(PolicyError::Missing("day-usd", "price")),
+            (None, Some(_)) => return Err(PolicyError::Missing("price", "day-usd")),
+            _ => {}
+        }
         let known = |field: &str| SINGLE.iter().chain(&MANY).find(|known| **known == field).copied().unwrap_or("");
         if let Some(lacks) = needs.iter().map(|field| known(field)).find(|field| fields.all(field).next().is_none()) {
             return Err(PolicyError::Missing(self.verb.name(), lacks));
@@ -326,7 +422,12 @@ impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(grant) = &self.grant {
             writeln!(f, "verb {}\nrole {}", grant.verb.name(), grant.role)?;
-            let text = [("purpose", &grant.purpose), ("header", &grant.header)];
+            let text = [
+                ("purpose", &grant.purpose),
+                ("header", &grant.header),
+                ("into", &grant.into),
+                ("client", &grant.client),
+            ];
             for (field, value) in text.into_iter().filter(|(_, value)| !value.is_empty()) {
                 writeln!(f, "{field} {value}")?;
             }
@@ -349,6 +450,15 @@ impl fmt::Display for Policy {
             }
             if let Some(bytes) = grant.bytes {
                 writeln!(f, "bytes {bytes}")?;
+            }
+            let Bounds { bytes, tokens, microdollars, price } = grant.day;
+            for (field, bound) in [("day-bytes", bytes), ("day-tokens", tokens)] {
+                if let Some(bound) = bound {
+                    writeln!(f, "{field} {bound}")?;
+                }
+            }
+            if let (Some(micro), Some((read, written))) = (microdollars, price) {
+                writeln!(f, "day-usd {}\nprice {}/{}", amount(micro), amount(read), amount(written))?;
             }
             if grant.approval {
                 f.write_str("approval yes\n")?;

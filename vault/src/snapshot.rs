@@ -11,6 +11,7 @@ use crate::auth::password::Password;
 use crate::budget::Budgets;
 use crate::cipher::Key;
 use crate::codec::{Reader, Writer};
+use crate::days::Days;
 use crate::entropy;
 use crate::envelope::{Keyring, Record, VaultId};
 use crate::keys::Master;
@@ -102,6 +103,8 @@ pub struct Contents {
     pub adopted: Adopted,
     /// Conversations that strangers' words have reached.
     pub taints: Taints,
+    /// What secrets have moved and cost today.
+    pub days: Days,
     /// What the log was when it was last looked at.
     pub memory: Memory,
 }
@@ -128,7 +131,8 @@ impl Contents {
 
     /// Bytes of what is there by somebody's word, with room for what will be counted of each of it.
     fn asked_for(&self) -> usize {
-        let of_record = |record: &Record| 4 + record.length() + Budgets::length(record.name());
+        let of_record =
+            |record: &Record| 4 + record.length() + Budgets::length(record.name()) + Days::length(record.name());
         let records: usize = self.records.values().map(of_record).sum();
         let lines = self.transcripts.iter().count() * transcripts::LINES;
         let others = Writer::length_of(|into| {
@@ -256,6 +260,7 @@ const TRANSCRIPTS: u8 = 8;
 const ADOPTED: u8 = 9;
 const TAINTS: u8 = 10;
 const LINES: u8 = 11;
+const DAYS: u8 = 12;
 const MEMORY: u8 = 16;
 
 /// A part of the state, as it is written.
@@ -286,6 +291,7 @@ fn encode(place: &Place, contents: &Contents, into: &mut Writer) {
         (ADOPTED, &|into| contents.adopted.encode(into)),
         (TAINTS, &|into| contents.taints.encode(into)),
         (LINES, &|into| contents.transcripts.encode_lines(into)),
+        (DAYS, &|into| contents.days.encode(into)),
         (MEMORY, &|into| contents.memory.encode(into)),
     ];
     into.count(sections.len());
@@ -311,6 +317,7 @@ fn decode(body: &[u8], master: &Master, vault: VaultId) -> Result<(Hash, Content
         transcripts: Transcripts::default(),
         adopted: Adopted::default(),
         taints: Taints::default(),
+        days: Days::default(),
         memory: Memory::default(),
     };
     decode_sections(&mut from, &mut contents).ok_or(SnapshotError::Inside("the state is not in order"))?;
@@ -348,6 +355,7 @@ fn decode_sections(from: &mut Reader<'_>, contents: &mut Contents) -> Option<()>
             ADOPTED => contents.adopted = Adopted::decode(&mut section)?,
             TAINTS => contents.taints = Taints::decode(&mut section)?,
             LINES => contents.transcripts.decode_lines(&mut section)?,
+            DAYS => contents.days = Days::decode(&mut section)?,
             MEMORY => contents.memory = Memory::decode(&mut section)?,
             PASSWORD if section.is_done() => {}
             PASSWORD => contents.password = Some(Password::decode(&mut section)?),

@@ -5,6 +5,7 @@ use crate::auth::devices::Devices;
 use crate::auth::waiting::Waiting;
 use crate::budget::Budgets;
 use crate::cipher::Key;
+use crate::days::Days;
 use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
@@ -222,6 +223,7 @@ impl State {
             transcripts: Transcripts::default(),
             adopted: Adopted::default(),
             taints: Taints::default(),
+            days: Days::default(),
             memory: Memory::default(),
         };
         let place = Place { vault, generation: 0, root: [0; 32], previous: [0; 32] };
@@ -410,6 +412,11 @@ impl State {
     /// The uses that count.
     pub const fn budgets(&mut self) -> &mut Budgets {
         &mut self.contents.budgets
+    }
+
+    /// What secrets have moved and cost today.
+    pub const fn days(&mut self) -> &mut Days {
+        &mut self.contents.days
     }
 
     /// Draws the key of a new transcript, and makes it durable.

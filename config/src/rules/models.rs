@@ -103,6 +103,21 @@ fn one(id: &str, provider: &Provider, all: &mut Findings) {
         "this is no name of a secret in the vault",
         &format!("put it into the vault, `moltbot secrets set {id}.key`, and name it here: \"vault:{id}.key\""),
     );
+    let refresh = provider.refresh.as_ref();
+    all.refuse_if(
+        refresh.is_some_and(|refresh| origin(&refresh.url).is_none() || refresh.url.contains(odd)),
+        "models.refresh.url",
+        &format!("{path}.refresh.url"),
+        "this is not https://host[:port]/path",
+        "write the whole address of the server that gives new keys",
+    );
+    all.refuse_if(
+        refresh.is_some_and(|refresh| secret(&refresh.credential).is_none()),
+        "models.secret_reference",
+        &format!("{path}.refresh.credential"),
+        "this is no name of a secret in the vault",
+        &format!("put it into the vault, `moltbot secrets set {id}.refresh`, and name it here: \"vault:{id}.refresh\""),
+    );
     for (at, model) in provider.models.iter().enumerate() {
         all.refuse_if(
             model.id.is_empty() || model.id.len() > 200 || model.id.chars().any(char::is_control),

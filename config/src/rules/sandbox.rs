@@ -1,7 +1,7 @@
 //! Rules about where commands run. The container is sealed in sandboxd; a word here that says otherwise is refused.
 
 use super::{Findings, Severity};
-use crate::schema::{Config, SandboxMode, SandboxScope, WorkspaceAccess};
+use crate::schema::{Backend, Config, SandboxMode, SandboxScope, WorkspaceAccess};
 use std::path::Path;
 
 /// Largest memory of a sandbox, in bytes.
@@ -19,13 +19,41 @@ pub(super) fn rules(config: &Config, all: &mut Findings) {
     let sandbox = &config.agents.defaults.sandbox;
     let docker = &sandbox.docker;
     let at = |key: &str| format!("agents.defaults.sandbox.{key}");
+    let off = sandbox.mode == SandboxMode::Off;
     all.refuse_if(
-        sandbox.mode == SandboxMode::Off,
+        off && !sandbox.dangerously_allow_off,
         "sandbox.mode_off",
         &at("mode"),
         "every command runs in a sandbox",
-        "set it to non-main or all",
+        "set it to non-main or all; sandbox.dangerouslyAllowOff: true would take it",
     );
+    if off && sandbox.dangerously_allow_off {
+        all.push(
+            Severity::Critical,
+            "sandbox.mode_off",
+            &at("mode"),
+            "no conversation has a sandbox of its own",
+            "what a stranger's message runs can read and change the agent's workspace, and is beside the host's programs",
+            "set it to non-main",
+        );
+    }
+    all.refuse_if(
+        off && sandbox.backend == Backend::Docker,
+        "sandbox.mode_off_docker",
+        &at("backend"),
+        "mode off is the native backend for everybody, and only Docker may serve here",
+        "set mode to all, or backend to auto",
+    );
+    if sandbox.dangerously_allow_off && !off {
+        all.push(
+            Severity::Warn,
+            "sandbox.dangerously_allow_off",
+            &at("dangerouslyAllowOff"),
+            "mode may be set to off",
+            "one word more, and no conversation has a sandbox of its own",
+            "remove it",
+        );
+    }
     let sealed = "the container is sealed, and nothing opens it; leave the key out";
     for (is, key, title) in [
         (!docker.read_only_root, "readOnlyRoot", "the root of a sandbox is always read-only"),
@@ -84,8 +112,8 @@ pub(super) fn rules(config: &Config, all: &mut Findings) {
             Severity::Info,
             "sandbox.workspace_rw",
             &at("workspaceAccess"),
-            "sandboxes are to write an agent's workspace",
-            "what a stranger's message runs would be able to change what the agent reads next",
+            "sandboxes write an agent's workspace",
+            "what a stranger's message runs can change what the agent reads next",
             "set it to none or ro",
         );
     }

@@ -35,14 +35,18 @@ section! {
 section! {
     /// `agents.defaults.sandbox`
     pub struct Sandbox {
-        /// Which conversations are sandboxed: every one is, whatever stands here; `off` is refused.
+        /// Which conversations run in Docker, where `backend` is `auto`; every one is confined, whatever stands here.
         pub mode: SandboxMode,
+        /// Lets `mode` be `off`. A critical finding of the audit while it does.
+        pub dangerously_allow_off: bool,
         /// Who shares a sandbox, and with it a workspace.
         pub scope: SandboxScope,
-        /// What of an agent's workspace a sandbox sees. No effect yet: nothing.
+        /// What of its agent's workspace, which is the main conversation's, another conversation's sandbox sees.
         pub workspace_access: WorkspaceAccess,
         /// Which backend may serve.
         pub backend: Backend,
+        /// The lowest tier of the native backend that may serve.
+        pub native_floor: NativeFloor,
         /// The Docker backend.
         pub docker: Docker,
         /// What a sandboxed conversation may use; the guide's place for `tools.sandbox.tools`.
@@ -58,9 +62,11 @@ impl Default for Sandbox {
     fn default() -> Self {
         Self {
             mode: SandboxMode::default(),
+            dangerously_allow_off: false,
             scope: SandboxScope::default(),
             workspace_access: WorkspaceAccess::default(),
             backend: Backend::default(),
+            native_floor: NativeFloor::default(),
             docker: Docker::default(),
             tools: ToolLists::default(),
             prune: Prune::default(),
@@ -77,7 +83,7 @@ choice! {
         NonMain,
         /// Every one.
         All,
-        /// None; refused.
+        /// None: each has the native backend, in its agent's workspace. Refused without `dangerouslyAllowOff`.
         Off,
     }
 }
@@ -101,10 +107,32 @@ choice! {
         /// Nothing.
         #[default]
         None,
-        /// To be read.
+        /// To be read, as `/agent`.
         Ro,
-        /// To be written.
+        /// To be written, as `/workspace`, in place of one of its own.
         Rw,
+    }
+}
+
+choice! {
+    /// `agents.defaults.sandbox.nativeFloor`
+    pub enum NativeFloor {
+        /// Namespaces and all that is beneath.
+        N1,
+        /// Landlock, seccomp and limits, where namespaces are forbidden.
+        #[default]
+        N2,
+    }
+}
+
+choice! {
+    /// `agents.defaults.sandbox.docker.runtime`
+    pub enum Runtime {
+        /// The usual one.
+        #[default]
+        Runc,
+        /// gVisor: a kernel of its own for each container.
+        Runsc,
     }
 }
 
@@ -129,6 +157,14 @@ section! {
         pub image: String,
         /// Absolute path of the engine's socket.
         pub socket: String,
+        /// Which of the engine's runtimes makes containers; refused where the engine has none of that name. Its default where
+        /// nothing is said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub runtime: Option<Runtime>,
+        /// A command that runs once in each new container, before anything else does; it may not fetch, and may not carry
+        /// another program in its arguments.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub setup_command: Option<String>,
         /// Always true.
         pub read_only_root: bool,
         /// Always ["ALL"].
@@ -164,6 +200,8 @@ impl Default for Docker {
         Self {
             image: "moltbot-sandbox:latest".to_owned(),
             socket: "/var/run/docker.sock".to_owned(),
+            runtime: None,
+            setup_command: None,
             read_only_root: true,
             cap_drop: vec!["ALL".to_owned()],
             network: "none".to_owned(),

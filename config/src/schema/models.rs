@@ -26,10 +26,24 @@ section! {
         /// machine may need none.
         #[serde(skip_serializing_if = "is_no_reference")]
         pub api_key: Option<String>,
+        /// Where another key is had when this one is not taken any more.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub refresh: Option<Refresh>,
         /// How it is spoken to.
         pub api: Api,
         /// What it has.
         pub models: Vec<Model>,
+    }
+}
+
+section! {
+    /// `models.providers.<id>.refresh`
+    #[derive(Default)]
+    pub struct Refresh {
+        /// The server's address, as `https://auth.example.org/oauth/token`.
+        pub url: String,
+        /// `vault:NAME`, a secret whose policy says `verb refresh`.
+        pub credential: String,
     }
 }
 
@@ -123,7 +137,9 @@ impl ModelChoice {
 impl Models {
     /// Whether each provider is spoken to over TLS, and its `host:port`.
     pub(crate) fn origins(&self) -> impl Iterator<Item = (bool, String)> {
-        self.providers.values().filter_map(|provider| origin(&provider.base_url))
+        let refresh =
+            self.providers.values().filter_map(|provider| provider.refresh.as_ref()).map(|refresh| &refresh.url);
+        self.providers.values().map(|provider| &provider.base_url).chain(refresh).filter_map(|url| origin(url))
     }
 
     /// What the key of this name may be used for, in the vault's words: to ask its one provider for answers, over TLS, in the

@@ -224,7 +224,7 @@ fn enter_namespaces(prepared: &Prepared<'_>) -> Result<(), Failure> {
         check_int(Step::Unshare, libc::unshare(libc::CLONE_NEWNS))?;
         check_int(Step::HostName, libc::sethostname(c"sandbox".as_ptr(), 7))?;
     }
-    prepared.jailer.root.enter()
+    prepared.jailer.root.enter(prepared.agent.as_deref())
 }
 
 enum Never {}

@@ -61,8 +61,8 @@ impl Plan {
         plan
     }
 
-    /// Builds the root and moves into it. The working directory must be the workspace.
-    pub(super) fn enter(&self) -> Result<(), Failure> {
+    /// Builds the root and moves into it. The working directory must be the workspace; `agent` is a path from there.
+    pub(super) fn enter(&self, agent: Option<&CStr>) -> Result<(), Failure> {
         mount(c"none", c"/", None, libc::MS_REC | libc::MS_PRIVATE, None)?;
         mount(
             c"tmpfs",
@@ -101,6 +101,10 @@ impl Plan {
             return proc;
         }
         mount(c"tmpfs", c"/tmp/tmp", Some(c"tmpfs"), inert, Some(c"size=64m,nr_inodes=65536,mode=1777"))?;
+        if let Some(agent) = agent {
+            make_dir(c"/tmp/agent")?;
+            bind(agent, c"/tmp/agent", FIXED)?;
+        }
         bind(c".", c"/tmp/workspace", INERT)?;
         swap_roots()?;
         set_attributes(c"/", FIXED, 0)

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Bytes of an answer that may be on their way.
 const CREDIT: u32 = 256 * 1024;
 /// How long a question waits for egress to be there.
-const EGRESS_WAIT: Duration = Duration::from_secs(15);
+pub(crate) const EGRESS_WAIT: Duration = Duration::from_secs(15);
 /// Seconds that a provider may be silent: models think.
 const PATIENCE_S: u16 = 300;
 /// Bytes of an error's body that are looked at.
@@ -34,19 +34,21 @@ pub struct Failure {
     pub again: bool,
     /// How long the provider wants to be left alone.
     pub after: Option<Duration>,
+    /// True where it did not take the key.
+    pub key: bool,
 }
 
 impl Failure {
     pub(crate) fn lasting(why: impl Into<String>) -> Self {
-        Self { why: why.into(), again: false, after: None }
+        Self { why: why.into(), again: false, after: None, key: false }
     }
 
     fn passing(why: impl Into<String>) -> Self {
-        Self { why: why.into(), again: true, after: None }
+        Self { why: why.into(), again: true, after: None, key: false }
     }
 }
 
-fn refused(refusal: &Refusal) -> Failure {
+pub(crate) fn refused(refusal: &Refusal) -> Failure {
     let why = format!("{} ({})", refusal.message.as_str(), refusal.rule.as_str());
     match refusal.rule.as_str() {
         "egress.cut" | "egress.stalled" | "dialer.connect" | "dialer.resolver" | "egress.peer" => Failure::passing(why),
@@ -219,6 +221,6 @@ impl Asking {
             status => format!("it answered {status}: {said}"),
         };
         let again = matches!(self.status, 408 | 409 | 425 | 429 | 500 | 502 | 503 | 504 | 529);
-        Failure { why, again, after: self.after }
+        Failure { why, again, after: self.after, key: self.status == 401 }
     }
 }

@@ -5,6 +5,7 @@ use crate::agent::Plan;
 use crate::model::ask::{Asking, Failure};
 use crate::model::catalogue::Model;
 use crate::model::messages::Brief;
+use crate::model::refresh::refresh;
 use crate::model::reply::Reply;
 use crate::model::talk::Talk;
 use crate::state::log;
@@ -79,6 +80,7 @@ async fn patiently(
     };
     let mut pause = BACKOFF;
     let mut attempt = 1;
+    let mut renewal = model.refresh.as_ref();
     loop {
         let failure = match once(turn, plan, model, question.aloud, body.clone()).await? {
             Ok(answered) => return Ok(Ok(answered)),
@@ -87,6 +89,16 @@ async fn patiently(
         // What was shown cannot be taken back, so nothing else is shown behind it.
         if question.aloud && !turn.is_silent() {
             return Err(Over::Failed(format!("{}: the answer broke off: {}", model.name, failure.why)));
+        }
+        if let Some(with) = renewal.take_if(|_| failure.key) {
+            let renewed = tokio::select! {
+                renewed = refresh(turn.gateway, turn.session, with) => renewed,
+                () = plan.stop.asked() => return Err(Over::Stopped),
+            };
+            match renewed {
+                Ok(()) => continue,
+                Err(why) => return Ok(Err(format!("{}; and no other key is had: {}", failure.why, why.why))),
+            }
         }
         if !failure.again || attempt == ATTEMPTS {
             return Ok(Err(failure.why));

@@ -40,6 +40,29 @@ pub struct Model {
     pub images: bool,
     /// What it costs.
     pub cost: Cost,
+    /// Where another key is had.
+    pub refresh: Option<Refresh>,
+}
+
+/// Where another key is had when a provider does not take the one there is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refresh {
+    /// The vault's name of what it is asked for with.
+    pub credential: String,
+    /// Host that gives it.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Path there.
+    pub path: String,
+}
+
+impl Refresh {
+    fn of(refresh: &Value) -> Option<Self> {
+        let text = |name| refresh.get(name).and_then(Value::as_str);
+        let (host, port, path) = split(text("url")?)?;
+        Some(Self { credential: text("credential")?.strip_prefix("vault:")?.to_owned(), host, port, path })
+    }
 }
 
 /// Billionths of a US dollar, for each token.
@@ -88,6 +111,7 @@ impl Model {
             reasoning: false,
             images: false,
             cost: Cost::default(),
+            refresh: None,
         }
     }
 }
@@ -149,6 +173,7 @@ impl Catalogue {
                         .and_then(Value::as_array)
                         .is_some_and(|kinds| kinds.iter().any(|kind| kind == "image")),
                     cost: Cost::of(model.get("cost")),
+                    refresh: provider.get("refresh").and_then(Refresh::of),
                 });
             }
         }

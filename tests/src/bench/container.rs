@@ -52,11 +52,13 @@ impl Engine {
             socket: self.socket.clone(),
             image: image.to_owned(),
             choice: BackendChoice::Docker,
+            workspaces: String::new(),
             instance: format!("bench-{name}-{}", std::process::id()),
             sizes: Sizes { memory: 128 << 20, ..Sizes::default() },
             pool,
             prune: Prune::default(),
             scope: Scope::Session,
+            modes: sandboxd::modes::Modes::default(),
         };
         let (words, mut told) = mpsc::channel(8);
         tokio::spawn(async move { while told.recv().await.is_some() {} });

@@ -71,7 +71,8 @@ fn launcher() -> impl FnMut() -> f64 {
         p50_ms(|| {
             let workspace = WorkspaceName(BoundedStr::truncated(&"0123456789abcdef".repeat(2)));
             let words = proto::sandbox::shell("true").unwrap_or_default();
-            let request = LaunchRequest::Run { workspace, words, cwd: BoundedStr::default(), timeout_s: 20 };
+            let request =
+                LaunchRequest::Run { workspace, agent: None, words, cwd: BoundedStr::default(), timeout_s: 20 };
             let (reply, _) =
                 client.call(&request, &[null.as_fd(), null.as_fd()], Duration::from_secs(20)).expect("the launcher");
             assert_eq!(reply, LaunchReply::Ended(proto::audit::RunEnd::Exited(0)));

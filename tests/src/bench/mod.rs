@@ -15,6 +15,7 @@ mod reliability;
 mod start;
 mod vault;
 mod watch;
+mod way_out;
 
 pub use control::serve as serve_control;
 
@@ -173,6 +174,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("v1", vault::v1),
     ("v7", vault::v7),
     ("v8", vault::v8),
+    ("v11", way_out::v11),
     ("r1", reliability::r1),
     ("r3", reliability::r3),
     ("r7", watch::r7),

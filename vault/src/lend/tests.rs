@@ -54,7 +54,7 @@ fn lease(name: &str) -> LeaseRequest {
 
 fn id(reply: LeaseReply) -> LeaseId {
     match reply {
-        LeaseReply::Leased { lease, header, prefix, ttl_ms: 20_000, bytes: None }
+        LeaseReply::Leased { lease, header, prefix, ttl_ms: 20_000, bytes: None, .. }
             if header.as_str() == "authorization" =>
         {
             assert_eq!(prefix.as_str(), "Bearer ");
@@ -119,6 +119,74 @@ fn budget_outlives_a_restart() {
     assert_eq!(rule(world.ask(lease("bot"))), "vault.budget");
     world.state.put("bot", &Secret::new(b"new".to_vec()).unwrap(), None, 2).unwrap();
     assert!(world.ask(lease("bot")).is_ok());
+}
+
+#[test]
+fn secret_that_was_given_for_another_goes_where_its_policy_says_and_nowhere_else() {
+    let text = TELEGRAM
+        .replace("verb inject", "verb refresh")
+        .replace("header authorization\nprefix \"Bearer \"\n", "into key\nclient me\n");
+    let value = |text: &str| Secret::new(text.as_bytes().to_vec()).unwrap();
+    let mut world = World::new(&text);
+    let policy = Policy::parse(TELEGRAM).unwrap();
+    let store = |lease| LeaseRequest::Store { lease, access: value("access-1"), refresh: Some(value("refresh-2")) };
+    let redeemed = |world: &mut World| {
+        let Ok(LeaseReply::Leased { lease: lent, renews: Some(client), counted: false, .. }) = world.ask(lease("bot"))
+        else {
+            panic!("not leased")
+        };
+        assert_eq!(client.as_str(), "me");
+        assert!(matches!(world.ask(redeem(lent)), Ok(LeaseReply::Redeemed(_))));
+        lent
+    };
+    let lent = redeemed(&mut world);
+    assert_eq!(rule(world.ask(store(lent))), "vault.no_grant", "there is no such secret: none is made");
+    assert!(!world.last().1);
+    world.state.put("key", &value("access-0"), Some(&policy), 1).unwrap();
+    let lent = redeemed(&mut world);
+    assert!(matches!(world.ask(store(lent)), Ok(LeaseReply::Stored(2))));
+    assert_eq!((world.last().0, world.last().1), ("refresh", true));
+    assert_eq!(rule(world.ask(store(lent))), "vault.no_lease", "once is once");
+    assert_eq!(world.state.open_secret("key").unwrap().expose(), b"access-1");
+    assert_eq!(world.state.open_secret("bot").unwrap().expose(), b"refresh-2");
+    assert_eq!(world.state.record("key").unwrap().policy(), policy, "it is used as the one before");
+    // A lease of another verb stores nothing.
+    let Ok(LeaseReply::Leased { lease: lent, renews: None, .. }) = world.ask(lease("key")) else {
+        panic!("not leased")
+    };
+    assert!(world.ask(redeem(lent)).is_ok());
+    assert_eq!(rule(world.ask(store(lent))), "vault.verb");
+    let lent = redeemed(&mut world);
+    world.log.broken = true;
+    assert_eq!(rule(world.ask(store(lent))), "audit.unwritable");
+    assert_eq!(world.state.open_secret("key").unwrap().expose(), b"access-1");
+}
+
+#[test]
+fn what_a_day_may_move_and_cost_outlives_a_restart_and_a_rotation() {
+    let spent = |lease| LeaseRequest::Spent { lease, bytes: 100, read: 1_000, written: 100 };
+    for bound in ["day-bytes 150", "day-tokens 2200", "day-usd 0.009\nprice 3/15"] {
+        let mut world = World::new(&format!("{TELEGRAM}{bound}\n"));
+        for _ in 0..2 {
+            let Ok(LeaseReply::Leased { lease: lent, counted: true, .. }) = world.ask(lease("bot")) else {
+                panic!("not leased")
+            };
+            assert_eq!(rule(world.ask(spent(lent))), "vault.no_lease", "nothing was sent with it yet");
+            assert!(world.ask(redeem(lent)).is_ok());
+            assert!(matches!(world.ask(spent(lent)), Ok(LeaseReply::Counted)));
+            assert_eq!(rule(world.ask(spent(lent))), "vault.no_lease", "once is once");
+        }
+        assert_eq!(rule(world.ask(lease("bot"))), "vault.day", "{bound}");
+        assert!(!world.last().1 && world.last().2.starts_with("vault.day"));
+        world.state = world.dirs.open().unwrap();
+        world.state.put("bot", &Secret::new(b"new".to_vec()).unwrap(), None, 2).unwrap();
+        assert_eq!(rule(world.ask(lease("bot"))), "vault.day", "{bound}");
+        let policy = Policy::parse(&format!("{TELEGRAM}day-bytes 1000000\n")).unwrap();
+        world.state.set_policy("bot", &policy, 3).unwrap();
+        assert!(world.ask(lease("bot")).is_ok());
+    }
+    let mut world = World::new(TELEGRAM);
+    assert!(matches!(world.ask(lease("bot")), Ok(LeaseReply::Leased { counted: false, .. })));
 }
 
 #[test]

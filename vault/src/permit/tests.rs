@@ -68,6 +68,42 @@ fn field_that_is_unknown_or_twice_or_idle_or_missing_refuses_the_whole() {
 }
 
 #[test]
+fn refresh_names_where_the_new_secret_goes_and_no_header() {
+    let text = "verb refresh\nrole egress\nhost auth.test\nmethod POST\npath /token\ninto model.key\nclient me\n";
+    let policy = Policy::parse(text).unwrap();
+    let grant = policy.grant.as_ref().unwrap();
+    assert_eq!((grant.verb, grant.into.as_str(), grant.client.as_str()), (Verb::Refresh, "model.key", "me"));
+    assert_eq!(Policy::parse(&policy.to_string()).unwrap(), policy);
+    assert_eq!(
+        Policy::parse(&text.replace("into model.key\n", "")).unwrap_err(),
+        PolicyError::Missing("refresh", "into")
+    );
+    assert!(matches!(Policy::parse(&format!("{text}header x\n")), Err(PolicyError::Superfluous("refresh", "header"))));
+    assert!(matches!(Policy::parse(&format!("{TELEGRAM}into x\n")), Err(PolicyError::Superfluous("inject", "into"))));
+    assert!(Policy::parse(&text.replace("model.key", "no name!")).is_err());
+}
+
+#[test]
+fn bounds_of_a_day_have_one_form_and_dollars_need_their_price() {
+    let with = |lines: &str| Policy::parse(&format!("{TELEGRAM}{lines}"));
+    let policy = with("day-bytes 5\nday-tokens 7\nday-usd 02.50\nprice 3/15");
+    assert!(matches!(policy, Err(PolicyError::Value(16, "day-usd", _))));
+    let policy = with("day-bytes 5\nday-tokens 7\nday-usd 2.50\nprice 3/0.075").unwrap();
+    let day = policy.grant.as_ref().unwrap().day;
+    assert_eq!((day.bytes, day.tokens, day.microdollars), (Some(5), Some(7), Some(2_500_000)));
+    assert_eq!(day.price, Some((3_000_000, 75_000)));
+    assert!(policy.to_string().contains("day-bytes 5\nday-tokens 7\nday-usd 2.5\nprice 3/0.075\n"), "{policy}");
+    assert_eq!(Policy::parse(&policy.to_string()).unwrap(), policy);
+    assert_eq!(with("day-usd 1").unwrap_err(), PolicyError::Missing("day-usd", "price"));
+    assert_eq!(with("price 1/1").unwrap_err(), PolicyError::Missing("price", "day-usd"));
+    for bad in ["0", "1.", ".5", "1.0000001", "-1", "1e3", "", "99999999"] {
+        assert!(with(&format!("day-usd {bad}\nprice 1/1")).is_err(), "{bad}");
+    }
+    let idle = Policy::parse("verb verify\nrole gateway\nday-bytes 1\n").unwrap_err();
+    assert_eq!(idle, PolicyError::Superfluous("verify", "day-bytes"));
+}
+
+#[test]
 fn value_out_of_its_bounds_is_refused_with_its_line() {
     for (field, bad) in [
         ("host", "*.telegram.org"),
@@ -102,7 +138,7 @@ fn value_out_of_its_bounds_is_refused_with_its_line() {
 
 proptest! {
     #[test]
-    fn whatever_parses_has_one_form_and_never_panics(lines in prop::collection::vec(("(verb|role|host|method|path|header|prefix|ttl|rate|budget|port|purpose|reveal|honey|approval|x)", "(inject|sign|verify|egress|gateway|a.org|GET|/a|yes|no|5|5/5|[ -~]{0,9})"), 0..12)) {
+    fn whatever_parses_has_one_form_and_never_panics(lines in prop::collection::vec(("(verb|role|into|client|host|method|path|header|prefix|ttl|rate|budget|day-bytes|day-usd|price|port|purpose|reveal|honey|approval|x)", "(inject|sign|verify|refresh|egress|gateway|a.org|GET|/a|yes|no|5|5/5|0.5/7|[ -~]{0,9})"), 0..12)) {
         let text: String = lines.iter().map(|(field, value)| format!("{field} {value}\n")).collect();
         if let Ok(policy) = Policy::parse(&text) {
             let canonical = policy.to_string();

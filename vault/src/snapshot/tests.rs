@@ -1,4 +1,5 @@
 use super::*;
+use crate::days::{Amount, Days};
 use crate::lockout::{Entry, Party};
 use crate::permit::Policy;
 use crate::taints::Taints;
@@ -26,6 +27,8 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
     adopted.note("secret.00", &Secret::new(b"a secret number 0".to_vec()).unwrap());
     let mut taints = Taints::default();
     taints.add("agent:main:main", "a page was read");
+    let mut days = Days::default();
+    days.add("secret.00", 20_000, Amount { bytes: 1, read: 2, written: 3, nanodollars: 4 });
     Contents {
         ring,
         records,
@@ -38,6 +41,7 @@ pub(crate) fn contents(master: &Master, secrets: u32) -> Contents {
         transcripts,
         adopted,
         taints,
+        days,
         memory,
     }
 }
@@ -168,7 +172,7 @@ fn store_that_would_be_too_large_is_refused_before_it_is_written() {
             Err(error) => assert!(matches!(error, SnapshotError::Full(_))),
         }
     };
-    let uses: usize = contents.records.keys().map(|name| Budgets::length(name)).sum();
+    let uses: usize = contents.records.keys().map(|name| Budgets::length(name) + Days::length(name)).sum();
     assert!((ASKED - 2 * Secret::MAX..=ASKED + 1024).contains(&(length + uses)), "{length}");
     // However full it is, what is counted without anybody's word has room: as many failures, uses and strangers as there may be.
     let entry = Entry { first: 1, failures: 3, until: 9 };

@@ -1,5 +1,6 @@
 //! vault, auditd, dialer and egress behind their real walls, wired to each other; the test has gateway's end.
 
+use crate::play_broker::Sealed;
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
 use proto::channel::{Channel, Outgoing, decode_outgoing, frame};
 use proto::control::{AdminRequest, FromRole, RoleConfig, ToRole};
@@ -15,7 +16,6 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use system_tests::play_broker::Sealed;
 
 /// Generous: machines are shared.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,11 +24,18 @@ const CREDIT: u32 = 8 << 20;
 /// What the operator configured.
 #[derive(Default)]
 pub struct Setup {
+    /// `egress.allow`.
     pub allow: Vec<String>,
+    /// Services of this machine with TLS.
     pub local: Vec<String>,
+    /// Services of this machine without.
     pub plain: Vec<String>,
+    /// Where names are asked for.
     pub resolver: Option<SocketAddr>,
+    /// Who is believed beside the built-in authorities.
     pub ca: PathBuf,
+    /// Where the roles' directories lie; a directory for such things where it is empty.
+    pub dirs: PathBuf,
 }
 
 fn entries<const N: usize>(entries: &[String]) -> BoundedVec<BoundedStr<260>, N> {
@@ -37,6 +44,7 @@ fn entries<const N: usize>(entries: &[String]) -> BoundedVec<BoundedStr<260>, N>
 
 /// The four of them.
 pub struct World {
+    /// The one that is looked at.
     pub egress: Sealed,
     auditd: Sealed,
     vault: Sealed,
@@ -48,33 +56,50 @@ pub struct World {
 /// What came back.
 #[derive(Debug)]
 pub struct Came {
+    /// HTTP status.
     pub status: u16,
+    /// Those headers that gateway is shown.
     pub headers: Vec<(String, String)>,
+    /// Its body.
     pub body: Vec<u8>,
+    /// How it ended.
     pub end: Result<EgressReply, Refusal>,
 }
 
 impl Came {
     /// The rule that refused.
+    ///
+    /// # Panics
+    /// Where it was not refused.
+    #[must_use]
     pub fn rule(&self) -> &str {
         self.end.as_ref().unwrap_err().rule.as_str()
     }
 
+    /// Its body as text.
+    #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 /// A request with the credential `model`.
+#[must_use]
 pub fn post(host: &str, port: u16, body: &[u8]) -> EgressRequest {
     request(Some("model"), "POST", host, port, "/v1/messages?x=1", &[("accept", "*/*")], 60, body)
 }
 
 /// A request without a credential.
+#[must_use]
 pub fn get(host: &str, port: u16) -> EgressRequest {
     request(None, "GET", host, port, "/v1/models", &[], 60, b"")
 }
 
+/// Any request.
+///
+/// # Panics
+/// Where it is larger than a request may be.
+#[must_use]
 #[allow(clippy::too_many_arguments, reason = "every part of a request, each once")]
 pub fn request(
     credential: Option<&str>,
@@ -104,8 +129,20 @@ pub fn request(
 }
 
 impl World {
+    /// Starts and wires them.
+    ///
+    /// # Panics
+    /// Where one does not become ready.
+    #[must_use]
     pub fn new(setup: &Setup) -> Self {
-        let (auditd, vault) = (Sealed::start(Role::Auditd), Sealed::start(Role::Vault));
+        let start = |role| {
+            let mut builder = tempfile::Builder::new();
+            builder.prefix("moltbot-role.");
+            let empty = setup.dirs.as_os_str().is_empty();
+            let dir = if empty { builder.tempdir() } else { builder.tempdir_in(&setup.dirs) };
+            Sealed::start_in(role, dir.unwrap())
+        };
+        let (auditd, vault) = (start(Role::Auditd), start(Role::Vault));
         let dialer = Sealed::start_with(
             Role::Dialer,
             RoleConfig::Dialer {
@@ -136,6 +173,9 @@ impl World {
     }
 
     /// Puts a secret into the vault, with its policy.
+    ///
+    /// # Panics
+    /// Where the vault does not take it.
     pub fn secret(&self, name: &str, value: &[u8], policy: &str) {
         let (name, value) = (BoundedStr::truncated(name), Secret::new(value.to_vec()).unwrap());
         self.verb(VaultVerb::PutSecret { name: name.clone(), value, rotate: false });
@@ -160,6 +200,7 @@ impl World {
         id
     }
 
+    /// Takes a request back.
     pub fn cancel(&self, id: RequestId) {
         self.say(Kind::Cancel, id, &());
     }
@@ -170,18 +211,27 @@ impl World {
     }
 
     /// The next answer, whichever request it is to.
+    ///
+    /// # Panics
+    /// Where none comes.
+    #[must_use]
     pub fn hear(&self) -> (RequestId, Outgoing<GatewayEgress>) {
         let packet = self.gateway.recv_by(GatewayEgress::MAX_REPLY, 0, Instant::now() + PATIENCE).unwrap();
         decode_outgoing::<GatewayEgress>(packet).unwrap()
     }
 
     /// Carries a request out to its end.
+    #[must_use]
     pub fn ask(&self, request: &EgressRequest) -> Came {
         let id = self.send(request);
         self.come(id)
     }
 
     /// The rest of the answer to a request.
+    ///
+    /// # Panics
+    /// Where it does not end, or has two heads.
+    #[must_use]
     pub fn come(&self, id: RequestId) -> Came {
         let (mut status, mut headers, mut body) = (0, Vec::new(), Vec::new());
         loop {
@@ -207,12 +257,20 @@ impl World {
     }
 
     /// Every record of the stream that holds the use of secrets and the requests.
+    ///
+    /// # Panics
+    /// Where the log does not read.
+    #[must_use]
     pub fn records(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.auditd.dir().join("logs/secret-audit.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// What the vault did with the secret `model`, as `lease`, `redeem`, `release`.
+    ///
+    /// # Panics
+    /// Where the log does not read.
+    #[must_use]
     pub fn uses(&self) -> Vec<String> {
         let records = self.records();
         let of_egress = records.iter().filter(|record| record["type"] == "secret" && record["requester"] == "egress");
@@ -220,6 +278,7 @@ impl World {
     }
 
     /// The records of requests, the last one first.
+    #[must_use]
     pub fn requests(&self) -> Vec<Value> {
         let mut records: Vec<Value> = self.records().into_iter().filter(|record| record["type"] == "request").collect();
         records.reverse();
