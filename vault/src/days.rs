@@ -94,6 +94,12 @@ impl Days {
         }
     }
 
+    /// Bytes that what was spent of this name takes in the store.
+    #[must_use]
+    pub const fn length(name: &str) -> usize {
+        4 + name.len() + 5 * 8
+    }
+
     /// Appends what there is.
     pub fn encode(&self, into: &mut Writer) {
         into.count(self.0.len());

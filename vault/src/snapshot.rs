@@ -131,7 +131,8 @@ impl Contents {
 
     /// Bytes of what is there by somebody's word, with room for what will be counted of each of it.
     fn asked_for(&self) -> usize {
-        let of_record = |record: &Record| 4 + record.length() + Budgets::length(record.name());
+        let of_record =
+            |record: &Record| 4 + record.length() + Budgets::length(record.name()) + Days::length(record.name());
         let records: usize = self.records.values().map(of_record).sum();
         let lines = self.transcripts.iter().count() * transcripts::LINES;
         let others = Writer::length_of(|into| {
