@@ -193,7 +193,7 @@ impl World {
 
     /// Whether auditd's disk takes anything.
     pub fn log_has_room(&self, room: bool) {
-        system_tests::limit_files(self.auditd.pid(), (!room).then_some(1));
+        crate::limit_files(self.auditd.pid(), (!room).then_some(1));
     }
 
     /// Asks the vault for the lease of `model` in egress's place, which has no edge to it any more.
