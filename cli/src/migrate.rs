@@ -273,7 +273,7 @@ fn put(door: &mut Door, found: &Found, config: &config::Config) -> Result<(), Cl
         .map_err(|error| CliError::Failed(format!("{}: {error}", found.path)))?;
     match secrets::ask(door, VaultVerb::PutSecret { name: name.clone(), value, rotate: false }) {
         // It was put in by an earlier run, or by hand: that one stays.
-        Err(CliError::Failed(text)) if text.contains("vault.exists") => return Ok(()),
+        Err(CliError::Refused(refusal)) if refusal.rule.as_str() == "vault.exists" => return Ok(()),
         other => other.map(drop)?,
     }
     // Of a provider's key it is known where it belongs.

@@ -217,7 +217,7 @@ fn list(door: &mut Door, args: &Args) -> Result<(), CliError> {
     }
     let as_json = |row: &SecretRow| {
         json!({ "name": row.name.as_str(), "version": row.version, "created": time(row.created), "verb": row.verb.as_str(),
-            "purpose": row.purpose.as_str(), "honey": row.honey, "used": row.used, "budget": row.budget })
+            "purpose": row.purpose.as_str(), "honey": row.honey, "used": row.used, "budget": row.budget, "shared": row.shared })
     };
     let mut out = std::io::stdout().lock();
     if args.json {

@@ -357,6 +357,8 @@ pub struct SecretRow {
     pub used: u64,
     /// The budget, if it has one.
     pub budget: Option<u64>,
+    /// Another name has the same value.
+    pub shared: bool,
 }
 
 /// Answer to a [`VaultVerb`].

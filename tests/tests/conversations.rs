@@ -232,7 +232,8 @@ fn words_sent_to_another_conversation_are_answered_there_and_carry_the_mark_alon
         sent.contains("heard <[the agent says this, from its conversation agent:main:main]\n/exec touch made>"),
         "{sent}"
     );
-    assert!(!system.records("command-audit").iter().any(|record| record["type"] == "intent"), "it was no command");
+    let ran = |record: &Value| record["type"] == "intent" && record["allowedBy"] != "tools";
+    assert!(!system.records("command-audit").iter().any(ran), "it was no command");
     let back = says(&system, "main", "tell work pass it on");
     assert!(back.contains("came: <untrusted-") && back.contains("agent:main:main began this turn"), "{back}");
     for (words, why) in [("tell main x", "that is this conversation"), ("tell nowhere x", "there is no conversation")] {

@@ -46,16 +46,22 @@ impl Key {
         // Where it varies most: armour and prefixes stand in other texts as well.
         let windows = bytes.windows(WINDOW).enumerate();
         let (at, window) = windows.max_by_key(|(at, window)| (distinct(window), usize::MAX - at))?;
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_slice()).ok()?;
-        mac.update(bytes);
-        let mut half = [0; 16];
-        half.iter_mut().zip(mac.finalize().into_bytes()).for_each(|(to, from)| *to = from);
         Some(Fingerprint {
             tag: tag(&self.0, window.try_into().ok()?),
             at: u16::try_from(at).ok()?,
             length: u16::try_from(bytes.len()).ok()?,
-            mac: half,
+            mac: self.mac(secret)?,
         })
+    }
+
+    /// The same of the same value, guessable or not: for what compares here and leaves nothing behind.
+    #[must_use]
+    pub fn mac(&self, secret: &Secret) -> Option<[u8; 16]> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_slice()).ok()?;
+        mac.update(secret.expose());
+        let mut half = [0; 16];
+        half.iter_mut().zip(mac.finalize().into_bytes()).for_each(|(to, from)| *to = from);
+        Some(half)
     }
 }
 

@@ -17,6 +17,7 @@ use proto::bounded::{BoundedStr, BoundedVec};
 use proto::edge::Refusal;
 use proto::secret::Secret;
 use proto::vault::{SecretRow, VaultAnswer, VaultVerb};
+use std::collections::BTreeSet;
 
 /// Rows of one page.
 const PAGE: usize = 64;
@@ -305,6 +306,7 @@ impl<L: Log> Desk<'_, L> {
     }
 
     fn page(&mut self, after: &str) -> BoundedVec<SecretRow, PAGE> {
+        let shared: BTreeSet<String> = self.state.shared().into_iter().map(str::to_owned).collect();
         let rows: Vec<_> = self.state.records().filter(|record| record.name() > after).take(PAGE).collect();
         let rows: Vec<SecretRow> = rows
             .into_iter()
@@ -320,6 +322,7 @@ impl<L: Log> Desk<'_, L> {
                     honey: policy.honey,
                     used: self.state.contents().budgets.used(record.name(), record.version()),
                     budget: grant.and_then(|grant| grant.budget),
+                    shared: shared.contains(record.name()),
                 }
             })
             .collect();

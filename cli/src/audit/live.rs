@@ -219,6 +219,16 @@ fn secrets(facts: &Facts, all: &mut Vec<Finding>) {
             let fix = format!("make a new one where it comes from, then `moltbot secrets rotate {path}`");
             all.push(finding(Severity::Warn, "secrets.old", path, "a credential is old", &detail, &fix));
         }
+        if row.shared {
+            all.push(finding(
+                Severity::Warn,
+                "secrets.reused",
+                path,
+                "a credential is another one as well",
+                "whoever learns one of them has both, and rotating one leaves the value in use",
+                &format!("make a new one where it comes from, then `moltbot secrets rotate {path}`"),
+            ));
+        }
         // The gateway's own are the vault's to compare, and no role's to use.
         if path.starts_with("gateway.") {
             continue;

@@ -82,6 +82,7 @@ fn healthy() -> Facts {
             honey: false,
             used: 1,
             budget: None,
+            shared: false,
         }],
         devices: vec![device(DeviceState::Paired)],
         waiting: 0,
@@ -195,6 +196,7 @@ const FIRES: &[(&str, Severity, Change)] = &[
         with_role(it, |row| row.degraded = BoundedVec::new(vec![text("no memfd_secret")]).unwrap());
     }),
     ("secrets.old", Severity::Warn, |it| it.secrets[0].created = 0),
+    ("secrets.reused", Severity::Warn, |it| it.secrets[0].shared = true),
     ("secrets.no_policy", Severity::Info, |it| it.secrets[0].verb = text("")),
     ("log.verify_failed", Severity::Critical, |it| {
         it.deep.as_mut().unwrap().log.push(("auth".into(), "line 3".into()))

@@ -110,7 +110,7 @@ pub fn take_over(dir: &Path, door: &mut Door, conversation: &Conversation) -> Re
     let key = match ask(door, VaultVerb::Transcripts(TranscriptVerb::Import { session, id })) {
         Ok(VaultAnswer::Transcript(key)) => Key::new(key.expose()).ok_or_else(unexpected)?,
         Ok(_) => return Err(unexpected()),
-        Err(CliError::Failed(text)) if text.contains("transcript.exists") => return Ok(false),
+        Err(CliError::Refused(refusal)) if refusal.rule.as_str() == "transcript.exists" => return Ok(false),
         Err(error) => return Err(error),
     };
     let sessions = dir.join("sessions");
@@ -172,7 +172,7 @@ pub fn admit(door: &mut Door, device: &OldDevice) -> Result<bool, CliError> {
     let verb = LoginVerb::AdmitDevice { public_key: device.public_key, name, scopes: device.scopes };
     match secrets::ask(door, VaultVerb::Login(verb)) {
         Ok(_) => Ok(true),
-        Err(CliError::Failed(text)) if text.contains("auth.device_known") => Ok(false),
+        Err(CliError::Refused(refusal)) if refusal.rule.as_str() == "auth.device_known" => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -11,6 +11,7 @@ use crate::store;
 use crate::witness::{View, Witness};
 use proto::bounded::BoundedVec;
 use proto::witness::{Commitment, StoreStep};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 
 /// Bytes of memory that are left while a store is written: for the store, and for what comes in meanwhile.
@@ -112,6 +113,21 @@ impl State {
         let prints: Vec<_> = self.contents.records.values().filter_map(print).collect();
         let key = key.expose();
         let _ = self.bond.edge.make_known(&key, &prints);
+    }
+
+    /// Names whose value another name has as well. Nothing where there is no randomness to compare under.
+    #[must_use]
+    pub fn shared(&self) -> BTreeSet<&str> {
+        let Ok(key) = fingerprint::Key::draw() else { return BTreeSet::new() };
+        let mut seen: BTreeMap<[u8; 16], &str> = BTreeMap::new();
+        let mut shared = BTreeSet::new();
+        for record in self.contents.records.values() {
+            let mac = record.open(&self.contents.ring).ok().and_then(|secret| key.mac(&secret));
+            if let Some(first) = mac.and_then(|mac| seen.insert(mac, record.name())) {
+                shared.extend([first, record.name()]);
+            }
+        }
+        shared
     }
 
     /// Asks where all of the log stands. The answer is [`State::take_view`]'s.

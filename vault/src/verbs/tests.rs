@@ -223,7 +223,8 @@ fn list_goes_page_by_page_and_shows_no_value() {
     let mut world = World::new();
     let policy = Policy::parse(TELEGRAM).unwrap();
     for n in 0..70 {
-        let value = Secret::new(b"value".to_vec()).unwrap();
+        // Two of them are one.
+        let value = Secret::new(format!("value {}", if n == 1 { 0 } else { n }).into_bytes()).unwrap();
         world.state.put(&format!("n{n:03}"), &value, Some(&policy), 7).unwrap();
     }
     let mut page =
@@ -235,4 +236,6 @@ fn list_goes_page_by_page_and_shows_no_value() {
     assert_eq!((first.len(), first[0].name.as_str(), first[1].verb.as_str()), (64, GATEWAY_TOKEN, "inject"));
     assert_eq!(page(first[63].name.as_str()).len(), 7);
     assert_eq!(first[1].budget, Some(1000));
+    let shared: Vec<&str> = first.iter().filter(|row| row.shared).map(|row| row.name.as_str()).collect();
+    assert_eq!(shared, ["n000", "n001"]);
 }
