@@ -222,7 +222,7 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
         }),
         Err(CallError::Refused(refusal)) if refusal.rule.as_str() == "lockdown" => Err(locked(&refusal)),
         Err(CallError::Refused(refusal)) => {
-            let failure = Failure::unavailable(refusal.to_string()).with(json!({"code": refusal.rule.as_str()}));
+            let failure = Failure::unavailable(refusal.to_string()).by(&refusal);
             Err(Refused { failure, close: 1013 })
         }
         Err(error) => Err(Refused { failure: Failure::unavailable(format!("vault: {error}")), close: 1013 }),
@@ -230,7 +230,8 @@ async fn admit(gateway: &Gateway, mut hello: connect::Hello, peer: Peer) -> Resu
 }
 
 fn locked(refusal: &Refusal) -> Refused {
-    let failure = Failure::unavailable(refusal.message.to_string()).with(json!({"code": "LOCKDOWN"}));
+    let failure = Failure::unavailable(refusal.message.to_string())
+        .with(json!({"code": "LOCKDOWN", "explain": refusal.explained_by()}));
     Refused { failure, close: 1013 }
 }
 

@@ -1,6 +1,7 @@
 //! Frames of the gateway protocol, versions 3 and 4: one JSON object a text frame. What clients send is hostile: it is
 //! read into a `Value` (serde_json bounds the nesting) and checked field by field; nothing is echoed but a bounded id.
 
+use proto::edge::Refusal;
 use serde_json::{Map, Value, json};
 
 /// Longest id that is echoed.
@@ -59,6 +60,12 @@ impl Failure {
     pub fn with(mut self, details: Value) -> Self {
         self.details = Some(details);
         self
+    }
+
+    /// The rule that refused, and the operator's command that says more of it.
+    #[must_use]
+    pub fn by(self, refusal: &Refusal) -> Self {
+        self.with(json!({ "code": refusal.rule.as_str(), "explain": refusal.explained_by() }))
     }
 }
 

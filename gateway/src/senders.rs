@@ -34,7 +34,7 @@ pub async fn inbound(gateway: &Gateway, params: &Params<'_>) -> Result<Done, Fai
         Ok(VaultReply::Speak(verdict)) => verdict,
         Ok(_) => return Err(Failure::unavailable("vault: an answer to another question".to_owned())),
         Err(CallError::Refused(refusal)) => {
-            return Err(Failure::invalid(refusal.to_string()).with(json!({"code": refusal.rule.as_str()})));
+            return Err(Failure::invalid(refusal.to_string()).by(&refusal));
         }
         Err(error) => return Err(Failure::unavailable(format!("vault: {error}"))),
     };

@@ -10,7 +10,6 @@ use proto::channel::CallError;
 use proto::ids::SessionKey;
 use proto::transcripts::{TranscriptId, TranscriptKey, TranscriptRequest};
 use proto::vault::{VaultReply, VaultRequest};
-use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -49,7 +48,7 @@ impl From<TranscriptError> for Failure {
         let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
         let failure = Self::unavailable(format!("{error}{cause}"));
         match &error {
-            TranscriptError::Vault(CallError::Refused(refusal)) => failure.with(json!({"code": refusal.rule.as_str()})),
+            TranscriptError::Vault(CallError::Refused(refusal)) => failure.by(refusal),
             _ => failure,
         }
     }

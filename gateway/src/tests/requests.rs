@@ -142,6 +142,7 @@ async fn message_of_a_stranger_reaches_no_agent_and_one_of_a_known_sender_does()
     assert_eq!(refused["payload"], json!({"status": "refused", "reason": "senders.not_listed"}));
     let wrong = client.ask("channels.inbound", inbound("*", "k4")).await;
     assert_eq!(wrong["error"]["details"]["code"], "allowlist.wildcard");
+    assert_eq!(wrong["error"]["details"]["explain"], "moltbot explain rule allowlist.wildcard");
     assert!(bed.gateway.sessions().is_empty(), "nothing of theirs was written down");
     let known = client.ask("channels.inbound", inbound("+441", "k5")).await;
     assert_eq!(known["payload"]["status"], "started");
