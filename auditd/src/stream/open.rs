@@ -17,7 +17,7 @@ use crate::verify::{Position, Verifier};
 use proto::audit::Stream;
 use rustix::fs::{AtFlags, statat};
 use std::io::BufRead as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +40,24 @@ struct Found {
     from: u64,
     scan: Scan,
     recorded: u64,
+}
+
+/// The next file's checkpoints, where an end between the two files of a rotation left them alone and empty. Behind the wall
+/// a file that is there cannot be opened again.
+fn left_over(
+    stream: Stream,
+    dir: BorrowedFd<'_>,
+    names: &[String],
+    found: &Found,
+) -> Result<Option<NotesFile>, AppendError> {
+    let next = Segment::new(stream, found.scan.sound.head.size);
+    let (log, notes) = (next.log(), next.checkpoints());
+    if names.contains(&log) || !names.contains(&notes) {
+        return Ok(None);
+    }
+    let left = statat(dir, notes.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(unwritable("stat"))?;
+    // What is in it nobody vouches for: the rotation is refused.
+    if left.st_size == 0 { NotesFile::open(dir, &notes, false).map(Some) } else { Ok(None) }
 }
 
 impl LogStream {
@@ -83,6 +101,7 @@ impl LogStream {
         let health = if found.scan.tail == Tail::Clean { Health::Sound } else { Health::Unclean };
         let fresh = found.scan.sound.closed && found.from == 0 && found.scan.sound_bytes == 0;
         let tiles = tiles(stream, directory, &segments, &file, last.first, &found.scan.sound)?;
+        let next_notes = if found.scan.sound.closed { left_over(stream, dir, names, &found)? } else { None };
         let latest = last_time(&file)?;
         let begun = first_line(&file)?.and_then(|line| time(&line));
         Ok(Self {
@@ -93,7 +112,7 @@ impl LogStream {
             file,
             notes,
             tiles,
-            next_notes: None,
+            next_notes,
             at: found.scan.sound,
             health,
             recorded: found.recorded,

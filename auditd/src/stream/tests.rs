@@ -324,6 +324,19 @@ fn crash_at_any_step_of_a_rotation_is_finished_at_the_next_start() {
         let report = check(dir.path()).unwrap();
         assert_eq!((report.files, report.head), (2, bench.log.at.head), "{kept:?}");
     }
+    // Between the two files of the next: the checkpoints', empty, are made first.
+    let notes = files[1].checkpoints.as_ref().unwrap();
+    std::fs::remove_file(&second).unwrap();
+    std::fs::write(notes, "").unwrap();
+    bench = bench.reopened(dir.path()).unwrap();
+    bench.put("d").unwrap();
+    let report = check(dir.path()).unwrap();
+    assert_eq!((report.files, report.head), (2, bench.log.at.head));
+    // One that says something was left by nobody here, and is not written on.
+    std::fs::remove_file(&second).unwrap();
+    std::fs::write(notes, "x").unwrap();
+    bench = bench.reopened(dir.path()).unwrap();
+    assert!(matches!(bench.put("e"), Err(AppendError::Unwritable { step: "open", errno: Errno::EXIST })));
 }
 
 #[test]
