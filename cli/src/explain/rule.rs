@@ -25,7 +25,7 @@ struct Family {
     see: &'static [&'static str],
 }
 
-const FAMILIES: [Family; 33] = [
+const FAMILIES: [Family; 35] = [
     Family {
         name: "admin",
         who: "gateway",
@@ -168,6 +168,12 @@ const FAMILIES: [Family; 33] = [
         see: &["moltbot sandbox list", "moltbot doctor", "moltbot sandbox logs"],
     },
     Family {
+        name: "sandboxd",
+        who: "sandboxd",
+        about: "what one role may ask it",
+        see: &["moltbot explain blast-radius sandboxd"],
+    },
+    Family {
         name: "secrets",
         who: "vault",
         about: "what the operator does with secrets",
@@ -196,6 +202,12 @@ const FAMILIES: [Family; 33] = [
         who: "sandboxd",
         about: "which tools a conversation has",
         see: &["moltbot config get tools"],
+    },
+    Family {
+        name: "transcript",
+        who: "vault",
+        about: "keys of conversations at rest",
+        see: &["moltbot sessions list", "moltbot logs secret"],
     },
     Family {
         name: "vault",
@@ -282,6 +294,8 @@ mod tests {
     fn families_are_in_order_and_each_rule_finds_its_own() {
         assert!(FAMILIES.is_sorted_by(|one, other| one.name < other.name));
         assert_eq!(family("vault.full").map(|family| family.who), Some("vault"));
+        assert_eq!(family("transcript.exists").map(|family| family.who), Some("vault"));
+        assert_eq!(family("sandboxd.no_such_verb").map(|family| family.name), Some("sandboxd"));
         assert_eq!(family("lockdown").map(|family| family.name), Some("lockdown"));
         assert!(family("vaulted.full").is_none() && family("").is_none());
     }
