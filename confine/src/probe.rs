@@ -26,6 +26,7 @@ pub use held::Held;
 use proto::ids::Role;
 pub use proto::probe::{Outcome, Targets};
 use std::ffi::{CStr, CString};
+use std::time::SystemTime;
 
 /// A role whose wall lets a probe through on purpose.
 #[derive(Clone, Copy, Debug)]
@@ -143,9 +144,11 @@ impl World {
     }
 }
 
-/// A name of the probing process's own, so that two never meet.
+/// A name that nothing has yet. A process id alone is no such name: ids come around, and where a wall lets a process make a
+/// file but not remove it, the file of an earlier holder of the id is still there.
 fn scratch() -> String {
-    format!("moltbot-probe.{}", std::process::id())
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("moltbot-probe.{}.{}", std::process::id(), since.as_nanos())
 }
 
 fn path(text: &str) -> CString {

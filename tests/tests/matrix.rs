@@ -65,6 +65,7 @@ fn main() -> ExitCode {
     } else {
         found.compare(&Table::read(), &twins, layouts, &mut faults);
     }
+    sweep();
     for fault in &faults {
         println!("FAULT: {fault}");
     }
@@ -95,4 +96,13 @@ fn end(mut child: Child) -> Option<Vec<Row>> {
     let mut text = String::new();
     child.stdout.take()?.read_to_string(&mut text).ok()?;
     child.wait().ok()?.success().then(|| table::rows(&text))
+}
+
+/// Takes away what attempts left in /tmp: a single layer may let a process make a file there, and not remove it.
+fn sweep() {
+    for entry in std::fs::read_dir("/tmp").unwrap().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b"moltbot-probe.") {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
