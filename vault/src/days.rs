@@ -94,6 +94,11 @@ impl Days {
         }
     }
 
+    /// Forgets a name.
+    pub fn forget(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     /// Bytes that what was spent of this name takes in the store.
     #[must_use]
     pub const fn length(name: &str) -> usize {
