@@ -15,13 +15,13 @@ pub use config::{ConfigCommand, How};
 pub use logins::{DevicesCommand, PasswordCommand};
 pub use logs::{LogsCommand, ShowLogs, StreamName, WitnessCommand};
 pub use people::{AllowlistCommand, ImportOptions, PairingCommand};
+use proto::exit::{PERMANENT, REFUSALS};
 pub use sandbox::{ApprovalsCommand, PlaceName, RulesCommand, SandboxCommand};
 pub use security::{
     AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
     WhyOptions,
 };
 pub use sessions::SessionsCommand;
-use proto::exit::{PERMANENT, REFUSALS};
 use std::path::PathBuf;
 use std::time::Duration;
 pub use vault::{PassphraseCommand, VaultCommand};

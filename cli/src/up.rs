@@ -54,13 +54,21 @@ pub fn up(dir: &Path, port: Option<u16>, foreground: bool, args: &Args) -> Resul
             let tail =
                 String::from_utf8_lossy(new.get(new.len().saturating_sub(TAIL)..).unwrap_or_default()).into_owned();
             let text = format!("{error}\n{}", tail.trim_end());
-            return Err(if let CliError::Ended(status, _) = error { CliError::Ended(status, text) } else { CliError::Failed(text) });
+            return Err(if let CliError::Ended(status, _) = error {
+                CliError::Ended(status, text)
+            } else {
+                CliError::Failed(text)
+            });
         }
     }
     if foreground {
         // Ctrl-C reaches broker as well: both are of the terminal's process group. It drains; we wait.
         let status = child.wait().map_err(CliError::failed)?;
-        return if status.success() { Ok(()) } else { Err(CliError::ended(status, format!("broker ended with {status}"))) };
+        return if status.success() {
+            Ok(())
+        } else {
+            Err(CliError::ended(status, format!("broker ended with {status}")))
+        };
     }
     Ok(())
 }

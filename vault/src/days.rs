@@ -7,8 +7,8 @@ use crate::codec::{Reader, Writer};
 use crate::envelope::MAX_NAME;
 use std::collections::BTreeMap;
 
-/// Entries at most.
-const CAPACITY: usize = 4096;
+/// Entries at most: as many as a store has records.
+const CAPACITY: usize = 8192;
 
 /// What one request moved, or all of a day.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

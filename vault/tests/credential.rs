@@ -70,13 +70,8 @@ fn credential_that_is_no_key_or_another_one_or_that_others_read_has_a_status_for
     assert_eq!(ready(state.path(), &key).exit(), Some(0));
     let store = std::fs::read(state.path().join("vault/vault.db")).unwrap();
     let other = KEY.replace("00", "11");
-    let bad = [
-        ("", 0o400, 81),
-        (&KEY[..40], 0o400, 81),
-        (KEY.trim_end(), 0o400, 81),
-        (KEY, 0o444, 82),
-        (&other, 0o400, 83),
-    ];
+    let bad =
+        [("", 0o400, 81), (&KEY[..40], 0o400, 81), (KEY.trim_end(), 0o400, 81), (KEY, 0o444, 82), (&other, 0o400, 83)];
     for (text, mode, status) in bad {
         assert_eq!(exit(state.path(), &credential(state.path(), text, mode)), Some(status), "{text:?} {mode:o}");
     }

@@ -166,7 +166,9 @@ fn secret_that_was_given_for_another_goes_where_its_policy_says_and_nowhere_else
 fn secret_that_a_role_had_given_anew_begins_no_rate_and_no_budget() {
     let value = |text: &str| Secret::new(text.as_bytes().to_vec()).unwrap();
     let refreshes = |bounds: &str| {
-        let text = TELEGRAM.replace("verb inject", "verb refresh").replace("header authorization\nprefix \"Bearer \"\n", "into key\n");
+        let text = TELEGRAM
+            .replace("verb inject", "verb refresh")
+            .replace("header authorization\nprefix \"Bearer \"\n", "into key\n");
         text.replace("rate 30/60\nbudget 1000\n", bounds)
     };
     for (bounds, denial) in [("rate 2/60\n", "vault.rate"), ("budget 2\n", "vault.budget")] {
