@@ -59,7 +59,7 @@ fn healthy() -> Facts {
         roles: BoundedVec::new(vec![role(Role::Broker), role(Role::Vault)]).unwrap(),
         logs: BoundedVec::default(),
     };
-    let file = |name: &str, is_dir, mode| FileFact { name: name.into(), is_dir, is_link: false, mode };
+    let file = |name: &str, is_dir, mode| FileFact { name: name.into(), is_dir, is_link: false, mode, is_way: false };
     Facts {
         dir: "/s".into(),
         files: vec![
@@ -144,7 +144,13 @@ const FIRES: &[(&str, Severity, Change)] = &[
     ("fs.config.perms_group_readable", Severity::Warn, |it| with_file(it, "moltbot.json", 0o640)),
     ("fs.config.symlink", Severity::Warn, |it| it.files[1].is_link = true),
     ("fs.config_include.perms_writable", Severity::Critical, |it| {
-        it.files.push(FileFact { name: "more.json5".into(), is_dir: false, is_link: false, mode: 0o622 });
+        it.files.push(FileFact {
+            name: "more.json5".into(),
+            is_dir: false,
+            is_link: false,
+            mode: 0o622,
+            is_way: false,
+        });
     }),
     ("fs.keys_dir.perms_readable", Severity::Warn, |it| with_file(it, "keys", 0o755)),
     ("fs.keys_dir.perms_writable", Severity::Critical, |it| with_file(it, "keys", 0o720)),
