@@ -235,3 +235,50 @@ fn every_check_fires_on_what_it_is_about_and_is_silent_otherwise() {
     unused.secrets[0].honey = true;
     assert_eq!(findings(&unused), [], "a honey secret is to lie there");
 }
+
+/// Ids of the page's table under this title, one without the patterns in which a channel or the like is left open.
+fn listed(page: &str, from: &str, to: &str) -> Vec<String> {
+    let (_, part) = page.split_once(from).expect("the page has that part");
+    let rows = part.split(to).next().unwrap_or_default().lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.filter_map(|row| row.split('|').nth(1));
+    let words = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
+    words.filter(|word| word.contains('.') && !word.ends_with('.') && !word.starts_with('.') && *word != "*").collect()
+}
+
+#[test]
+fn every_id_on_the_page_of_what_lies_there_and_runs_is_fired_by_a_test() {
+    let page = include_str!("../../../docs/security/audit-checks.md");
+    let listed = listed(page, "## Files", "## The configuration");
+    assert!(listed.len() > 40, "{listed:?}");
+    for id in listed {
+        let id = id.replace("role.<role>.", "role.vault.");
+        // It has two sides, and a test of its own above.
+        let fires = id == "secrets.unused" || FIRES.iter().any(|(fires, ..)| *fires == id);
+        assert!(fires, "no test makes {id} fire, or it is no id");
+    }
+}
+
+#[test]
+fn every_id_on_the_page_of_the_configuration_stands_in_a_test_of_it() {
+    let page = include_str!("../../../docs/security/audit-checks.md");
+    let tests =
+        [include_str!("../../../config/src/tests.rs"), include_str!("../../../config/src/rules/tests.rs")].concat();
+    let listed = listed(page, "## The configuration", "Refused:");
+    assert!(listed.len() > 15, "{listed:?}");
+    for id in listed {
+        let stands = tests.split('"').any(|text| {
+            let (begin, end) = id.split_once("<channel>").unwrap_or((&*id, ""));
+            text.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end) && (end.is_empty() == rest.is_empty()))
+        });
+        assert!(stands, "no test of the configuration names {id}");
+    }
+    let (_, refused) = page.split_once("Refused:").expect("the page has that part");
+    let refused = refused.split("`moltbot config validate`").next().unwrap_or_default();
+    for id in refused.split('`').skip(1).step_by(2) {
+        let (begin, end) = id.split_once("<channel>").or_else(|| id.split_once('*')).unwrap_or((id, ""));
+        let stands = tests
+            .split(|sign: char| !(sign.is_ascii_alphanumeric() || sign == '.' || sign == '_'))
+            .any(|word| word.starts_with(begin) && word.ends_with(end));
+        assert!(stands, "no test of the configuration is refused by {id}");
+    }
+}
