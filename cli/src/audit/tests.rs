@@ -249,7 +249,7 @@ fn listed(page: &str, from: &str, to: &str) -> Vec<String> {
 fn every_id_on_the_page_of_what_lies_there_and_runs_is_fired_by_a_test() {
     let page = include_str!("../../../docs/security/audit-checks.md");
     let listed = listed(page, "## Files", "## The configuration");
-    assert!(listed.len() > 40, "{listed:?}");
+    assert!(listed.len() > 35, "{listed:?}");
     for id in listed {
         let id = id.replace("role.<role>.", "role.vault.");
         // It has two sides, and a test of its own above.
@@ -263,6 +263,7 @@ fn every_id_on_the_page_of_the_configuration_stands_in_a_test_of_it() {
     let page = include_str!("../../../docs/security/audit-checks.md");
     let tests =
         [include_str!("../../../config/src/tests.rs"), include_str!("../../../config/src/rules/tests.rs")].concat();
+    let fired = |id: &str| FIRES.iter().any(|(fires, ..)| *fires == id);
     let listed = listed(page, "## The configuration", "Refused:");
     assert!(listed.len() > 15, "{listed:?}");
     for id in listed {
@@ -270,7 +271,7 @@ fn every_id_on_the_page_of_the_configuration_stands_in_a_test_of_it() {
             let (begin, end) = id.split_once("<channel>").unwrap_or((&*id, ""));
             text.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end) && (end.is_empty() == rest.is_empty()))
         });
-        assert!(stands, "no test of the configuration names {id}");
+        assert!(stands || fired(&id), "no test of the configuration names {id}");
     }
     let (_, refused) = page.split_once("Refused:").expect("the page has that part");
     let refused = refused.split("`moltbot config validate`").next().unwrap_or_default();

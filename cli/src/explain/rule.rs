@@ -25,7 +25,7 @@ struct Family {
     see: &'static [&'static str],
 }
 
-const FAMILIES: [Family; 35] = [
+const FAMILIES: [Family; 34] = [
     Family {
         name: "admin",
         who: "gateway",
@@ -214,12 +214,6 @@ const FAMILIES: [Family; 35] = [
         who: "vault",
         about: "secrets, and what each is good for",
         see: &["moltbot secrets list", "moltbot secrets policy NAME", "moltbot logs secret"],
-    },
-    Family {
-        name: "workspace",
-        who: "sandboxd",
-        about: "what of a workspace a sandbox sees",
-        see: &["moltbot config get agents.defaults.sandbox"],
     },
 ];
 
