@@ -77,9 +77,22 @@ section! {
         pub tools: Tools,
         /// Commands that people type in a conversation.
         pub commands: Commands,
+        /// Who may operate it.
+        pub operator: Operator,
         /// Secrets that it held or named a variable for, without their values.
         #[serde(skip)]
         pub secrets: Vec<crate::secrets::Held>,
+    }
+}
+
+section! {
+    /// `operator`
+    #[derive(Default)]
+    pub struct Operator {
+        /// Group whose members may use the operator's socket as you do, by its name in `/etc/group` or its number. Empty is
+        /// `moltbot`, if there is such a group, where root starts Moltbot; nobody's where you do.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        pub group: String,
     }
 }
 
