@@ -10,6 +10,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 
+mod quick;
+
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Head {
@@ -45,10 +47,13 @@ pub fn leaf(line: &[u8]) -> LeafHash {
 /// Lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
-    let mut text = String::with_capacity(bytes.len().saturating_mul(2));
-    text.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
-    text
+    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    let mut text = vec![0; bytes.len().saturating_mul(2)];
+    // A digit is a byte, so that none is encoded one at a time.
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [digit(byte >> 4), digit(byte & 15)];
+    }
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// Value of each lower-case hexadecimal digit; 16 for what is none. A table, because digits are not to be predicted.
@@ -220,6 +225,14 @@ pub struct Links<'l> {
     /// Leaf of the line before.
     #[serde(borrow)]
     pub prev: Cow<'l, str>,
+}
+
+impl<'l> Links<'l> {
+    /// Those of a line, if it is a record.
+    #[must_use]
+    pub fn of(line: &'l [u8]) -> Option<Self> {
+        quick::links(line).or_else(|| serde_json::from_slice(line).ok())
+    }
 }
 
 /// The fields of a record that auditd writes about the log itself.

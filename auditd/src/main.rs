@@ -26,7 +26,7 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     let RoleConfig::Auditd { layout, redact, files } = start.config() else { return Err(start.wrong_config()) };
     let patterns = Patterns::new(redact.iter().map(|pattern| pattern.as_str())).map_err(StartError::permanent)?;
     let (layout, limits) = (layout.to_string(), Limits::of(*files));
-    policy::answer_file_size_limit_with_errno()
+    confine::privileges::answer_file_size_limit_with_errno()
         .map_err(|errno| StartError::internal(format!("SIGXFSZ cannot be blocked: {errno}")))?;
     let writer = Writer::from_system(layout).map_err(StartError::internal)?;
     let directory = start.take(Resource::LogDir)?;

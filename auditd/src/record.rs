@@ -92,8 +92,10 @@ impl Line {
         if self.text.len() > 1 {
             self.text.push(b',');
         }
-        self.string(name);
-        self.text.push(b':');
+        // Names are ours, and none has a character that JSON escapes.
+        self.text.push(b'"');
+        self.text.extend_from_slice(name.as_bytes());
+        self.text.extend_from_slice(b"\":");
     }
 
     fn string(&mut self, value: &str) {

@@ -174,9 +174,9 @@ impl Verifier {
     /// [`Broken`].
     pub fn line(&mut self, line: &mut Vec<u8>) -> Result<(), Broken> {
         let leaf = leaf(line).0;
-        match serde_json::from_slice::<Links<'_>>(line) {
-            Ok(links) => self.record(&links, line, leaf)?,
-            Err(_) => self.fragment(line, leaf)?,
+        match Links::of(line) {
+            Some(links) => self.record(&links, line, leaf)?,
+            None => self.fragment(line, leaf)?,
         }
         std::mem::swap(&mut self.last, line);
         Ok(())

@@ -58,12 +58,13 @@ impl Witness {
         Some(self.answered.map_or(Duration::ZERO, |answered| CADENCE.saturating_sub(answered.elapsed())))
     }
 
-    /// Answers what was asked, and what waits where that is due.
+    /// Answers what was asked where it `spoke`, and what waits where that is due.
     ///
     /// # Errors
     /// What the peer did: its end is closed then. A violation is to be reported.
-    pub fn turn(&mut self, journal: &mut Journal) -> Result<(), ChannelError> {
-        let outcome = self.take(journal).and_then(|()| self.tell(journal));
+    pub fn turn(&mut self, journal: &mut Journal, spoke: bool) -> Result<(), ChannelError> {
+        let taken = if spoke { self.take(journal) } else { Ok(()) };
+        let outcome = taken.and_then(|()| self.tell(journal));
         if outcome.is_err() {
             *self = Self::default();
         }

@@ -161,7 +161,7 @@ fn torture_every_call_on_every_file_fails_with_every_error() {
 #[test]
 #[ignore = "a part of another test"]
 fn short_writes_without_a_wall() {
-    auditd::policy::answer_file_size_limit_with_errno().unwrap();
+    confine::privileges::answer_file_size_limit_with_errno().unwrap();
     let directory = std::env::var("FAULTS_LOGS").unwrap();
     for short in 0u64.. {
         let logs = Path::new(&directory).join(short.to_string());

@@ -5,9 +5,13 @@ mod common;
 
 use common::{Broker, PATIENCE, auth, receipts, verify};
 use proto::audit::Stream;
-use proto::channel::{CallError, Channel, ChannelError};
+use proto::channel::{CallError, Channel, ChannelError, frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, LogFiles, ToRole};
-use proto::topology::EdgeId;
+use proto::edge::{Edge, ToAuditd};
+use proto::ids::{Epoch, RequestId};
+use proto::topology::{EdgeId, Side};
+use proto::wire::Kind;
+use std::os::fd::AsFd;
 
 #[test]
 fn sealed_auditd_appends_reports_reads_and_stops() {
@@ -44,6 +48,35 @@ fn record_that_is_not_the_writers_closes_its_edge_alone_and_is_reported() {
     // The key and its checkpoint come first.
     assert_eq!(vault.call(&auth("192.0.2.1"), &[], PATIENCE).unwrap().0.seq.0, 2);
     assert_eq!(broker.exit(), Some(0));
+}
+
+#[test]
+fn text_that_is_no_utf_8_closes_its_edge_alone_and_nothing_of_it_is_in_the_log() {
+    let logs = tempfile::tempdir().unwrap();
+    let broker = Broker::ready(logs.path());
+    let asked = |edge| {
+        let (ours, theirs) = Channel::pair().unwrap();
+        broker.say(&ToRole::Grant { edge, side: Side::Server, peer: Epoch(1) }, &[theirs.as_fd()]);
+        ours
+    };
+    let vault = asked(EdgeId::VaultAuditd);
+    let good = frame(Kind::Request, RequestId(1), 1_000, &auth("AAAAAAAA"), ToAuditd::MAX_REQUEST).unwrap();
+    let mut bad = good.clone();
+    let at = bad.windows(8).position(|window| window == b"AAAAAAAA").unwrap();
+    bad[at..at + 8].copy_from_slice(b"\xff\xfeAA\xc3(AA");
+    let answer = |channel: &Channel| channel.recv_by(ToAuditd::MAX_REPLY, 0, std::time::Instant::now() + PATIENCE);
+    vault.send(&good, &[]).unwrap();
+    assert!(answer(&vault).is_ok());
+    vault.send(&bad, &[]).unwrap();
+    assert!(matches!(broker.hear(), FromRole::Violated { edge: EdgeId::VaultAuditd, .. }));
+    assert!(matches!(answer(&vault), Err(ChannelError::Closed)));
+    // A new vault is served by the same auditd.
+    let vault = asked(EdgeId::VaultAuditd);
+    vault.send(&good, &[]).unwrap();
+    assert!(answer(&vault).is_ok());
+    assert_eq!(broker.exit(), Some(0));
+    let file = std::fs::read(logs.path().join("auth-audit.jsonl")).unwrap();
+    assert_eq!(String::from_utf8(file).unwrap().matches("AAAAAAAA").count(), 2);
 }
 
 #[test]

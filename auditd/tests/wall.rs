@@ -82,7 +82,7 @@ fn inside(mut start: Start) -> Result<Exit, StartError> {
     let name = std::env::args().nth(1).unwrap();
     let (_, attack) = all().find(|(attack, _)| *attack == name).unwrap();
     let directory = start.take(Resource::LogDir)?;
-    policy::answer_file_size_limit_with_errno().map_err(StartError::internal)?;
+    confine::privileges::answer_file_size_limit_with_errno().map_err(StartError::internal)?;
     let writer = Writer::from_system("single-uid".to_owned()).map_err(StartError::internal)?;
     let hold = hold(directory.try_clone().unwrap());
     let journal = Journal::open(directory, writer, Limits::default())?;

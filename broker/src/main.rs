@@ -41,7 +41,7 @@ fn start() -> Result<i32, StartError> {
     let config = config::Config::load(&state_dir.config_path()).map_err(StartError::permanent)?;
     let programs = programs::Programs::open(&state_dir)?;
     let listener = layout::listen(args.port.unwrap_or(config.gateway.port))?;
-    let door = operator::Door::open(&state_dir)?;
+    let door = operator::Door::open(&state_dir, &config.operator.group)?;
     let signals = serve::Signals::block()?;
     let identities = layout::become_broker(&state_dir)?;
     confine::startup::seal_broker(&policy::POLICY)?;

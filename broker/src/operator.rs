@@ -1,17 +1,15 @@
 //! The operator's door: a named SEQPACKET socket in the state directory. The kernel says who knocks; whoever is neither
-//! root nor the owner of the set is turned away before a byte of theirs is read.
+//! root nor the owner of the set, nor of the operators' group, is turned away before a byte of theirs is read.
 
 use crate::layout::StateDir;
 use crate::log::{self, Priority};
-use confine::attest::observe;
+use confine::operators;
 use confine::startup::StartError;
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::edge::{Edge, OperatorBroker, Refusal};
 use proto::ids::RequestId;
 use proto::operator::{OperatorReply, OperatorRequest};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Visitors at once; more wait in the kernel's queue.
@@ -21,6 +19,8 @@ const MAX_VISITORS: usize = 16;
 #[derive(Debug)]
 pub struct Door {
     socket: OwnedFd,
+    /// Whose members may come in.
+    group: Option<u32>,
 }
 
 /// Somebody who came in.
@@ -40,7 +40,9 @@ impl Door {
     ///
     /// # Errors
     /// [`StartError`]; a path over 107 bytes does not fit a socket address.
-    pub fn open(state_dir: &StateDir) -> Result<Self, StartError> {
+    pub fn open(state_dir: &StateDir, group: &str) -> Result<Self, StartError> {
+        let refuse = |why: &dyn std::fmt::Display| StartError::permanent(format!("operator.group: {why}"));
+        let group = operators::group(group).map_err(|why| refuse(&why))?;
         let path = state_dir.path().join("run/operator.sock");
         let bad = |errno: rustix::io::Errno| {
             StartError::permanent(format!(
@@ -53,9 +55,10 @@ impl Door {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(bad)?;
         bind(&socket, &address).map_err(bad)?;
-        rustix::fs::chmod(&path, rustix::fs::Mode::from_bits_truncate(0o660)).map_err(bad)?;
+        operators::open_way(state_dir.root(), state_dir.run().as_fd(), "operator.sock", group)
+            .map_err(|why| refuse(&why))?;
         listen(&socket, 16).map_err(bad)?;
-        Ok(Self { socket })
+        Ok(Self { socket, group })
     }
 
     /// Lets the next visitor in, if there is one and the kernel says it is the operator.
@@ -64,23 +67,14 @@ impl Door {
             return None;
         }
         let fd = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
-        let peer = sockopt::socket_peercred(&fd).ok()?;
-        let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get().unsigned_abs());
-        if uid != 0 && uid != owner {
-            turned_away(&format!("uid {uid} (pid {pid})"), &format!("it is for uid {owner} and root"));
-            return None;
+        match operators::admit(fd.as_fd(), owner, self.group) {
+            Ok(peer) => Some(Visitor { number, channel: Channel::from_fd(fd), uid: peer.uid, pid: peer.pid }),
+            Err(why) => {
+                log::broker(Priority::Warning, &why);
+                None
+            }
         }
-        // With one uid for all a fallen sandboxd has the operator's, and below Landlock ABI 9 the socket's path is no wall.
-        if observe(pid).is_ok_and(|seen| seen.parent == std::process::id()) {
-            turned_away(&format!("pid {pid}"), "it is a child of this broker");
-            return None;
-        }
-        Some(Visitor { number, channel: Channel::from_fd(fd), uid, pid })
     }
-}
-
-fn turned_away(who: &str, why: &str) {
-    log::broker(Priority::Warning, &format!("{who} was turned away from the operator socket: {why}"));
 }
 
 impl AsFd for Door {
@@ -155,7 +149,7 @@ mod tests {
     fn child_of_broker_is_turned_away_and_others_are_not() {
         let dir = std::env::temp_dir().join(format!("moltbot-door.{}", std::process::id()));
         let state = StateDir::prepare(&dir).unwrap();
-        let door = Door::open(&state).unwrap();
+        let door = Door::open(&state, "").unwrap();
         let path = dir.join("run/operator.sock");
         let operator = knock(path.as_os_str());
         assert!(next(&door).is_some());

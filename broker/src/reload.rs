@@ -37,7 +37,12 @@ impl Broker {
 
     /// Puts it in force.
     pub(crate) fn apply_config(&mut self, reload: Reload) -> OperatorReply {
-        let waits = if reload.config.gateway.port == self.setup.config.gateway.port { "" } else { "gateway.port" };
+        let (is, was) = (&reload.config, &self.setup.config);
+        let waits = match (is.gateway.port == was.gateway.port, is.operator == was.operator) {
+            (true, true) => "",
+            (false, _) => "gateway.port",
+            (true, false) => "operator.group",
+        };
         self.setup.config = reload.config;
         for role in &reload.roles {
             self.happen(Event::Restart(*role));

@@ -36,7 +36,10 @@ impl Door {
         let not_running = || CliError::NotRunning(dir.display().to_string());
         let failed = |errno: Errno| match errno {
             Errno::NOENT | Errno::CONNREFUSED => not_running(),
-            Errno::ACCESS => CliError::Failed(format!("{}: it belongs to somebody else", path.display())),
+            Errno::ACCESS => CliError::Failed(format!(
+                "{}: it is for root, whoever started this Moltbot, and members of its `operator.group`",
+                path.display()
+            )),
             other => CliError::Failed(format!("{}: {other}", path.display())),
         };
         let address = SocketAddrUnix::new(&path).map_err(failed)?;

@@ -3,6 +3,7 @@
 
 use crate::decide::Facts;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// The tools that there are here.
 pub const NAMES: [&str; 12] = [
@@ -33,6 +34,9 @@ const GROUPS: [(&str, &[&str]); 10] = [
     ("group:messaging", &[]),
     ("group:nodes", &[]),
 ];
+
+/// The agent that is there whether it is listed or not.
+const MAIN: &str = "main";
 
 /// What conversations do not have that strangers' words have reached: others' conversations, and a way out that is no answer.
 const NOT_STRICT: [&str; 3] = ["sessions_list", "sessions_history", "web_fetch"];
@@ -74,6 +78,8 @@ pub struct ToolPolicy {
     pub all: Lists,
     /// `agents.defaults.tools`
     pub agents: Lists,
+    /// `agents.list[].tools`, by the agent's id.
+    pub by_agent: BTreeMap<String, Lists>,
     /// `tools.sandbox.tools`, and `agents.defaults.sandbox.tools`: every conversation is sandboxed.
     pub sandbox: Vec<Lists>,
 }
@@ -124,6 +130,14 @@ impl ToolPolicy {
             return Err(format!("tools.profile has no {tool}"));
         }
         let mut lists = vec![(&self.all, "tools"), (&self.agents, "agents.defaults.tools")];
+        match self.by_agent.get(facts.agent()) {
+            Some(own) => lists.push((own, "agents.list[].tools")),
+            // Whoever is in no list has no narrower one: a key that names it was made up, or its agent is not there any more.
+            None if !matches!(facts.agent(), MAIN | "") => {
+                return Err(format!("agents.list has no agent {:?}", facts.agent()));
+            }
+            None => {}
+        }
         lists.extend(self.sandbox.iter().map(|lists| (lists, "tools.sandbox.tools")));
         if let Some(why) = lists.into_iter().find_map(|(lists, place)| lists.refusal(tool, place)) {
             return Err(why);
@@ -187,5 +201,23 @@ mod tests {
         let why = policy(r#"{"sandbox":[{"allow":["read"]}]}"#).check("exec", &owner).unwrap_err();
         assert!(why.contains("tools.sandbox.tools.allow"), "{why}");
         assert!(ToolPolicy::from_json(r#"{"profile":"godlike"}"#).is_err());
+    }
+
+    #[test]
+    fn agent_has_what_its_own_list_leaves_and_one_that_is_not_listed_has_nothing() {
+        let policy = policy(
+            r#"{"all":{"deny":["web_fetch"]},"byAgent":{"work":{"allow":["read","web_fetch"]},"main":{"deny":["exec"]}}}"#,
+        );
+        assert_eq!(policy.allowed(&facts("agent:work:main", false)), ["read"]);
+        assert_eq!(policy.allowed(&facts("agent:work:telegram:1", true)), ["read"]);
+        let main = policy.allowed(&facts("agent:main:main", false));
+        assert!(!main.contains(&"exec") && main.contains(&"write") && !main.contains(&"web_fetch"));
+        for session in ["agent:other:main", "agent:Work:main", "agent:work :main", "agent:work2:main"] {
+            assert!(policy.allowed(&facts(session, false)).is_empty(), "{session}");
+        }
+        let why = policy.check("read", &facts("agent:other:main", false)).unwrap_err();
+        assert_eq!(why, "agents.list has no agent \"other\"");
+        let why = policy.check("write", &facts("agent:work:main", false)).unwrap_err();
+        assert!(why.starts_with("agents.list[].tools.allow"), "{why}");
     }
 }

@@ -223,8 +223,11 @@ impl Config {
     pub fn tools_json(&self) -> String {
         let agents = &self.agents.defaults;
         let all = ToolLists { allow: self.tools.allow.clone(), deny: self.tools.deny.clone() };
+        let list = &self.agents.list;
+        let by_agent: std::collections::BTreeMap<&str, &ToolLists> =
+            list.iter().map(|agent| (&*agent.id, &agent.tools)).collect();
         serde_json::json!({
-            "profile": self.tools.profile, "all": all, "agents": agents.tools,
+            "profile": self.tools.profile, "all": all, "agents": agents.tools, "byAgent": by_agent,
             "sandbox": [self.tools.sandbox.tools, agents.sandbox.tools],
         })
         .to_string()

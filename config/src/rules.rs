@@ -2,6 +2,7 @@
 //! findings come out. Whoever loads refuses where one is [`Severity::Refused`]; `moltbot config` weighs them before a
 //! change, and `moltbot security audit` counts them. Ids are upstream's audit ids of 2026.1.30 where it has one.
 
+mod agents;
 mod channels;
 mod egress;
 mod models;
@@ -104,6 +105,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     tools(config, &mut all);
     rest(config, &mut all);
     egress::rules(config, &mut all);
+    agents::rules(config, &mut all);
     models::rules(config, &mut all);
     secrets::rules(config, &mut all);
     all.0.sort_by_key(|finding| finding.severity);
@@ -281,21 +283,23 @@ fn rest(config: &Config, all: &mut Findings) {
         );
     }
     let session = &config.session;
-    let idle = [session.idle_minutes, session.reset.as_ref().and_then(|reset| reset.idle_minutes)];
+    let mut idle = session.resets().map(|(_, reset)| reset.idle_minutes).chain([session.idle_minutes]);
     all.refuse_if(
-        idle.contains(&Some(0)),
+        idle.any(|minutes| minutes == Some(0)),
         "session.idle_nothing",
         "session",
         "silence of no minutes would begin every conversation anew",
         "idleMinutes is 1 at least; leave it out for no end by silence",
     );
-    all.refuse_if(
-        session.reset.as_ref().is_some_and(|reset| reset.at_hour > 23),
-        "session.reset_hour",
-        "session.reset.atHour",
-        "a day has the hours 0 to 23",
-        "name one of them, in UTC",
-    );
+    for (path, reset) in session.resets() {
+        all.refuse_if(
+            reset.at_hour > 23,
+            "session.reset_hour",
+            &format!("{path}.atHour"),
+            "a day has the hours 0 to 23",
+            "name one of them, in UTC",
+        );
+    }
     all.refuse_if(
         config.agents.defaults.timeout_seconds.is_some_and(|seconds| !(1..=86_400).contains(&seconds)),
         "agents.timeout",

@@ -13,8 +13,8 @@ mod scalar;
 mod tools;
 
 pub use agents::{
-    AgentDefaults, Agents, Backend, Docker, NativeFloor, Prune, Runtime, Sandbox, SandboxMode, SandboxScope, ToolLists,
-    WorkspaceAccess,
+    Agent, AgentDefaults, Agents, Backend, Docker, NativeFloor, Prune, Runtime, Sandbox, SandboxMode, SandboxScope,
+    ToolLists, WorkspaceAccess,
 };
 pub use channels::{Channel, ChannelDefaults, Channels, DirectMessages, DmPolicy, GroupPolicy};
 pub use egress::Egress;
@@ -77,9 +77,22 @@ section! {
         pub tools: Tools,
         /// Commands that people type in a conversation.
         pub commands: Commands,
+        /// Who may operate it.
+        pub operator: Operator,
         /// Secrets that it held or named a variable for, without their values.
         #[serde(skip)]
         pub secrets: Vec<crate::secrets::Held>,
+    }
+}
+
+section! {
+    /// `operator`
+    #[derive(Default)]
+    pub struct Operator {
+        /// Group whose members may use the operator's socket as you do, by its name in `/etc/group` or its number. Empty is
+        /// `moltbot`, if there is such a group, where root starts Moltbot; nobody's where you do.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        pub group: String,
     }
 }
 
@@ -167,6 +180,12 @@ section! {
         /// When a conversation begins anew.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub reset: Option<Reset>,
+        /// The same by what a conversation is, in place of `reset`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reset_by_type: Option<ResetByType>,
+        /// The same by the channel that a conversation is with, in place of both.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        pub reset_by_channel: BTreeMap<String, Reset>,
         /// Messages that begin a conversation anew. No effect yet.
         pub reset_triggers: Vec<String>,
         /// Upstream's; always `main`.
@@ -191,6 +210,34 @@ section! {
 impl Default for Reset {
     fn default() -> Self {
         Self { mode: ResetMode::default(), at_hour: 4, idle_minutes: None }
+    }
+}
+
+section! {
+    /// `session.resetByType`
+    #[derive(Default)]
+    pub struct ResetByType {
+        /// Of every conversation that is none of the others, the main one included.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub dm: Option<Reset>,
+        /// Of groups. No effect: they are not served.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub group: Option<Reset>,
+        /// Of threads. No effect: they are not served.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub thread: Option<Reset>,
+    }
+}
+
+impl Session {
+    /// Every rule of when a conversation begins anew, with its path.
+    pub(crate) fn resets(&self) -> impl Iterator<Item = (String, &Reset)> {
+        let kinds = self.reset_by_type.iter();
+        let kinds = kinds.flat_map(|kinds| [("dm", &kinds.dm), ("group", &kinds.group), ("thread", &kinds.thread)]);
+        let kinds = kinds.filter_map(|(kind, reset)| Some((format!("session.resetByType.{kind}"), reset.as_ref()?)));
+        let channels = self.reset_by_channel.iter();
+        let channels = channels.map(|(channel, reset)| (format!("session.resetByChannel.{channel}"), reset));
+        self.reset.iter().map(|reset| ("session.reset".to_owned(), reset)).chain(kinds).chain(channels)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod attest;
 pub mod directories;
 pub mod jail;
 pub mod names;
+pub mod operators;
 pub mod policy;
 pub mod privileges;
 pub mod probe;

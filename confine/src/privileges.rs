@@ -2,6 +2,7 @@
 //! only async-signal-safe calls may be made.
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
 use std::sync::OnceLock;
 
 /// `_LINUX_CAPABILITY_VERSION_3`, linux/capability.h.
@@ -42,6 +43,17 @@ pub(crate) fn prctl(option: i32, value: u64) -> Result<(), Errno> {
 /// What `prctl(2)` says.
 pub fn forbid_dumps() -> Result<(), Errno> {
     prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
+/// Makes a write past `RLIMIT_FSIZE` (an operator's `ulimit -f`) return `EFBIG`, which is refused like a full disk,
+/// where the signal would kill.
+///
+/// # Errors
+/// What `sigprocmask(2)` says.
+pub fn answer_file_size_limit_with_errno() -> Result<(), Errno> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGXFSZ);
+    set.thread_block()
 }
 
 /// Names the process in `ps -e`; executed by descriptor it would bear the descriptor's number.

@@ -15,7 +15,7 @@ use proto::edge::{GatewayEgress, Refusal};
 use proto::egress::{DialRequest, EgressChunk, EgressReply, EgressRequest, HeaderField};
 use proto::port::Responder;
 use proto::secret::Secret;
-use proto::vault::{Destination, LeaseId, LeaseReply, LeaseRequest};
+use proto::vault::{CredentialSlot, Destination, LeaseId, LeaseReply, LeaseRequest};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -70,8 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 struct Lease {
     id: LeaseId,
-    header: String,
-    prefix: String,
+    place: CredentialSlot,
     bytes: Option<u64>,
     counted: bool,
     /// Who asks for another one with it, where that is what it is for.
@@ -163,12 +162,12 @@ impl Exchange<'_> {
             digest: self.digest,
         };
         match self.peers.vault.call(&request, LEASE).await.map_err(refused)? {
-            LeaseReply::Leased { lease: id, header, prefix, bytes, counted, renews, .. } => {
+            LeaseReply::Leased { lease: id, slot: place, bytes, counted, renews, .. } => {
                 let renews = renews.map(|client| client.to_string());
                 if renews.is_none() {
-                    template::check_slot(self.request, &header)?;
+                    template::check_slot(self.request, &place)?;
                 }
-                Ok(Lease { id, header: header.to_string(), prefix: prefix.to_string(), bytes, counted, renews })
+                Ok(Lease { id, place, bytes, counted, renews })
             }
             _ => Err(Refusal::new("egress.peer", "the vault gave another answer than asked for")),
         }
@@ -179,7 +178,7 @@ impl Exchange<'_> {
         match self.peers.vault.call(&request, LEASE).await.map_err(refused)? {
             LeaseReply::Redeemed(secret) => {
                 self.tally.counted = Some(lease.id).filter(|_| lease.counted);
-                Ok(Slot { header: lease.header, prefix: lease.prefix, secret })
+                Ok(Slot { place: lease.place, secret })
             }
             _ => Err(Refusal::new("egress.peer", "the vault gave another answer than asked for")),
         }

@@ -175,6 +175,10 @@ fn forms(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, bool)> {
         bytes.push(b'%');
         bytes.extend(digits(byte).map(|digit| if upper { digit.to_ascii_uppercase() } else { digit }));
     };
+    // As it stands in a path that it was sent in, which a server gives back where it says what it did not find.
+    let in_path = |byte: u8, upper: bool, bytes: &mut Vec<u8>| {
+        if crate::template::stands_in_path(byte) { bytes.push(byte) } else { percent(byte, upper, true, bytes) }
+    };
     let escaped = |byte: u8, slash: bool, bytes: &mut Vec<u8>| {
         if matches!(byte, b'"' | b'\\') || (slash && byte == b'/') {
             bytes.push(b'\\');
@@ -187,6 +191,8 @@ fn forms(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, bool)> {
         (each(&|byte, bytes| percent(byte, true, true, bytes)), true),
         (each(&|byte, bytes| percent(byte, true, false, bytes)), false),
         (each(&|byte, bytes| percent(byte, false, false, bytes)), false),
+        (each(&|byte, bytes| in_path(byte, true, bytes)), false),
+        (each(&|byte, bytes| in_path(byte, false, bytes)), false),
         (each(&|byte, bytes| escaped(byte, false, bytes)), false),
         (each(&|byte, bytes| escaped(byte, true, bytes)), false),
         (

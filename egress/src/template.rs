@@ -4,6 +4,7 @@
 use proto::edge::Refusal;
 use proto::egress::EgressRequest;
 use proto::secret::Secret;
+use proto::vault::CredentialSlot;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -96,22 +97,26 @@ pub(crate) fn authority(host: &str, port: u16) -> String {
     if port == 443 { host.to_owned() } else { format!("{host}:{port}") }
 }
 
-/// A credential and the header that the vault's policy has it go into.
+/// A credential and the place that the vault's policy has for it.
 pub struct Slot {
-    /// The header, lower case.
-    pub header: String,
-    /// Text before the credential.
-    pub prefix: String,
+    /// The place.
+    pub place: CredentialSlot,
     /// The credential.
     pub secret: Secret,
 }
 
-/// Is this a header that a credential may go into, beside those of the request?
+/// Is this a place that a credential may go into, beside what is in the request?
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn check_slot(request: &EgressRequest, header: &str) -> Result<(), Refusal> {
+pub fn check_slot(request: &EgressRequest, place: &CredentialSlot) -> Result<(), Refusal> {
     let EgressRequest::Http { headers, .. } = request;
+    let header = match place {
+        CredentialSlot::Header { name, .. } => name.as_str(),
+        // The vault has looked at it, and it stands in front of whatever the request says.
+        CredentialSlot::Path { .. } => return Ok(()),
+        CredentialSlot::Nowhere => "",
+    };
     if header.is_empty() || NO_SLOT.contains(&header) {
         let why = format!("the credential's policy has {header:?} as its header, which no credential can go into");
         return Err(Refusal::new("egress.slot", &why));
@@ -123,10 +128,10 @@ pub fn check_slot(request: &EgressRequest, header: &str) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// The head of a request that was checked, with the credential in its header and nowhere else.
+/// The head of a request that was checked, with the credential in its place and nowhere else.
 ///
 /// # Errors
-/// [`Refusal`] where the credential cannot stand in a header, or is too short to be seen in an answer.
+/// [`Refusal`] where the credential cannot stand in its place, or is too short to be seen in an answer.
 pub fn head(request: &EgressRequest, slot: Option<&Slot>) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let EgressRequest::Http { host, port, method, path, headers, body, .. } = request;
     let authority = authority(host, *port);
@@ -136,30 +141,69 @@ pub fn head(request: &EgressRequest, slot: Option<&Slot>) -> Result<Zeroizing<Ve
     let fields = headers.iter().map(|field| (field.name.as_str(), field.value.as_str()));
     // Large enough from the start: growing would leave a copy of the credential behind.
     let mut head = Zeroizing::new(Vec::with_capacity(64 * 1024));
-    for text in [method.as_str(), " ", path.as_str(), " HTTP/1.1\r\n"] {
-        head.extend_from_slice(text.as_bytes());
+    let secret = slot.map(|slot| injectable(&slot.secret)).transpose()?;
+    let place = slot.map(|slot| &slot.place);
+    head.extend_from_slice(method.as_bytes());
+    head.push(b' ');
+    if let (Some(CredentialSlot::Path { before, after }), Some(secret)) = (place, secret) {
+        head.extend_from_slice(before.as_bytes());
+        secret.iter().try_for_each(|byte| push_in_path(*byte, &mut head))?;
+        head.extend_from_slice(after.as_bytes());
     }
+    head.extend_from_slice(path.as_bytes());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in own.into_iter().chain(length).chain(fields) {
         for text in [name, ": ", value, "\r\n"] {
             head.extend_from_slice(text.as_bytes());
         }
     }
-    if let Some(Slot { header, prefix, secret }) = slot {
-        let secret = secret.expose();
-        if secret.len() < crate::scrub::SHORTEST {
-            let why = "the credential has fewer than 8 bytes, so it could not be told apart in an answer";
-            return Err(Refusal::new("egress.credential", why));
-        }
-        if !secret.iter().all(|byte| matches!(byte, b' '..=b'~')) {
-            let why = "the credential holds a byte that cannot stand in a header";
-            return Err(Refusal::new("egress.credential", why));
-        }
-        for bytes in [header.as_bytes(), b": ", prefix.as_bytes(), secret, b"\r\n"] {
+    if let (Some(CredentialSlot::Header { name, prefix }), Some(secret)) = (place, secret) {
+        for bytes in [name.as_bytes(), b": ", prefix.as_bytes(), secret, b"\r\n"] {
             head.extend_from_slice(bytes);
         }
     }
     head.extend_from_slice(b"\r\n");
     Ok(head)
+}
+
+/// The bytes of a credential that can stand in the head of a request.
+fn injectable(secret: &Secret) -> Result<&[u8], Refusal> {
+    let secret = secret.expose();
+    if secret.len() < crate::scrub::SHORTEST {
+        let why = "the credential has fewer than 8 bytes, so it could not be told apart in an answer";
+        return Err(Refusal::new("egress.credential", why));
+    }
+    if !secret.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        let why = "the credential holds a byte that cannot stand in a header";
+        return Err(Refusal::new("egress.credential", why));
+    }
+    Ok(secret)
+}
+
+/// True where a byte stands for itself in a segment of a path (RFC 3986 section 3.3). Of those that may, the semicolon is left
+/// out: servers cut a segment there.
+pub(crate) fn stands_in_path(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte)
+}
+
+/// One byte of a credential in a path. What servers decode before they look for the segments, or after, is refused: the
+/// credential would end in one of their readings where it does not in the other.
+fn push_in_path(byte: u8, head: &mut Vec<u8>) -> Result<(), Refusal> {
+    if matches!(byte, b'/' | b'\\' | b'%' | b';') {
+        let why = "the credential holds a byte (one of / \\ % ;) that servers read in two ways in a path; \
+            its policy can give it a header";
+        return Err(Refusal::new("egress.credential", why));
+    }
+    if stands_in_path(byte) {
+        head.push(byte);
+        return Ok(());
+    }
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0').to_ascii_uppercase();
+    head.push(b'%');
+    for value in [byte >> 4, byte & 15] {
+        head.extend_from_slice(digit(value).encode_utf8(&mut [0; 4]).as_bytes());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -211,7 +255,45 @@ mod tests {
 
     fn slot(secret: &[u8]) -> Slot {
         let secret = Secret::new(secret.to_vec()).unwrap();
-        Slot { header: "authorization".to_owned(), prefix: "Bearer ".to_owned(), secret }
+        Slot { place: header("authorization", "Bearer "), secret }
+    }
+
+    fn header(name: &str, prefix: &str) -> CredentialSlot {
+        CredentialSlot::Header { name: BoundedStr::truncated(name), prefix: BoundedStr::truncated(prefix) }
+    }
+
+    fn in_path(secret: &[u8]) -> Slot {
+        let (before, after) = (BoundedStr::truncated("/bot"), BoundedStr::truncated("-x"));
+        Slot { place: CredentialSlot::Path { before, after }, secret: Secret::new(secret.to_vec()).unwrap() }
+    }
+
+    #[test]
+    fn credential_in_a_path_stands_in_front_of_it_once_and_what_looks_like_its_place_stays() {
+        let request = request("GET", "/{secret}/{SECRET}?q={secret}", ("accept", "{secret}"));
+        let head = head(&request, Some(&in_path(b"123:Ab-_ <\"?#[]^`{|}>"))).unwrap();
+        let expected = "GET /bot123:Ab-_%20%3C%22%3F%23%5B%5D%5E%60%7B%7C%7D%3E-x/{secret}/{SECRET}?q={secret} HTTP/1.1\r\n\
+            host: api.example.org\r\naccept-encoding: identity\r\nconnection: close\r\ncontent-length: 2\r\n\
+            accept: {secret}\r\n\r\n";
+        assert_eq!(std::str::from_utf8(&head).unwrap(), expected);
+    }
+
+    #[test]
+    fn credential_that_could_end_its_segment_does_not_go_into_a_path() {
+        let request = request("GET", "/", ("accept", "a"));
+        assert!(head(&request, Some(&in_path(b"01234567"))).is_ok());
+        for bad in [
+            &b"0123456"[..],
+            b"0123/4567",
+            b"0123\\4567",
+            b"0123%2f4567",
+            b"0123;4567",
+            b"0123\r\n4567",
+            b"0123456\x80",
+        ] {
+            let refusal = head(&request, Some(&in_path(bad))).unwrap_err();
+            assert_eq!(refusal.rule.as_str(), "egress.credential");
+            assert!(!refusal.message.as_str().contains("0123"), "{refusal}");
+        }
     }
 
     #[test]
@@ -235,9 +317,11 @@ mod tests {
     #[test]
     fn slot_that_ends_a_request_or_stands_twice_is_refused() {
         let request = request("GET", "/", ("x-key", "a"));
-        assert!(check_slot(&request, "authorization").is_ok());
+        assert!(check_slot(&request, &header("authorization", "")).is_ok());
+        assert!(check_slot(&request, &in_path(b"01234567").place).is_ok());
+        assert!(check_slot(&request, &CredentialSlot::Nowhere).is_err());
         for bad in ["host", "content-length", "transfer-encoding", "x-key", ""] {
-            assert!(check_slot(&request, bad).is_err(), "{bad}");
+            assert!(check_slot(&request, &header(bad, "")).is_err(), "{bad}");
         }
     }
 }

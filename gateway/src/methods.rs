@@ -3,10 +3,11 @@
 //! clients send more of them.
 
 use crate::agent::{self, Plan};
+use crate::agents::agent_of;
 use crate::connect::allows;
 use crate::frames::{Code, Failure, Params, Request};
 use crate::reset::Reset;
-use crate::sessions::{MAIN_KEY, SessionError, normalise, now_ms, uuid};
+use crate::sessions::{SessionError, normalise, now_ms, uuid};
 use crate::shapes;
 use crate::state::{Begin, Gateway};
 use crate::transcripts;
@@ -76,9 +77,7 @@ pub async fn call(gateway: &Gateway, protocol: u8, scopes: Scopes, request: Requ
     Ok(Done::Answer(match *name {
         "health" => shapes::health(gateway),
         "status" => shapes::status(gateway, &agent::backend(gateway).await),
-        "agents.list" => json!({
-            "defaultId": "main", "mainKey": "main", "scope": "per-sender", "agents": [{"id": "main", "name": "main"}],
-        }),
+        "agents.list" => gateway.agents.list(),
         "models.list" => gateway.catalogue.list(),
         "sessions.list" => sessions_list(gateway, &params)?,
         "sessions.reset" => sessions_reset(gateway, &params).await?,
@@ -97,6 +96,15 @@ fn key(params: &Params<'_>, name: &str) -> Result<String, Failure> {
     normalise(key).map_err(|error| params.wrong(name, &error.to_string().replacen("must ", "", 1)))
 }
 
+/// Nothing begins for an agent that is not there; what it said before can be read and removed.
+fn has_agent(gateway: &Gateway, session: &str) -> Result<(), Failure> {
+    if gateway.agents.have(session) {
+        return Ok(());
+    }
+    let agent = agent_of(session);
+    Err(Failure::invalid(format!("there is no agent {agent}: agents.list of the configuration does not name it")))
+}
+
 fn store_failure(error: &SessionError) -> Failure {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     Failure::unavailable(format!("sessions: {error}{cause}"))
@@ -108,13 +116,14 @@ fn sessions_list(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failur
     for flag in ["includeGlobal", "includeUnknown", "includeDerivedTitles", "includeLastMessage"] {
         params.kind(flag, "boolean")?;
     }
-    params.text("agentId", 1, 64)?;
+    let agent = params.text("agentId", 1, 64)?;
     let search = params.text("search", 0, 256)?.unwrap_or_default();
-    Ok(shapes::sessions_list(gateway, search, usize::try_from(limit).unwrap_or(usize::MAX)))
+    Ok(shapes::sessions_list(gateway, agent, search, usize::try_from(limit).unwrap_or(usize::MAX)))
 }
 
 async fn sessions_reset(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
     let key = key(params, "key")?;
+    has_agent(gateway, &key)?;
     gateway.runs().stop(&key, None);
     let session = transcripts::renew(gateway, &key).await?;
     Ok(json!({"ok": true, "key": key, "entry": {"sessionId": session.id, "updatedAt": session.updated_at}}))
@@ -124,8 +133,8 @@ async fn sessions_reset(gateway: &Gateway, params: &Params<'_>) -> Result<Value,
 async fn sessions_delete(gateway: &Gateway, params: &Params<'_>) -> Result<Value, Failure> {
     let key = key(params, "key")?;
     params.kind("deleteTranscript", "boolean")?;
-    if key == MAIN_KEY {
-        return Err(Failure::invalid(format!("Cannot delete the main session ({MAIN_KEY}).")));
+    if gateway.agents.have(&key) && key == format!("agent:{}:main", agent_of(&key)) {
+        return Err(Failure::invalid(format!("Cannot delete the main session ({key}).")));
     }
     gateway.runs().stop(&key, None);
     let closed = transcripts::forget(gateway, &key).await?;
@@ -231,6 +240,7 @@ pub(crate) struct Message {
 /// A [`Failure`].
 pub(crate) async fn begin_with(gateway: &Gateway, message: Message, run_id: String) -> Result<Done, Failure> {
     let Message { session, text: message, images, from } = message;
+    has_agent(gateway, &session)?;
     if message.trim().is_empty() && images.is_empty() {
         return Err(Failure::invalid("message or attachment required"));
     }
@@ -263,7 +273,7 @@ async fn write_down(
     from: Option<&str>,
 ) -> Result<(), Failure> {
     let updated = gateway.sessions().get(session).map_or(0, |session| session.updated_at);
-    if Reset::of(&gateway.identity.config).is_due(updated, now_ms()) {
+    if Reset::of(&gateway.identity.config, session).is_due(updated, now_ms()) {
         transcripts::renew(gateway, session).await?;
     }
     transcripts::open(gateway, session).await?;

@@ -20,18 +20,23 @@ pub struct Reset {
 }
 
 impl Reset {
-    /// Reads the configuration.
+    /// Reads the configuration for a conversation: what it says of its channel, else of its kind, else of every one.
     #[must_use]
-    pub fn of(config: &Value) -> Self {
-        let number = |path: &str| config.pointer(path).and_then(Value::as_u64);
-        let minutes = number("/session/idleMinutes");
-        let Some(reset) = config.pointer("/session/reset").filter(|reset| !reset.is_null()) else {
+    pub fn of(config: &Value, session: &str) -> Self {
+        let part = |path: &str| config.pointer(path).filter(|part| !part.is_null());
+        let minutes = part("/session/idleMinutes").and_then(Value::as_u64);
+        // `agent:ID:CHANNEL:SENDER`; a conversation that is not with a channel has three parts.
+        let mut parts = session.splitn(4, ':').skip(2);
+        let channel = parts.next().filter(|_| parts.next().is_some());
+        let own = channel.and_then(|channel| part("/session/resetByChannel")?.get(channel));
+        let Some(reset) = own.or_else(|| part("/session/resetByType/dm")).or_else(|| part("/session/reset")) else {
             return Self { idle_ms: minutes.map(|minutes| minutes.saturating_mul(MINUTE_MS)), daily_ms: None };
         };
-        let minutes = number("/session/reset/idleMinutes").or(minutes);
+        let number = |name: &str| reset.get(name).and_then(Value::as_u64);
+        let minutes = number("idleMinutes").or(minutes);
         let is_idle = reset.get("mode").is_some_and(|mode| mode == "idle");
         let minutes = if is_idle { minutes.or(Some(IDLE_MINUTES)) } else { minutes };
-        let hour = number("/session/reset/atHour").unwrap_or(AT_HOUR).min(23);
+        let hour = number("atHour").unwrap_or(AT_HOUR).min(23);
         Self {
             idle_ms: minutes.map(|minutes| minutes.saturating_mul(MINUTE_MS)),
             daily_ms: (!is_idle).then(|| hour.saturating_mul(HOUR_MS)),
@@ -57,7 +62,26 @@ mod tests {
     use serde_json::json;
 
     fn of(session: Value) -> Reset {
-        Reset::of(&json!({"session": session}))
+        Reset::of(&json!({"session": session}), "agent:main:main")
+    }
+
+    #[test]
+    fn channel_is_before_the_kind_and_the_kind_before_what_holds_for_all() {
+        let idle = |minutes: u64| json!({"mode": "idle", "idleMinutes": minutes});
+        let config = |session: Value| json!({ "session": session });
+        let all = config(json!({"reset": idle(1), "resetByType": {"dm": idle(2), "group": idle(9)},
+            "resetByChannel": {"telegram": idle(3), "main": idle(4)}}));
+        let kinds = config(json!({"reset": idle(1), "resetByType": {"group": idle(9), "dm": null}}));
+        for (config, session, minutes) in [
+            (&all, "agent:main:main", 2),
+            (&all, "agent:main:telegram:7", 3),
+            (&all, "agent:work:telegram:dm:7", 3),
+            (&all, "agent:main:discord:7", 2),
+            (&all, "agent:main:telegram", 2),
+            (&kinds, "agent:main:telegram:7", 1),
+        ] {
+            assert_eq!(Reset::of(config, session).idle_ms, Some(minutes * MINUTE_MS), "{session}");
+        }
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub enum SessionError {
     },
 }
 
-/// Brings a client's session key into its one form: `main` is `agent:main:main`, `x` is `agent:main:x`.
+/// Brings a client's session key into its one form: `main` is `agent:main:main`, `x` is `agent:main:x`. Whether there is such an
+/// agent is the configuration's to say.
 ///
 /// # Errors
 /// [`SessionError::BadKey`] says what the rule is.
@@ -72,8 +73,15 @@ pub fn normalise(key: &str) -> Result<String, SessionError> {
     let full = match key {
         "" => return Err(SessionError::BadKey("must NOT have fewer than 1 characters")),
         "main" => MAIN_KEY.to_owned(),
-        key if key.starts_with("agent:main:") && key.len() > "agent:main:".len() => key.to_owned(),
-        key if key.starts_with("agent:") => return Err(SessionError::BadKey("must name the agent main")),
+        key if key.starts_with("agent:") => {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+            let mut parts = key.splitn(3, ':').skip(1);
+            let agent = parts.next().is_some_and(|agent| !agent.is_empty() && agent.bytes().all(plain));
+            if !agent || parts.next().is_none_or(str::is_empty) {
+                return Err(SessionError::BadKey("must be agent:ID:NAME, with an id of a-z, 0-9, - and _"));
+            }
+            key.to_owned()
+        }
         key => format!("agent:main:{key}"),
     };
     if full.len() > MAX_KEY {

@@ -1,5 +1,6 @@
 //! Answers in the shapes that real clients read. Made from the gateway's own state; nothing here takes input.
 
+use crate::agents::agent_of;
 use crate::sessions::now_ms;
 use crate::state::Gateway;
 use serde_json::{Value, json};
@@ -53,7 +54,7 @@ pub fn status(gateway: &Gateway, sandbox: &(String, String)) -> Value {
         .take(RECENT)
         .map(|(key, id, at)| {
             json!({
-                "agentId": "main", "key": key, "kind": "direct", "sessionId": id, "updatedAt": at,
+                "agentId": agent_of(key), "key": key, "kind": "direct", "sessionId": id, "updatedAt": at,
                 "age": now.saturating_sub(*at), "inputTokens": 0, "outputTokens": 0, "totalTokens": 0, "model": null,
                 "contextTokens": null, "flags": [],
             })
@@ -78,10 +79,10 @@ pub fn status(gateway: &Gateway, sandbox: &(String, String)) -> Value {
 
 /// `sessions.list`, those that `search` matches, newest first, at most `limit`.
 #[must_use]
-pub fn sessions_list(gateway: &Gateway, search: &str, limit: usize) -> Value {
+pub fn sessions_list(gateway: &Gateway, agent: Option<&str>, search: &str, limit: usize) -> Value {
     let rows: Vec<_> = newest(gateway)
         .iter()
-        .filter(|(key, _, _)| key.contains(search))
+        .filter(|(key, _, _)| key.contains(search) && agent.is_none_or(|agent| agent_of(key) == agent))
         .take(limit)
         .map(|(key, id, at)| {
             json!({

@@ -1,6 +1,7 @@
 //! What the gateway knows, and the decisions that need no clock and no socket: how many clients may come in, and which
 //! runs are new, running or done. The keys and ids in here were chosen by clients; every table has a bound.
 
+use crate::agents::Agents;
 use crate::brief::Kept;
 use crate::hub::{Hub, lock};
 use crate::model::catalogue::Catalogue;
@@ -191,6 +192,8 @@ pub struct Gateway {
     pub identity: Identity,
     /// The models that may be asked.
     pub catalogue: Catalogue,
+    /// The agents that there are.
+    pub agents: Agents,
     /// What owners wrote down for the agent, as last read.
     pub kept: Kept,
     /// Differs from start to start.
@@ -231,6 +234,7 @@ impl Gateway {
     pub fn new(identity: Identity, store: Store) -> Arc<Self> {
         Arc::new(Self {
             catalogue: Catalogue::of(&identity.config),
+            agents: Agents::of(&identity.config),
             identity,
             kept: Kept::default(),
             boot_id: uuid(),

@@ -173,6 +173,27 @@ pub enum LeaseRequest {
     },
 }
 
+/// Where a credential stands in a request, by its policy; no caller has a word in it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum CredentialSlot {
+    /// Nowhere: it signs, or asks for another one.
+    Nowhere,
+    /// In a header.
+    Header {
+        /// Its name, lower case.
+        name: BoundedStr<64>,
+        /// Text before the credential, as `Bearer `.
+        prefix: BoundedStr<32>,
+    },
+    /// In front of the path that the caller gives.
+    Path {
+        /// Text before the credential, as `/bot`.
+        before: BoundedStr<128>,
+        /// Text behind it; the caller's path, which begins with a slash, follows.
+        after: BoundedStr<128>,
+    },
+}
+
 /// Answer to a [`LeaseRequest`]; a refusal travels as a refusal.
 #[derive(Deserialize, Serialize)]
 pub enum LeaseReply {
@@ -182,10 +203,8 @@ pub enum LeaseReply {
         lease: LeaseId,
         /// Milliseconds that it lives.
         ttl_ms: u32,
-        /// Header the credential goes into, lower case; empty where it signs.
-        header: BoundedStr<64>,
-        /// Text before it in that header, as `Bearer `.
-        prefix: BoundedStr<32>,
+        /// Where the credential stands in the request.
+        slot: CredentialSlot,
         /// Bytes that an answer may have at most; none where the policy does not say.
         bytes: Option<u64>,
         /// True where the vault is to be told what it moved: the policy bounds a day.

@@ -116,7 +116,10 @@ impl Handle {
     /// [`Refusal`] where it takes none, or has not read what it was given before.
     pub fn give(&self, bytes: Vec<u8>, eof: bool) -> Result<(), Refusal> {
         let none = || {
-            Refusal::new("process.no_input", "the command takes no input: it was not started with any, or has ended")
+            Refusal::new(
+                "process.no_input",
+                "the command takes no input: it was not started with any (the native backend gives none), or has ended",
+            )
         };
         match &self.0 {
             Kind::Resident(handle) => handle.give(bytes, eof),

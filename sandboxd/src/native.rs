@@ -86,16 +86,15 @@ pub fn start(
     launch: Launch,
     limit: Duration,
 ) -> Result<Job, Refusal> {
-    let Launch { program, cwd, stdin, pty, .. } = launch;
+    // A command has no input here: one that reads comes to the end at once, and what is written to it is refused by the job.
+    let Launch { program, cwd, pty, .. } = launch;
     let timeout_s = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
     let (workspace, agent) = (workspace(&given.workspace), given.agent.as_ref().map(workspace));
     let words = match program {
         Program::Files => None,
-        Program::Words(_) if stdin || pty => {
-            return Err(Refusal::new(
-                "sandbox.native",
-                "the native backend gives a command neither input that is written later nor a terminal",
-            ));
+        Program::Words(_) if pty => {
+            let why = "the native backend gives a command no terminal; without `pty` it runs";
+            return Err(Refusal::new("sandbox.native", why));
         }
         Program::Words(words) => Some(words),
     };

@@ -323,7 +323,7 @@ fn bomb_hits_its_own_session_alone_and_that_one_answers_again() {
 
 #[test]
 fn more_output_than_memory_passes_through() {
-    const BYTES: usize = 256 << 20;
+    const BYTES: usize = 1 << 30;
     let Ok(socket) = std::env::var("MOLTBOT_TEST_DOCKER_SOCKET") else {
         return skip("MOLTBOT_TEST_DOCKER_SOCKET names no engine");
     };

@@ -248,6 +248,17 @@ fn large_files_and_memory_are_limited(bench: &Bench) {
     }
 }
 
+fn zombies_and_files_without_end_end_with_their_time(bench: &Bench) {
+    // More orphans than it may have processes: what nobody waits for is taken up by its init, in N2 by the launcher's kill.
+    bench.run_for(
+        "i=0; while [ $i -lt 400 ]; do i=$((i+1)); (sleep 0 & exec sleep 0 &); done; wait",
+        Duration::from_secs(10),
+    );
+    let files = bench.run_for("i=0; while :; do i=$((i+1)); : > $i || exit 3; done", Duration::from_secs(2));
+    assert_eq!(files.end, End::Killed, "{}", files.out);
+    assert_eq!(bench.says("test -e 1 && echo alive"), "alive");
+}
+
 fn nul_in_the_command_is_refused(bench: &Bench) {
     let dir = std::fs::File::open(bench.workspace.path()).unwrap();
     let spec = JailSpec {
@@ -275,6 +286,7 @@ const TESTS: &[Test] = &[
     ("fork_bomb_is_bounded_and_leaves_nothing", fork_bomb_is_bounded_and_leaves_nothing),
     ("time_and_kill_end_everything", time_and_kill_end_everything),
     ("large_files_and_memory_are_limited", large_files_and_memory_are_limited),
+    ("zombies_and_files_without_end_end_with_their_time", zombies_and_files_without_end_end_with_their_time),
     ("nul_in_the_command_is_refused", nul_in_the_command_is_refused),
 ];
 

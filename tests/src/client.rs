@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::{Message, WebSocket};
 
 /// A connection.
@@ -39,6 +41,12 @@ impl Client {
     /// Sends bytes as it is.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         let _ = self.socket.send(Message::binary(bytes.to_vec()));
+    }
+
+    /// Sends a frame that says it is text, with bytes that are none.
+    pub fn send_not_text(&mut self, bytes: &[u8]) {
+        let frame = Frame::message(bytes.to_vec(), OpCode::Data(Data::Text), true);
+        let _ = self.socket.send(Message::Frame(frame));
     }
 
     /// Sends a request.

@@ -1,6 +1,7 @@
 //! A model's server of the tests' own: it speaks both documented protocols, and says what a script says, rightly or wrongly.
 
 use crate::servers::{Seen, Server, respond};
+use crate::{As, Sandbox, System, is_root};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -181,6 +182,50 @@ pub fn claude(text: &str, calls: &[Called]) -> Vec<Value> {
 fn halves(text: &str) -> [&str; 2] {
     let (one, two) = text.split_at(text.floor_char_boundary(text.len() / 2));
     [one, two]
+}
+
+/// A Moltbot that asks `script` as two providers, `gpt/m` and `claude/m`.
+///
+/// # Panics
+/// Where it does not start.
+pub fn scene(
+    tools: Value,
+    script: impl Fn(&Asked) -> (String, Vec<Called>) + Send + Sync + 'static,
+) -> (System, Server) {
+    scene_with(&json!({"tools": tools}), script)
+}
+
+/// As [`scene`], with more of a configuration.
+///
+/// # Panics
+/// Where it does not start.
+pub fn scene_with(
+    more: &Value,
+    script: impl Fn(&Asked) -> (String, Vec<Called>) + Send + Sync + 'static,
+) -> (System, Server) {
+    let server = plain(move |asked, answer| {
+        let (text, calls) = script(asked);
+        answer.call(&text, &calls);
+    });
+    let mut system = System::prepare(if is_root() { As::Root } else { As::User }, &Sandbox::Native);
+    let base = format!("http://localhost:{}", server.port);
+    let mut config = json!({
+        "agents": {"defaults": {"sandbox": {"backend": "native"}, "model": "gpt/m"}},
+        "models": {"providers": {
+            "gpt": {"baseUrl": format!("{base}/v1"), "api": "openai-completions",
+                "models": [{"id": "m", "cost": {"input": 3, "output": 15}}]},
+            "claude": {"baseUrl": base, "api": "anthropic-messages", "models": [{"id": "m"}]},
+        }},
+    });
+    for (key, value) in more.as_object().unwrap() {
+        match value {
+            Value::Object(part) if key == "agents" => config[key].as_object_mut().unwrap().extend(part.clone()),
+            _ => config[key] = value.clone(),
+        }
+    }
+    std::fs::write(system.state().join("moltbot.json"), config.to_string()).unwrap();
+    system.up();
+    (system, server)
 }
 
 /// A server that follows `script`, without TLS.

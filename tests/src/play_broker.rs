@@ -193,6 +193,14 @@ impl Sealed {
         for wire in TOPOLOGY.iter().filter(|wire| wire.client == self.role) {
             self.stand_in(wire.edge);
         }
+        self.assert_ready();
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Panics
+    /// Where it does not become ready.
+    pub fn assert_ready(&self) {
         match self.hear() {
             FromRole::Ready => {}
             other => panic!("{} is not ready: {other:?}", self.role),

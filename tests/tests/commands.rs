@@ -1,6 +1,7 @@
 //! Commands as a running set judges them: rules from the configuration, the plan that runs, what the log says of it.
 
 use serde_json::{Value, json};
+use system_tests::client::Client;
 use system_tests::{As, Sandbox, System, is_root};
 
 fn system(exec: Value) -> System {
@@ -99,4 +100,60 @@ fn explain_says_what_a_running_set_does() {
     assert_eq!((&found["decision"], &found["argv"]), (&json!("allow"), &json!(["/usr/bin/ls", "-l", "src"])));
     assert_eq!(explain("ls -l src | sh")["decision"], "ask");
     assert_eq!(explain("insmod x")["decision"], "deny");
+}
+
+/// What no program could be started with is refused in a sentence, and costs nobody else anything.
+#[test]
+fn text_that_is_no_command_is_refused_with_a_sentence_and_the_next_one_runs() {
+    let system = system(json!({ "ask": "off" }));
+    let token = system.token();
+    let mut client = Client::logged_in(system.port(), &token);
+    let long = "x".repeat(400_000);
+    for (number, (command, said)) in [
+        (format!("echo {long}"), "command.too_long"),
+        ("echo a\0b".to_owned(), "control character"),
+        ("echo \u{202e}txt".to_owned(), "refused (exec.denied)"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = client.chat(&format!("/exec {command}"), &format!("n{number}"));
+        assert!(answer.contains(said), "{said}: {answer}");
+    }
+    // More than a frame may have, and a frame that is no text: the connection ends, and says why.
+    let mut huge = Client::logged_in(system.port(), &token);
+    huge.send(
+        "h",
+        "chat.send",
+        &json!({ "sessionKey": "main", "idempotencyKey": "h", "message": "x".repeat(1 << 20) }),
+    );
+    assert_eq!(huge.closed().0, 1009);
+    let mut odd = Client::logged_in(system.port(), &token);
+    odd.send_not_text(b"{\"type\":\"req\",\"id\":\"\xff\xfe\"}");
+    assert_eq!(odd.closed().0, 1007);
+    assert!(client.chat("/exec echo here", "last").contains("here\n[exit 0"));
+    let ran = system.records("command-audit").into_iter().filter(|record| record["type"] == "intent").count();
+    assert_eq!(ran, 1, "what was refused was not begun");
+}
+
+/// Four times what is passed on: the command ends by itself, what was left out is counted, nobody waits behind it.
+#[test]
+fn output_over_the_cap_is_cut_and_counted_and_holds_nobody_up() {
+    let system = system(json!({ "ask": "off" }));
+    let mut client = Client::logged_in(system.port(), &system.token());
+    let run = json!({ "sessionKey": "main", "message": "/exec head -c 33554432 /dev/zero", "idempotencyKey": "g" });
+    let _ = client.call("chat.send", &run);
+    while client.event("chat")["state"] != "delta" {}
+    let beside = system.says(&["chat", "--session", "agent:main:beside", "/exec echo beside"]);
+    assert!(beside.contains("beside"), "{beside}");
+    // Every client hears of every conversation.
+    let last = loop {
+        let event = client.event("chat");
+        if event["runId"] == "g" && event["state"] != "delta" {
+            break event;
+        }
+    };
+    let text = last.to_string();
+    assert!(last["state"] == "final" && text.contains("[exit 0"), "{}", &text[text.len().saturating_sub(300)..]);
+    assert!(text.contains("bytes of output dropped") && text.len() < 1 << 20, "{}", text.len());
 }

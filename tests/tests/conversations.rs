@@ -236,7 +236,9 @@ fn words_sent_to_another_conversation_are_answered_there_and_carry_the_mark_alon
     assert!(!system.records("command-audit").iter().any(ran), "it was no command");
     let back = says(&system, "main", "tell work pass it on");
     assert!(back.contains("came: <untrusted-") && back.contains("agent:main:main began this turn"), "{back}");
-    for (words, why) in [("tell main x", "that is this conversation"), ("tell nowhere x", "there is no conversation")] {
+    for (words, why) in
+        [("tell main x", "that is this conversation"), ("tell nowhere x", "this agent has no conversation")]
+    {
         let read = says(&system, "main", words);
         assert!(read.contains(why), "{read}");
     }

@@ -239,7 +239,7 @@ fn reaction_goes_on_past_roles_that_do_not_answer(system: System) {
         system.wait_epoch(role, 2);
     }
     wait_mode(&system, "open");
-    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert!(begun.elapsed() < Duration::from_secs(90));
     assert!(stopped.iter().all(|pid| !is_alive(*pid)));
     let found = wait_incidents(&system, 1);
     let records = &found[0].1;
@@ -314,13 +314,16 @@ fn drift_that_the_kernel_reports_is_a_lockdown() {
 fn attestation_of_every_role_is_live() {
     let system = System::start(As::User, &Sandbox::Native);
     let _ = system.chat("/exec echo warm");
-    // Longer than one round of it, so that what is shown is of a later one than the start.
-    let began = Instant::now();
-    wait_for("a second round", || (began.elapsed() > Duration::from_secs(6)).then_some(()));
-    let status = system.status();
-    for row in status["roles"].as_array().unwrap().iter().filter(|row| row["role"] != "broker") {
-        let ago = row["attestedMsAgo"].as_u64().unwrap();
-        assert!((1..6_000).contains(&ago), "{row}");
+    // Twice each role's is found to be of later than this moment: of a round, and not of the start.
+    for _ in 0..2 {
+        let began = Instant::now();
+        wait_for("a round of attestation", || {
+            let asked = began.elapsed();
+            let status = system.status();
+            let rows = status["roles"].as_array().unwrap();
+            let mut roles = rows.iter().filter(|row| row["role"] != "broker");
+            roles.all(|row| u128::from(row["attestedMsAgo"].as_u64().unwrap()) < asked.as_millis()).then_some(())
+        });
     }
 }
 

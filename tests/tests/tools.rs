@@ -3,35 +3,8 @@
 
 use serde_json::{Value, json};
 use system_tests::client::{Came, Client};
-use system_tests::model::{self, Asked, Called, exec};
-use system_tests::servers::Server;
-use system_tests::{As, Sandbox, System, is_root, wait_for};
-
-fn anybody() -> As {
-    if is_root() { As::Root } else { As::User }
-}
-
-/// A Moltbot that asks `script` as two providers, `gpt/m` and `claude/m`.
-fn scene(tools: Value, script: impl Fn(&Asked) -> (String, Vec<Called>) + Send + Sync + 'static) -> (System, Server) {
-    let server = model::plain(move |asked, answer| {
-        let (text, calls) = script(asked);
-        answer.call(&text, &calls);
-    });
-    let mut system = System::prepare(anybody(), &Sandbox::Native);
-    let base = format!("http://localhost:{}", server.port);
-    let config = json!({
-        "agents": {"defaults": {"sandbox": {"backend": "native"}, "model": "gpt/m"}},
-        "models": {"providers": {
-            "gpt": {"baseUrl": format!("{base}/v1"), "api": "openai-completions",
-                "models": [{"id": "m", "cost": {"input": 3, "output": 15}}]},
-            "claude": {"baseUrl": base, "api": "anthropic-messages", "models": [{"id": "m"}]},
-        }},
-        "tools": tools,
-    });
-    std::fs::write(system.state().join("moltbot.json"), config.to_string()).unwrap();
-    system.up();
-    (system, server)
-}
+use system_tests::model::{exec, scene};
+use system_tests::{System, wait_for};
 
 /// What a tool printed so far, as soon as it printed something.
 fn progress(client: &mut Client) -> String {

@@ -101,6 +101,9 @@ impl<L: Log> Desk<'_, L> {
             return self.denied(name, "lease", Role::Egress, Denial::Crowded, &what);
         }
         self.spend(name, "lease", Role::Egress, version, &grant, &what)?;
+        // Where the credential stands is the policy's word, so it is in the record of what was lent.
+        let place = grant.slot.as_ref().map(ToString::to_string).unwrap_or_default();
+        let what = format!("{method} {}:{}{place}{shown}", to.host, to.port);
         let mut id = [0; 16];
         entropy::fill(&mut id)
             .map_err(|errno| Refusal::new("vault.random", &format!("getrandom: {errno}; nothing is leased")))?;
@@ -111,8 +114,7 @@ impl<L: Log> Desk<'_, L> {
         Ok(LeaseReply::Leased {
             lease: id,
             ttl_ms,
-            header: BoundedStr::truncated(&grant.header),
-            prefix: BoundedStr::truncated(&grant.prefix),
+            slot: grant.place(),
             bytes: grant.bytes,
             counted: grant.day.is_some(),
             renews: (grant.verb == Verb::Refresh).then(|| BoundedStr::truncated(&grant.client)),

@@ -28,7 +28,7 @@ fn start(mut start: Start) -> Result<Exit, StartError> {
     if let Some(lack) = secret_memory::lack() {
         start.weaker(lack);
     }
-    policy::answer_file_size_limit_with_errno()
+    confine::privileges::answer_file_size_limit_with_errno()
         .map_err(|errno| StartError::internal(format!("SIGXFSZ cannot be blocked: {errno}")))?;
     let keys = start.take(Resource::KeyDir)?;
     let store = start.take(Resource::VaultDir)?;

@@ -5,8 +5,14 @@
 //! returns bytes to a role: `reveal yes` is about the operator at broker's socket and nobody else.
 
 use crate::days::Bounds;
+use proto::bounded::BoundedStr;
 use proto::ids::Role;
+use proto::vault::CredentialSlot;
 use std::fmt;
+
+mod slot;
+
+pub use slot::PathSlot;
 
 /// Longest text of a policy, in bytes.
 pub const MAX_TEXT: usize = 4096;
@@ -18,7 +24,7 @@ pub const MAX_TTL: u64 = 60;
 /// What a role may do with a secret.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verb {
-    /// egress puts it into a header of a request.
+    /// egress puts it into a header of a request, or in front of its path.
     Inject,
     /// The vault computes HMAC-SHA256 with it over what egress gives; the bytes stay.
     Sign,
@@ -76,12 +82,15 @@ pub struct Grant {
     pub port: u16,
     /// HTTP methods.
     pub methods: Vec<String>,
-    /// Path prefixes; one without a slash at its end is a whole segment.
+    /// Path prefixes; one without a slash at its end is a whole segment. Where there is a slot in the path, they are of what
+    /// comes behind it.
     pub paths: Vec<String>,
     /// Header that it goes into, lower case.
     pub header: String,
     /// Text before it in that header.
     pub prefix: String,
+    /// Where in a path it goes, in place of a header.
+    pub slot: Option<PathSlot>,
     /// How often.
     pub rate: Option<Rate>,
     /// Uses in all.
@@ -140,13 +149,14 @@ struct Fields<'t> {
     one: Vec<(&'static str, usize, &'t str)>,
 }
 
-const SINGLE: [&str; 19] = [
+const SINGLE: [&str; 20] = [
     "verb",
     "role",
     "purpose",
     "port",
     "header",
     "prefix",
+    "slot",
     "rate",
     "budget",
     "bytes",
@@ -340,6 +350,7 @@ impl Grant {
                 .get("header", "is a lower-case header name", |value| is_header(value).then(|| value.to_owned()))?
                 .unwrap_or_default(),
             prefix: fields.get("prefix", "is 1 to 32 printable characters", quoted)?.unwrap_or_default(),
+            slot: fields.get("slot", slot::WANTED, PathSlot::parse)?,
             rate: fields.get("rate", "is USES/SECONDS, at most 10000/86400", rate)?,
             budget: fields.get("budget", "is a number from 1", number)?,
             bytes: fields.get("bytes", "is a number from 1", number)?,
@@ -369,17 +380,33 @@ impl Grant {
         Ok(grant)
     }
 
+    /// Where egress puts it.
+    #[must_use]
+    pub fn place(&self) -> CredentialSlot {
+        match &self.slot {
+            Some(slot) => slot.told(),
+            None if self.header.is_empty() => CredentialSlot::Nowhere,
+            None => CredentialSlot::Header {
+                name: BoundedStr::truncated(&self.header),
+                prefix: BoundedStr::truncated(&self.prefix),
+            },
+        }
+    }
+
     /// Each verb has the fields that it needs, and none that would read as if it meant something.
     fn fits(&self, fields: &Fields<'_>) -> Result<(), PolicyError> {
         let (needs, idle): (&[&str], &[&str]) = match self.verb {
+            Verb::Inject if self.slot.is_some() => {
+                (&["host", "method", "path"], &["header", "prefix", "into", "client"])
+            }
             Verb::Inject => (&["host", "method", "path", "header"], &["into", "client"]),
             Verb::Sign => (
                 &["host", "method", "path"],
-                &["header", "prefix", "bytes", "day-bytes", "day-tokens", "day-usd", "price", "into", "client"],
+                &["header", "prefix", "slot", "bytes", "day-bytes", "day-tokens", "day-usd", "price", "into", "client"],
             ),
             Verb::Refresh => (
                 &["host", "method", "path", "into"],
-                &["header", "prefix", "bytes", "day-bytes", "day-tokens", "day-usd", "price"],
+                &["header", "prefix", "slot", "bytes", "day-bytes", "day-tokens", "day-usd", "price"],
             ),
             Verb::Verify => (
                 &[],
@@ -390,6 +417,7 @@ impl Grant {
                     "path",
                     "header",
                     "prefix",
+                    "slot",
                     "bytes",
                     "day-bytes",
                     "day-tokens",
@@ -433,6 +461,9 @@ impl fmt::Display for Policy {
             }
             if !grant.prefix.is_empty() {
                 writeln!(f, "prefix \"{}\"", grant.prefix)?;
+            }
+            if let Some(slot) = &grant.slot {
+                writeln!(f, "slot {slot}")?;
             }
             for (field, list) in [("host", &grant.hosts), ("method", &grant.methods), ("path", &grant.paths)] {
                 for value in list {

@@ -3,8 +3,6 @@
 
 use confine::policy::{Access, Arg, BASE, Grant, Limit, LimitKind, Policy, Ports, Rule};
 use confine::sys;
-use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
 use proto::control::Resource;
 use proto::ids::Role;
 
@@ -49,17 +47,6 @@ pub static POLICY: Policy = Policy {
     default_allow: false,
     landlock_files: true,
 };
-
-/// Makes a write past `RLIMIT_FSIZE` (an operator's `ulimit -f`) return `EFBIG`, which is refused like a full disk,
-/// where the signal would kill.
-///
-/// # Errors
-/// What `sigprocmask(2)` says.
-pub fn answer_file_size_limit_with_errno() -> Result<(), Errno> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGXFSZ);
-    set.thread_block()
-}
 
 #[cfg(test)]
 mod tests {

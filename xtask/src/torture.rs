@@ -5,7 +5,7 @@ use crate::chaos::run_tool;
 use crate::{Outcome, cargo, run};
 
 /// Roles that have such tests.
-const ROLES: [&str; 3] = ["auditd", "command", "vault"];
+const ROLES: [&str; 4] = ["auditd", "command", "config", "vault"];
 /// The role whose torture takes a whole set and an engine: 20,000 honest commands, after which nothing may be left or alarmed.
 const SOAKED: &str = "sandboxd";
 

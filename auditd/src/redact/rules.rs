@@ -228,15 +228,17 @@ fn drawn(bytes: &[u8], start: usize, end: usize) -> Option<Span> {
         return None;
     }
     let padding = bytes.get(end..)?.iter().take(2).take_while(|byte| **byte == b'=').count();
-    let whole = Look::of(run_bytes);
-    let (from, to, look) = if whole.is_drawn() && !run_bytes.contains(&b'.') {
+    // Names of machines and of classes have dots, and there are many.
+    let whole = if run_bytes.contains(&b'.') { None } else { Some(Look::of(run_bytes)).filter(Look::is_drawn) };
+    let (from, to, look) = if let Some(whole) = whole {
         (start, end + padding, whole)
     } else {
         let mut at = start;
         run_bytes.split(|byte| matches!(byte, b'/' | b'.' | b'~')).find_map(|part| {
             let here = at;
             at += part.len() + 1;
-            let look = if part.len() < 16 || part.len() == run_bytes.len() { return None } else { Look::of(part) };
+            let short = part.len() < 16 || part.len() == run_bytes.len() || !Look::may_be_drawn(part);
+            let look = if short { return None } else { Look::of(part) };
             look.is_drawn().then_some((here, here + part.len(), look))
         })?
     };

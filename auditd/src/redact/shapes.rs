@@ -148,7 +148,12 @@ pub(super) fn prefixed(bytes: &[u8], start: usize, end: usize) -> Option<Span> {
         }
         let first = usize::from(here.first().copied().unwrap_or_default());
         let (from, to) = BEGINS.get(first).copied().unwrap_or_default();
+        let second = here.get(1);
         let found = PREFIXES.get(from..to).unwrap_or_default().iter().find_map(|Prefix(rule, prefix, set, least)| {
+            // Most are told by their second byte, without a call.
+            if prefix.as_bytes().get(1) != second {
+                return None;
+            }
             let rest = here.strip_prefix(prefix.as_bytes())?;
             let length = run(rest, *set);
             (length >= *least).then(|| Span::new(rule, at, at + prefix.len() + length))

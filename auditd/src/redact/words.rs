@@ -37,7 +37,9 @@ impl Words {
             }
             let (from, to) = self.ranges.get(first).copied().unwrap_or_default();
             let rest = bytes.get(at..).unwrap_or_default();
-            self.words.get(from..to).unwrap_or_default().iter().any(|word| begins(rest, word))
+            let mut words = self.words.get(from..to).unwrap_or_default().iter();
+            words
+                .any(|word| word.as_bytes().get(1).is_some_and(|second| (second ^ two) & 31 == 0) && begins(rest, word))
         })
     }
 }

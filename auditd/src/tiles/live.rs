@@ -107,13 +107,13 @@ impl Level {
 
     /// Takes the next hash; the tile's root where it is full with it.
     fn push(&mut self, hash: Hash, top: bool) -> Result<Option<Hash>, AppendError> {
-        for byte in hash {
-            match self.there.pop_front() {
-                Some(there) if there != byte => return Err(self.bad("does not hold the hashes of these lines")),
-                Some(_) => {}
-                None => self.pending.push(byte),
-            }
+        // Nothing is there but behind a crash.
+        let there = self.there.len().min(hash.len());
+        let (found, rest) = hash.split_at_checked(there).unwrap_or_default();
+        if self.there.drain(..there).ne(found.iter().copied()) {
+            return Err(self.bad("does not hold the hashes of these lines"));
         }
+        self.pending.extend_from_slice(rest);
         self.block.push(hash);
         if top || self.block.size() < WIDTH as u64 {
             return Ok(None);

@@ -26,6 +26,8 @@ pub struct FileFact {
     pub is_link: bool,
     /// Its permission bits.
     pub mode: u32,
+    /// A directory through which the operators' group comes to broker's socket: of the socket's own group, which may use it.
+    pub is_way: bool,
 }
 
 /// Everything.
@@ -123,7 +125,17 @@ impl Deep {
 /// # Errors
 /// [`CliError`] where it cannot be read.
 pub fn gather_files(dir: &Path) -> Result<Vec<FileFact>, CliError> {
-    fn look(dir: &Path, name: &Path, depth: usize, all: &mut Vec<FileFact>) -> std::io::Result<()> {
+    // Broker opens the socket to a group only where the configuration says so.
+    let socket = std::fs::symlink_metadata(dir.join("run/operator.sock")).ok();
+    let group = socket.filter(|socket| socket.mode() & 0o060 == 0o060).map(|socket| socket.gid());
+    let is_way = |name: &Path, gid: u32| [Path::new(""), Path::new("run")].contains(&name) && group == Some(gid);
+    fn look(
+        dir: &Path,
+        name: &Path,
+        depth: usize,
+        is_way: &dyn Fn(&Path, u32) -> bool,
+        all: &mut Vec<FileFact>,
+    ) -> std::io::Result<()> {
         let path = dir.join(name);
         let found = std::fs::symlink_metadata(&path)?;
         let fact = FileFact {
@@ -131,6 +143,7 @@ pub fn gather_files(dir: &Path) -> Result<Vec<FileFact>, CliError> {
             is_dir: found.is_dir(),
             is_link: found.file_type().is_symlink(),
             mode: found.mode() & 0o7777,
+            is_way: found.is_dir() && is_way(name, found.gid()),
         };
         if !(fact.is_dir || found.is_file() || fact.is_link) {
             return Ok(());
@@ -140,7 +153,7 @@ pub fn gather_files(dir: &Path) -> Result<Vec<FileFact>, CliError> {
         all.push(fact);
         if descend {
             for entry in std::fs::read_dir(&path)? {
-                match look(dir, &name.join(entry?.file_name()), depth - 1, all) {
+                match look(dir, &name.join(entry?.file_name()), depth - 1, is_way, all) {
                     // Something that went away meanwhile.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     other => other?,
@@ -150,7 +163,7 @@ pub fn gather_files(dir: &Path) -> Result<Vec<FileFact>, CliError> {
         Ok(())
     }
     let mut all = Vec::new();
-    match look(dir, Path::new(""), 2, &mut all) {
+    match look(dir, Path::new(""), 2, &is_way, &mut all) {
         Ok(()) => Ok(all),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             Err(CliError::Failed(format!("{}: {error}; run it as whoever started Moltbot, or as root", dir.display())))

@@ -14,7 +14,11 @@ pub fn expected(fact: &FileFact) -> Option<(&'static str, u32)> {
     let mut parts = fact.name.iter().map(|part| part.to_string_lossy());
     let first = parts.next();
     let inner = parts.next().is_some();
-    let mode = if fact.is_dir { 0o700 } else { 0o600 };
+    let mode = match (fact.is_way, fact.is_dir) {
+        (true, _) => 0o710,
+        (false, true) => 0o700,
+        (false, false) => 0o600,
+    };
     let kind = match (first.as_deref(), inner) {
         (None, _) => "state_dir",
         (Some("keys"), true) => return Some(("master_key", 0o400)),

@@ -59,7 +59,7 @@ fn healthy() -> Facts {
         roles: BoundedVec::new(vec![role(Role::Broker), role(Role::Vault)]).unwrap(),
         logs: BoundedVec::default(),
     };
-    let file = |name: &str, is_dir, mode| FileFact { name: name.into(), is_dir, is_link: false, mode };
+    let file = |name: &str, is_dir, mode| FileFact { name: name.into(), is_dir, is_link: false, mode, is_way: false };
     Facts {
         dir: "/s".into(),
         files: vec![
@@ -144,7 +144,13 @@ const FIRES: &[(&str, Severity, Change)] = &[
     ("fs.config.perms_group_readable", Severity::Warn, |it| with_file(it, "moltbot.json", 0o640)),
     ("fs.config.symlink", Severity::Warn, |it| it.files[1].is_link = true),
     ("fs.config_include.perms_writable", Severity::Critical, |it| {
-        it.files.push(FileFact { name: "more.json5".into(), is_dir: false, is_link: false, mode: 0o622 });
+        it.files.push(FileFact {
+            name: "more.json5".into(),
+            is_dir: false,
+            is_link: false,
+            mode: 0o622,
+            is_way: false,
+        });
     }),
     ("fs.keys_dir.perms_readable", Severity::Warn, |it| with_file(it, "keys", 0o755)),
     ("fs.keys_dir.perms_writable", Severity::Critical, |it| with_file(it, "keys", 0o720)),
@@ -228,4 +234,52 @@ fn every_check_fires_on_what_it_is_about_and_is_silent_otherwise() {
     assert!(findings(&unused).iter().any(|found| found.id == "secrets.unused"));
     unused.secrets[0].honey = true;
     assert_eq!(findings(&unused), [], "a honey secret is to lie there");
+}
+
+/// Ids of the page's table under this title, one without the patterns in which a channel or the like is left open.
+fn listed(page: &str, from: &str, to: &str) -> Vec<String> {
+    let (_, part) = page.split_once(from).expect("the page has that part");
+    let rows = part.split(to).next().unwrap_or_default().lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.filter_map(|row| row.split('|').nth(1));
+    let words = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
+    words.filter(|word| word.contains('.') && !word.ends_with('.') && !word.starts_with('.') && *word != "*").collect()
+}
+
+#[test]
+fn every_id_on_the_page_of_what_lies_there_and_runs_is_fired_by_a_test() {
+    let page = include_str!("../../../docs/security/audit-checks.md");
+    let listed = listed(page, "## Files", "## The configuration");
+    assert!(listed.len() > 35, "{listed:?}");
+    for id in listed {
+        let id = id.replace("role.<role>.", "role.vault.");
+        // It has two sides, and a test of its own above.
+        let fires = id == "secrets.unused" || FIRES.iter().any(|(fires, ..)| *fires == id);
+        assert!(fires, "no test makes {id} fire, or it is no id");
+    }
+}
+
+#[test]
+fn every_id_on_the_page_of_the_configuration_stands_in_a_test_of_it() {
+    let page = include_str!("../../../docs/security/audit-checks.md");
+    let tests =
+        [include_str!("../../../config/src/tests.rs"), include_str!("../../../config/src/rules/tests.rs")].concat();
+    let fired = |id: &str| FIRES.iter().any(|(fires, ..)| *fires == id);
+    let listed = listed(page, "## The configuration", "Refused:");
+    assert!(listed.len() > 15, "{listed:?}");
+    for id in listed {
+        let stands = tests.split('"').any(|text| {
+            let (begin, end) = id.split_once("<channel>").unwrap_or((&*id, ""));
+            text.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end) && (end.is_empty() == rest.is_empty()))
+        });
+        assert!(stands || fired(&id), "no test of the configuration names {id}");
+    }
+    let (_, refused) = page.split_once("Refused:").expect("the page has that part");
+    let refused = refused.split("`moltbot config validate`").next().unwrap_or_default();
+    for id in refused.split('`').skip(1).step_by(2) {
+        let (begin, end) = id.split_once("<channel>").or_else(|| id.split_once('*')).unwrap_or((id, ""));
+        let stands = tests
+            .split(|sign: char| !(sign.is_ascii_alphanumeric() || sign == '.' || sign == '_'))
+            .any(|word| word.starts_with(begin) && word.ends_with(end));
+        assert!(stands, "no test of the configuration is refused by {id}");
+    }
 }

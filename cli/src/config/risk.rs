@@ -82,6 +82,9 @@ impl Delta {
 fn reach(config: &Config) -> BTreeSet<String> {
     let hosts = config.allowed().into_iter().chain(config.local(true)).chain(config.local(false));
     let mut all: BTreeSet<String> = hosts.map(|to| format!("egress to {to}")).collect();
+    if !config.operator.group.is_empty() {
+        all.insert(format!("the operator's socket, by members of the group {}", config.operator.group));
+    }
     if config.channels.defaults.dm_policy == DmPolicy::Pairing {
         all.insert("channels that are not named: strangers may ask to be paired".to_owned());
     }
@@ -118,6 +121,7 @@ mod tests {
             "{ channels: { irc: {} } }",
             "{ channels: { irc: { dmPolicy: 'allowlist', allowFrom: ['alice'] } } }",
             "{ logging: { redactSensitive: 'off' } }",
+            "{ operator: { group: 'staff' } }",
         ] {
             let open = config(text);
             assert!(Delta::between(&closed, &open).needs_a_yes(), "{text}");

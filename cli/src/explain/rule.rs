@@ -25,7 +25,7 @@ struct Family {
     see: &'static [&'static str],
 }
 
-const FAMILIES: [Family; 35] = [
+const FAMILIES: [Family; 34] = [
     Family {
         name: "admin",
         who: "gateway",
@@ -215,12 +215,6 @@ const FAMILIES: [Family; 35] = [
         about: "secrets, and what each is good for",
         see: &["moltbot secrets list", "moltbot secrets policy NAME", "moltbot logs secret"],
     },
-    Family {
-        name: "workspace",
-        who: "sandboxd",
-        about: "what of a workspace a sandbox sees",
-        see: &["moltbot config get agents.defaults.sandbox"],
-    },
 ];
 
 fn family(rule: &str) -> Option<&'static Family> {
@@ -289,6 +283,94 @@ fn time_if_named(line: &str, rule: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// A rule at the beginning of a text: a literal of words with points between them.
+    fn literal(text: &str) -> Option<&str> {
+        let (inner, _) = text.trim_start().strip_prefix('"')?.split_once('"')?;
+        let words = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        (inner == "lockdown" || inner.contains('.') && inner.split('.').all(words)).then_some(inner)
+    }
+
+    /// What stands before each `(... rule: &` is the name of what takes a rule first.
+    fn takers(text: &str) -> BTreeSet<String> {
+        let declared = text.split("fn ").skip(1).filter(|part| {
+            let arguments = part.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+            arguments.is_some_and(|(arguments, _)| arguments.trim_start().starts_with("rule: &"))
+        });
+        let mut all: BTreeSet<String> =
+            declared.filter_map(|part| part.split(['(', '<']).next()).map(str::to_owned).collect();
+        let closures = text.split("let ").skip(1).filter_map(|part| part.split_once(" = |rule: &"));
+        all.extend(closures.map(|(name, _)| name.to_owned()).filter(|name| !name.contains(char::is_whitespace)));
+        all.insert("Refusal::new".to_owned());
+        all
+    }
+
+    /// Rules that a file of a role answers with.
+    fn rules(text: &str) -> BTreeSet<String> {
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let called = takers(text).into_iter().map(|taker| format!("{taker}(")).chain(["rule: ".to_owned()]);
+        let mut all: BTreeSet<String> = called
+            .flat_map(|call| text.split(&call).skip(1).filter_map(literal).map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        // A table from cases to rules.
+        for body in text.split("fn rule(").skip(1) {
+            let body = body.split("\n    }\n").next().unwrap_or_default();
+            all.extend(body.split("=> ").skip(1).filter_map(literal).map(str::to_owned));
+        }
+        all
+    }
+
+    fn sources(dir: &Path, all: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if entry.is_dir() && name != "tests" {
+                sources(&entry, all);
+            } else if name.ends_with(".rs") && name != "tests.rs" {
+                all.push(std::fs::read_to_string(&entry).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_rule_of_the_code_is_explained_and_every_family_is_somebodys() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut files = Vec::new();
+        for role in
+            ["auditd", "broker", "command", "confine", "egress", "gateway", "proto", "runner", "sandboxd", "vault"]
+        {
+            sources(&root.join(role).join("src"), &mut files);
+        }
+        let mut families: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for rule in files.iter().flat_map(|text| rules(text)) {
+            families.entry(rule.split('.').next().unwrap_or_default().to_owned()).or_default().insert(rule);
+        }
+        let count: usize = families.values().map(BTreeSet::len).sum();
+        assert!(count >= 120, "only {count} rules are found: {families:?}");
+        for (name, rules) in &families {
+            assert!(family(name).is_some(), "nothing explains {rules:?}");
+        }
+        for known in &FAMILIES {
+            let begins = [format!("\"{}.", known.name), format!("\"{}\"", known.name)];
+            let is = files.iter().any(|text| begins.iter().any(|begin| text.contains(begin)));
+            assert!(is, "{} is no role's", known.name);
+        }
+    }
+
+    #[test]
+    fn rules_of_a_text_are_found_in_each_way_that_code_says_them() {
+        let text = r#"
+            fn refuse(rule: &'static str, what: &str) -> Refusal { Refusal::new(rule, what) }
+            let no = |rule: &str| Refusal::new(rule, "x");
+            Refusal::new(
+                "one.a", "vault.db"); refuse("two.b", "x"); no("three.c"); Denial { rule: "four.d" }
+            const fn rule(&self) -> &'static str { match self { Self::A => "five.e", }
+    }
+            open("six.f"); Refusal::new(&text, "seven.g");
+            #[cfg(test)] Refusal::new("eight.h", "")"#;
+        let found: Vec<String> = rules(text).into_iter().collect();
+        assert_eq!(found, ["five.e", "four.d", "one.a", "three.c", "two.b"]);
+    }
 
     #[test]
     fn families_are_in_order_and_each_rule_finds_its_own() {

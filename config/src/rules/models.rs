@@ -1,23 +1,26 @@
 //! Who is asked for answers.
 
 use super::{Findings, Severity};
-use crate::schema::{Config, Provider, origin, secret};
+use crate::schema::{Config, ModelChoice, Provider, origin, secret};
 use crate::source::join;
 
 pub(super) fn rules(config: &Config, all: &mut Findings) {
     for (id, provider) in &config.models.providers {
         one(id, provider, all);
     }
-    let Some(choice) = &config.agents.defaults.model else { return };
-    for name in choice.names() {
-        all.refuse_if(
-            !config.models.has(name),
-            "models.unknown",
-            "agents.defaults.model",
-            &format!("{name:?} is not among models.providers"),
-            "write it as provider/model, and list the model at its provider",
-        );
-        hygiene(name, config.egress.allow.is_empty(), all);
+    let agents = &config.agents;
+    let own = agents.list.iter().enumerate().map(|(at, agent)| (format!("agents.list[{at}].model"), &agent.model));
+    for (path, choice) in std::iter::once(("agents.defaults.model".to_owned(), &agents.defaults.model)).chain(own) {
+        for name in choice.iter().flat_map(ModelChoice::names) {
+            all.refuse_if(
+                !config.models.has(name),
+                "models.unknown",
+                &path,
+                &format!("{name:?} is not among models.providers"),
+                "write it as provider/model, and list the model at its provider",
+            );
+            hygiene(name, &path, config.egress.allow.is_empty(), all);
+        }
     }
 }
 
@@ -25,12 +28,12 @@ pub(super) fn rules(config: &Config, all: &mut Findings) {
 const SMALL: f32 = 300.0;
 
 /// What a model is known to be by its name. Upstream's three checks of 2026.1.30.
-fn hygiene(name: &str, web_is_closed: bool, all: &mut Findings) {
+fn hygiene(name: &str, path: &str, web_is_closed: bool, all: &mut Findings) {
     let lower = name.to_ascii_lowercase();
     let model = lower.split_once('/').map_or(&*lower, |(_, model)| model);
     let words: Vec<&str> = model.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.')).collect();
     let mut push = |severity, id, title, detail, remediation| {
-        all.push(severity, id, "agents.defaults.model", &format!("{name}: {title}"), detail, remediation);
+        all.push(severity, id, path, &format!("{name}: {title}"), detail, remediation);
     };
     let is_legacy = model.starts_with("gpt-3.5")
         || ["gpt-4-0314", "gpt-4-0613"].contains(&model)

@@ -118,6 +118,68 @@ fn findings_that_do_not_refuse_fire_on_what_they_are_about_and_are_silent_beside
 }
 
 #[test]
+fn wishes_that_nothing_carries_out_are_refused_and_their_neighbours_are_not() {
+    for (fires, silent, id) in [
+        (
+            "{ gateway: { auth: { mode: 'password', password: 'vault:x' } } }",
+            "{ gateway: { auth: { mode: 'password', password: 'vault:gateway.password' } } }",
+            "gateway.auth.password_elsewhere",
+        ),
+        (
+            "{ channels: { irc: { dmPolicy: 'pairing', dm: { policy: 'allowlist' } } } }",
+            "{ channels: { irc: { dmPolicy: 'pairing', dm: { policy: 'pairing' } } } }",
+            "channels.irc.dm.policy_twice",
+        ),
+        (
+            "{ channels: { irc: { allowFrom: ['a b'] } } }",
+            "{ channels: { irc: { allowFrom: ['a-b'] } } }",
+            "channels.irc.allowlist.id",
+        ),
+        (
+            "{ channels: { telegram: { botToken: 'vault:' } } }",
+            "{ channels: { telegram: { botToken: 'vault:telegram.bottoken' } } }",
+            "channels.secret_reference",
+        ),
+        (
+            "{ tools: { elevated: { enabled: true } } }",
+            "{ tools: { elevated: { enabled: false } } }",
+            "tools.elevated.enabled",
+        ),
+        (
+            "{ tools: { browser: { enabled: true } } }",
+            "{ tools: { browser: { enabled: false } } }",
+            "tools.browser.enabled",
+        ),
+        (
+            "{ tools: { canvas: { enabled: true } } }",
+            "{ tools: { canvas: { enabled: false } } }",
+            "tools.canvas.enabled",
+        ),
+        ("{ logging: { keepFiles: 0 } }", "{ logging: { keepFiles: 1 } }", "logging.keep_nothing"),
+        ("{ logging: { keepDays: 0 } }", "{ logging: { keepDays: 1 } }", "logging.keep_nothing"),
+    ] {
+        assert_eq!(ids(fires), [(id.to_owned(), Severity::Refused)], "{fires}");
+        assert_eq!(ids(silent), [], "{silent}");
+    }
+    // Where no key of a secret belongs at all.
+    let stray = ids("{ meta: { token: 'abcdefgh' } }");
+    assert_eq!(stray, [("config.secrets.in_config".to_owned(), Severity::Critical)]);
+    assert_eq!(ids("{ meta: { lastTouchedVersion: 'abcdefgh' } }"), []);
+    let off = |backend: &str| {
+        let text = format!(
+            "{{ agents: {{ defaults: {{ sandbox: {{ mode: 'off', dangerouslyAllowOff: true, backend: '{backend}' }} }} }} }}"
+        );
+        ids(&text).iter().any(|(id, severity)| (&**id, *severity) == ("sandbox.mode_off_docker", Severity::Refused))
+    };
+    assert!(off("docker") && !off("native"));
+    for scope in ["agent", "shared"] {
+        let text = format!("{{ agents: {{ defaults: {{ sandbox: {{ scope: '{scope}' }} }} }} }}");
+        assert_eq!(ids(&text), [("sandbox.scope_shared".to_owned(), Severity::Warn)], "{scope}");
+    }
+    assert_eq!(ids("{ agents: { defaults: { sandbox: { scope: 'session' } } } }"), []);
+}
+
+#[test]
 fn score_is_the_plans() {
     let with = |critical: usize, warn: usize, info: usize| {
         let one = |severity| Finding {

@@ -9,6 +9,31 @@ section! {
     pub struct Agents {
         /// What holds for every agent.
         pub defaults: AgentDefaults,
+        /// The agents: `main`, which is there whether it stands here or not, and others beside it.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub list: Vec<Agent>,
+    }
+}
+
+section! {
+    /// `agents.list[]`. Conversations of an agent have keys that begin with `agent:ID:`, and workspaces of their own.
+    #[derive(Default)]
+    pub struct Agent {
+        /// Its name in keys: lower-case letters, digits, `-` and `_`; 32 at most.
+        pub id: String,
+        /// Its name for people.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub name: Option<String>,
+        /// Upstream's: who is spoken to where no agent is named. That is `main`, and true is refused for another.
+        pub default: bool,
+        /// Upstream's directory of an agent. No effect: workspaces lie in the state directory, where no agent's word moves them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub workspace: Option<String>,
+        /// Which model answers for it, and which are asked in its place where it fails; in place of the defaults' whole choice.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub model: Option<ModelChoice>,
+        /// What it may use; narrows what every agent may.
+        pub tools: ToolLists,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The models of the configuration. Broker checked it; what it lacks all the same is a model that is not there.
 
+use crate::agents::agent_of;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// How a provider is spoken to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -121,6 +123,8 @@ impl Model {
 pub struct Catalogue {
     models: Vec<Model>,
     order: Vec<String>,
+    /// By the agent's id, where it has an order of its own.
+    own: BTreeMap<String, Vec<String>>,
 }
 
 fn split(url: &str) -> Option<(String, u16, String)> {
@@ -183,7 +187,10 @@ impl Catalogue {
             let primary = value.as_str().or_else(|| value.get("primary").and_then(Value::as_str));
             primary.into_iter().chain(fallbacks.filter_map(Value::as_str)).map(str::to_owned).collect()
         };
-        Self { models, order: choice.map(names).unwrap_or_default() }
+        let own = config.pointer("/agents/list").and_then(Value::as_array).into_iter().flatten();
+        let own = own.filter_map(|agent| Some((text(agent, "id")?, names(agent.get("model")?))));
+        let own = own.filter(|(_, order)| !order.is_empty()).collect();
+        Self { models, order: choice.map(names).unwrap_or_default(), own }
     }
 
     /// The model of this name.
@@ -192,11 +199,12 @@ impl Catalogue {
         self.models.iter().find(|model| model.name == name)
     }
 
-    /// The models to ask, in order: the one that was chosen for the conversation, then those of the configuration.
+    /// The models to ask, in order: the one that was chosen for the conversation, then those of its agent, or else of every agent.
     #[must_use]
-    pub fn order(&self, chosen: Option<&str>) -> Vec<&Model> {
+    pub fn order(&self, session: &str, chosen: Option<&str>) -> Vec<&Model> {
         let mut order: Vec<&Model> = Vec::new();
-        for name in chosen.into_iter().chain(self.order.iter().map(String::as_str)) {
+        let configured = self.own.get(agent_of(session)).unwrap_or(&self.order);
+        for name in chosen.into_iter().chain(configured.iter().map(String::as_str)) {
             if let Some(model) = self.find(name).filter(|model| !order.iter().any(|known| known.name == model.name)) {
                 order.push(model);
             }
@@ -243,12 +251,21 @@ mod tests {
                     "models": [{"id": "a/b"}, {"id": "c"}]},
                 "odd": {"baseUrl": "https://x", "api": "telepathy", "models": [{"id": "x"}]},
             }},
-            "agents": {"defaults": {"model": {"primary": "anthropic/claude", "fallbacks": ["local/a/b", "odd/x"]}}},
+            "agents": {"defaults": {"model": {"primary": "anthropic/claude", "fallbacks": ["local/a/b", "odd/x"]}},
+                "list": [{"id": "main"}, {"id": "work", "model": "local/c"}, {"id": "odd", "model": {"fallbacks": []}}]},
         });
         let catalogue = Catalogue::of(&config);
-        let names = |chosen| catalogue.order(chosen).iter().map(|model| model.name.clone()).collect::<Vec<_>>();
+        let names = |chosen| {
+            catalogue.order("agent:main:main", chosen).iter().map(|model| model.name.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(names(None), ["anthropic/claude", "local/a/b"]);
         assert_eq!(names(Some("local/c")), ["local/c", "anthropic/claude", "local/a/b"]);
+        let own = |session, chosen| {
+            catalogue.order(session, chosen).iter().map(|model| model.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(own("agent:work:main", None), ["local/c"]);
+        assert_eq!(own("agent:work:x", Some("anthropic/claude")), ["anthropic/claude", "local/c"]);
+        assert_eq!(own("agent:odd:main", None), names(None));
         assert_eq!(names(Some("gone/x")), ["anthropic/claude", "local/a/b"]);
         let claude = catalogue.find("anthropic/claude").unwrap();
         assert_eq!((claude.host.as_str(), claude.port, claude.path.as_str()), ("api.anthropic.com", 443, ""));
@@ -259,6 +276,6 @@ mod tests {
         assert_eq!((local.host.as_str(), local.port, local.path.as_str()), ("localhost", 11434, "/v1"));
         assert_eq!((&local.credential, local.api), (&None, Api::OpenAi));
         assert_eq!(catalogue.list()["models"][0]["provider"], "anthropic");
-        assert!(Catalogue::of(&json!({})).order(None).is_empty());
+        assert!(Catalogue::of(&json!({})).order("agent:main:main", None).is_empty());
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn think(turn: &mut Turn<'_>, wanted: &str) -> End {
     match Thinking::named(&wanted.to_ascii_lowercase()) {
         Some(level) => {
             turn.more = json!({"thinkingLevel": level.name()});
-            let order = turn.gateway.catalogue.order(chosen(&history));
+            let order = turn.gateway.catalogue.order(turn.session, chosen(&history));
             let deaf = order.first().filter(|model| !model.reasoning && level != Thinking::Off);
             let note = deaf.map(|model| format!(" {} is not configured as one that does (`reasoning`).", model.name));
             turn.say(&format!("Thinking is {} from now on.{}", level.name(), note.unwrap_or_default()));
@@ -56,7 +56,7 @@ pub(crate) fn dollars(nano: u64) -> String {
 /// What this conversation asks, and what it has cost.
 pub(crate) fn standing(turn: &Turn<'_>) -> String {
     let history = history(turn);
-    let order = turn.gateway.catalogue.order(chosen(&history));
+    let order = turn.gateway.catalogue.order(turn.session, chosen(&history));
     let names: Vec<&str> = order.iter().map(|model| model.name.as_str()).collect();
     let asked = if names.is_empty() { "none configured".to_owned() } else { names.join(", then ") };
     let Usage { input, output, nanodollars } = spent(&history);

@@ -45,7 +45,7 @@ struct Scene<'g> {
 
 async fn scene<'g>(turn: &Turn<'g>) -> Result<Scene<'g>, String> {
     let history = history(turn).map_err(|error| error.to_string())?;
-    let models = turn.gateway.catalogue.order(chosen(&history));
+    let models = turn.gateway.catalogue.order(turn.session, chosen(&history));
     if models.is_empty() {
         return Err(
             "no model is chosen: agents.defaults.model names one for all, /model one for this session".to_owned()

@@ -152,7 +152,19 @@ fn normalise_has_one_form_for_a_key() {
     assert_eq!(normalise("main").unwrap(), MAIN_KEY);
     assert_eq!(normalise(MAIN_KEY).unwrap(), MAIN_KEY);
     assert_eq!(normalise("work").unwrap(), "agent:main:work");
-    for bad in ["", "a b", "../x", "a\u{0}", "agent:other:main", "agent:main:", "é"] {
+    assert_eq!(normalise("agent:work-2:main").unwrap(), "agent:work-2:main");
+    for bad in [
+        "",
+        "a b",
+        "../x",
+        "a\u{0}",
+        "agent:Other:main",
+        "agent:o.r:main",
+        "agent::main",
+        "agent:main",
+        "agent:main:",
+        "é",
+    ] {
         assert!(normalise(bad).is_err(), "{bad}");
     }
     assert!(normalise(&"k".repeat(117)).is_ok());

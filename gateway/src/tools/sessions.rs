@@ -6,6 +6,7 @@
 use super::args::Args;
 use super::{Ran, Stopped, session_key};
 use crate::agent::{self, Plan};
+use crate::agents::is_same;
 use crate::methods::{Done, Message, begin_with};
 use crate::model::calls::Call;
 use crate::sessions::{SessionError, normalise, uuid};
@@ -57,7 +58,11 @@ fn list(gateway: &Gateway, own: &str, call: &Call) -> Result<String, String> {
     let args = Args::of(call, &["limit", "kinds", "activeMinutes", "messageLimit"])?;
     let limit = number(&args, "limit", LISTED)?;
     let sessions = gateway.sessions();
-    let mut all: Vec<_> = sessions.iter().map(|(key, session)| (session.updated_at, key.to_owned())).collect();
+    let mut all: Vec<_> = sessions
+        .iter()
+        .filter(|(key, _)| is_same(own, key))
+        .map(|(key, session)| (session.updated_at, key.to_owned()))
+        .collect();
     all.sort_by(|a, b| b.cmp(a));
     let now = crate::sessions::now_ms();
     let line = |(at, key): &(u64, String)| {
@@ -72,8 +77,8 @@ async fn history(gateway: &Gateway, own: &str, call: &Call) -> Result<String, St
     let key = normalise(args.needed(&["sessionKey"])?).map_err(|error| format!("sessionKey {error}"))?;
     let limit = number(&args, "limit", MESSAGES)?;
     let tools = args.flag("includeTools")?;
-    if gateway.sessions().get(&key).is_none() {
-        return Err(format!("there is no conversation {key}; sessions_list lists them"));
+    if !is_same(own, &key) || gateway.sessions().get(&key).is_none() {
+        return Err(format!("this agent has no conversation {key}; sessions_list lists them"));
     }
     // What strangers said there is read here from now on.
     if super::offered(gateway, &key).await.outside {
@@ -107,8 +112,8 @@ fn wish(turn: &Turn<'_>, plan: &Plan, call: &Call) -> Result<(String, String, u6
     if let Some(from) = &plan.from {
         return Err(format!("{from} began this turn and reads its answer; a turn that a person began can send"));
     }
-    if turn.gateway.sessions().get(&key).is_none() {
-        return Err(format!("there is no conversation {key}; sessions_list lists them"));
+    if !is_same(turn.session, &key) || turn.gateway.sessions().get(&key).is_none() {
+        return Err(format!("this agent has no conversation {key}; sessions_list lists them"));
     }
     Ok((key, message.to_owned(), seconds))
 }

@@ -231,3 +231,42 @@ fn grep_finds_lines_beneath_and_follows_no_link() {
     here.ask(&write("many", &"needle\n".repeat(2_000))).0.unwrap();
     assert_eq!(here.ask(&grep("needle", "many")).0, Ok(FileReply::Found { lines: 1_000, more: true }));
 }
+
+/// Thousands of links of either kind, circles and chains among them: each verb ends, within what it may say, and leads nowhere.
+#[test]
+fn workspace_full_of_links_is_served_within_bounds_and_leads_nowhere() {
+    let here = here();
+    std::fs::create_dir(here.path("soft")).unwrap();
+    std::fs::create_dir(here.path("hard")).unwrap();
+    here.ask(&write("real", "needle\n")).0.unwrap();
+    for number in 0..3_000 {
+        let target = match number % 4 {
+            0 => "../../secret".to_owned(),
+            1 => format!("{number}"),
+            2 => format!("{}", number - 1),
+            _ => "/proc/self/root".to_owned(),
+        };
+        symlink(target, here.path(&format!("soft/{number}"))).unwrap();
+        std::fs::hard_link(here.path("real"), here.path(&format!("hard/{number}"))).unwrap();
+    }
+    for number in 0..8 {
+        for verb in every(&format!("soft/{number}")) {
+            let rule = here.rule(&verb);
+            assert!(
+                ["file.link", "patch.failed", "file.missing"].contains(&rule.as_str()),
+                "{number}: {rule} {verb:?}"
+            );
+        }
+    }
+    assert_eq!(std::fs::read_to_string(here.dir.path().join("secret")).unwrap(), "outside");
+    for directory in ["soft", "hard"] {
+        let (reply, _) = here.ask(&FileVerb::List { path: name(directory) });
+        assert!(matches!(reply, Ok(FileReply::Listed { more: true, .. })), "{directory}: {reply:?}");
+    }
+    let grep = |path: &str| FileVerb::Grep { pattern: BoundedStr::new("needle|outside").unwrap(), path: name(path) };
+    assert_eq!(here.ask(&grep("soft")).0, Ok(FileReply::Found { lines: 0, more: false }));
+    assert_eq!(here.ask(&grep("hard")).0, Ok(FileReply::Found { lines: 1_000, more: true }));
+    // What is written gets a file of its own; the others keep theirs.
+    here.ask(&write("hard/7", "mine\n")).0.unwrap();
+    assert_eq!(here.ask(&read("hard/8")).1, b"needle\n");
+}

@@ -9,6 +9,7 @@ mod control;
 mod exec;
 mod footprint;
 mod log;
+mod log_full;
 mod log_read;
 mod net;
 mod reliability;
@@ -170,6 +171,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("a1", log::a1),
     ("a2", log::a2),
     ("a4", log_read::a4),
+    ("a9", log_full::a9),
     ("a14", log_read::a14),
     ("a15", log_read::a15),
     ("a16", log::a16),

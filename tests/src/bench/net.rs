@@ -3,6 +3,7 @@
 use super::control::Control;
 use super::{Bound, Row, alternate, ms, p50_us};
 use crate::client::Client;
+use crate::model;
 use crate::{As, Sandbox, System, is_root, skip};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -186,7 +187,7 @@ pub fn p7(_full: bool) -> Vec<Row> {
         }))
     };
     let (measured, control) = alternate(7, &mut turn, || p50_us(100, || health.call("health")) / 1e3);
-    vec![Row {
+    let help = Row {
         goal: "P7",
         what: "chat.send to the first event of /help, p50 / a health call on the same gateway".to_owned(),
         measured,
@@ -194,5 +195,43 @@ pub fn p7(_full: bool) -> Vec<Row> {
         unit: "ms",
         bound: Bound::AtMost(10.0),
         published: "ZeroClaw 48 ms, OpenClaw 98-359 ms",
-    }]
+    };
+    vec![help, p7_model()]
+}
+
+/// A model that answers at once, on this machine: what is left is the way there and back. Each turn writes down what was said, asks
+/// sandboxd what may be used, and has the request in the log before it leaves.
+fn p7_model() -> Row {
+    let (system, server) = model::scene(json!({}), |_| ("hello there".to_owned(), Vec::new()));
+    let mut ws = Ws::login(system.port(), &system.token());
+    let (mut number, port) = (0, server.port);
+    let turn = || {
+        // The history is short, as it is when a conversation begins.
+        ws.chat("main", "/new", &format!("p7-new-{number}"));
+        super::median((0..20).map(|_| {
+            number += 1;
+            let (first, text) = ws.chat("main", "hello", &format!("p7-model-{number}"));
+            assert!(text.contains("hello there"), "{text}");
+            first
+        }))
+    };
+    let body = json!({"messages": [], "stream": true}).to_string();
+    let direct = || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let head =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).unwrap();
+        assert!(stream.read(&mut [0; 64]).unwrap() > 0);
+    };
+    let (measured, control) = alternate(7, turn, || p50_us(20, direct) / 1e3);
+    Row {
+        goal: "P7",
+        what: "chat.send to the first delta of an instant local model, p50 / the model asked without Moltbot"
+            .to_owned(),
+        measured,
+        control,
+        unit: "ms",
+        bound: Bound::AtMost(10.0),
+        published: "ZeroClaw 48 ms, OpenClaw 98-359 ms",
+    }
 }

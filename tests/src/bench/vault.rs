@@ -33,7 +33,7 @@ fn open(dir: &Path) -> State {
 }
 
 /// A store with so many secrets, of which egress may have one.
-fn filled(secrets: usize) -> (TempDir, State) {
+pub(super) fn filled(secrets: usize) -> (TempDir, State) {
     // Not on a disk: each put replaces the store, and only what is made of it is measured.
     let dir = tempfile::Builder::new().prefix("moltbot-vault.").tempdir_in("/dev/shm").unwrap();
     for name in ["keys", "vault"] {
@@ -53,29 +53,47 @@ fn filled(secrets: usize) -> (TempDir, State) {
 fn started(dir: TempDir) -> (Sealed, Client<EgressVault>) {
     let sealed = Sealed::start_in(Role::Vault, dir);
     sealed.make_ready();
-    let mut egress = Client::new(role::Egress);
-    egress.attach(sealed.grant(EdgeId::EgressVault).0);
+    let egress = egress(&sealed);
     (sealed, egress)
+}
+
+/// Its client, in egress's place.
+pub(super) fn egress(vault: &Sealed) -> Client<EgressVault> {
+    let mut egress = Client::new(role::Egress);
+    egress.attach(vault.grant(EdgeId::EgressVault).0);
+    egress
 }
 
 fn to() -> Destination {
     Destination { host: BoundedStr::truncated("api.example.org"), port: 443 }
 }
 
-fn lease(egress: &mut Client<EgressVault>) -> LeaseId {
+fn request() -> LeaseRequest {
     let (credential, method, path) =
         (BoundedStr::truncated(NAME), BoundedStr::truncated("GET"), BoundedStr::truncated("/"));
-    let request = LeaseRequest::Lease {
+    LeaseRequest::Lease {
         credential,
         to: to(),
         method,
         path,
         digest: [1; 32],
         session: SessionKey(BoundedStr::truncated("agent:main:main")),
-    };
-    match egress.call(&request, &[], PATIENCE).unwrap() {
+    }
+}
+
+fn lease(egress: &mut Client<EgressVault>) -> LeaseId {
+    match egress.call(&request(), &[], PATIENCE).unwrap() {
         (LeaseReply::Leased { lease, .. }, _) => lease,
         _ => panic!("not leased"),
+    }
+}
+
+/// What comes of asking for one, in words.
+pub(super) fn asked(egress: &mut Client<EgressVault>) -> String {
+    match egress.call(&request(), &[], PATIENCE) {
+        Ok((LeaseReply::Leased { .. }, _)) => "leased".to_owned(),
+        Ok(_) => "not leased".to_owned(),
+        Err(error) => error.to_string(),
     }
 }
 
@@ -121,7 +139,8 @@ pub fn v1(_full: bool) -> Vec<Row> {
     ]
 }
 
-fn processor_ms() -> f64 {
+/// Milliseconds of the processor that this thread has used: others are on it as well.
+pub(super) fn processor_ms() -> f64 {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec).unwrap(), u32::try_from(now.tv_nsec).unwrap());
     ms(Duration::new(seconds, nanoseconds))

@@ -26,7 +26,7 @@ use system_tests::PATIENCE;
 pub const ROLES: [Role; 7] =
     [Role::Auditd, Role::Vault, Role::Sandboxd, Role::Dialer, Role::Egress, Role::Gateway, Role::Launcher];
 /// How long one attempt may take.
-pub const ATTEMPT: Duration = Duration::from_secs(5);
+pub const ATTEMPT: Duration = Duration::from_secs(20);
 
 /// What roles are started from.
 pub struct Workshop {

@@ -4,6 +4,7 @@ use crate::permit::Policy;
 use crate::permit::tests::TELEGRAM;
 use crate::state::tests::Dirs;
 use proto::bounded::BoundedBytes;
+use proto::vault::CredentialSlot;
 
 const NOW: u64 = 5_000_000;
 
@@ -54,9 +55,13 @@ fn lease(name: &str) -> LeaseRequest {
 
 fn id(reply: LeaseReply) -> LeaseId {
     match reply {
-        LeaseReply::Leased { lease, header, prefix, ttl_ms: 20_000, bytes: None, .. }
-            if header.as_str() == "authorization" =>
-        {
+        LeaseReply::Leased {
+            lease,
+            slot: CredentialSlot::Header { name, prefix },
+            ttl_ms: 20_000,
+            bytes: None,
+            ..
+        } if name.as_str() == "authorization" => {
             assert_eq!(prefix.as_str(), "Bearer ");
             lease
         }

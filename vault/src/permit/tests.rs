@@ -84,6 +84,31 @@ fn refresh_names_where_the_new_secret_goes_and_no_header() {
 }
 
 #[test]
+fn credential_goes_into_a_header_or_a_path_and_never_both() {
+    let text = TELEGRAM.replace("header authorization\nprefix \"Bearer \"\n", "slot /bot{secret}\n");
+    let text = text.replace("path /bot\n", "path /sendMessage\n");
+    let policy = Policy::parse(&text).unwrap();
+    let Some(CredentialSlot::Path { before, after }) = policy.grant.as_ref().map(Grant::place) else {
+        panic!("no slot")
+    };
+    assert_eq!((before.as_str(), after.as_str()), ("/bot", ""));
+    assert!(policy.to_string().contains("slot /bot{secret}\n"), "{policy}");
+    assert_eq!(Policy::parse(&policy.to_string()).unwrap(), policy);
+    for (line, field) in [("header x", "header"), ("prefix y", "prefix")] {
+        assert_eq!(Policy::parse(&format!("{text}{line}\n")).unwrap_err(), PolicyError::Superfluous("inject", field));
+    }
+    assert!(matches!(Policy::parse(&text.replace("{secret}", "")), Err(PolicyError::Value(5, "slot", _))));
+    for verb in ["sign", "refresh"] {
+        let text = format!("{}into x\n", text.replace("verb inject", &format!("verb {verb}")));
+        assert!(matches!(Policy::parse(&text), Err(PolicyError::Superfluous(_, "slot"))), "{verb}");
+    }
+    assert!(matches!(
+        Policy::parse("verb verify\nrole gateway\nslot /a{secret}\n"),
+        Err(PolicyError::Superfluous(_, "slot"))
+    ));
+}
+
+#[test]
 fn bounds_of_a_day_have_one_form_and_dollars_need_their_price() {
     let with = |lines: &str| Policy::parse(&format!("{TELEGRAM}{lines}"));
     let policy = with("day-bytes 5\nday-tokens 7\nday-usd 02.50\nprice 3/15");
@@ -138,7 +163,7 @@ fn value_out_of_its_bounds_is_refused_with_its_line() {
 
 proptest! {
     #[test]
-    fn whatever_parses_has_one_form_and_never_panics(lines in prop::collection::vec(("(verb|role|into|client|host|method|path|header|prefix|ttl|rate|budget|day-bytes|day-usd|price|port|purpose|reveal|honey|approval|x)", "(inject|sign|verify|refresh|egress|gateway|a.org|GET|/a|yes|no|5|5/5|0.5/7|[ -~]{0,9})"), 0..12)) {
+    fn whatever_parses_has_one_form_and_never_panics(lines in prop::collection::vec(("(verb|role|into|client|host|method|path|header|prefix|slot|ttl|rate|budget|day-bytes|day-usd|price|port|purpose|reveal|honey|approval|x)", "(inject|sign|verify|refresh|egress|gateway|a.org|GET|/a|/a\\{secret\\}|yes|no|5|5/5|0.5/7|[ -~]{0,9})"), 0..12)) {
         let text: String = lines.iter().map(|(field, value)| format!("{field} {value}\n")).collect();
         if let Ok(policy) = Policy::parse(&text) {
             let canonical = policy.to_string();
