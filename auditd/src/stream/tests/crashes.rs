@@ -217,11 +217,12 @@ fn states(steps: &[Step]) -> Vec<(String, Files, Vec<Receipt>)> {
             .collect::<Vec<_>>()
     };
     let mut states: Vec<_> = steps.iter().enumerate().flat_map(of).collect();
-    // Checkpoints and hashes are not made durable one by one: a power cut may take back any of them, and all of the hashes.
+    // Checkpoints and hashes are not made durable one by one: a power cut may take back any of them, and all of the hashes. What a
+    // record calls torn was made durable before it.
     for (at, step) in steps.iter().enumerate() {
         let newest = step.after.keys().rfind(|name| name.ends_with(".checkpoints"));
         let Some(name) = newest.filter(|name| step.before.get(*name) != step.after.get(*name)) else { continue };
-        for left in 0..step.after[name].len() {
+        for left in durable(step, name)..step.after[name].len() {
             let mut files = step.after.clone();
             files.insert(name.clone(), step.after[name][..left].to_vec());
             files.retain(|name, _| !name.contains(".tile") || left % 2 == 0);
@@ -230,6 +231,15 @@ fn states(steps: &[Step]) -> Vec<(String, Files, Vec<Receipt>)> {
         }
     }
     states
+}
+
+/// Bytes of a file of checkpoints that the lines beside it account for as torn, or that stand before such.
+fn durable(step: &Step, notes: &str) -> usize {
+    let lines = String::from_utf8_lossy(&step.after[&notes.replace(".checkpoints", ".jsonl")]).into_owned();
+    let records = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let torn = records.filter(|record| record["type"] == "torn-checkpoints");
+    let ends = torn.map(|record| record["offset"].as_u64().unwrap() + record["len"].as_u64().unwrap());
+    usize::try_from(ends.max().unwrap_or(0)).unwrap()
 }
 
 /// A sequence that is the same each time.
