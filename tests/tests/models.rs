@@ -180,10 +180,9 @@ fn honey_secret_that_is_asked_for_is_an_incident_and_reaches_nobody() {
     fed(&scene.system, &["secrets", "policy", "claude.key", "--file", "-"], &honey);
     let _ = scene.reads("hello again");
     let steps = wait_for("the reaction", || Some(incidents()).filter(|steps| steps.len() == 5));
-    assert!(
-        steps.iter().any(|step| step["step"] == "restart-suspects" && step.to_string().contains("egress")),
-        "{steps:?}"
-    );
+    assert!(steps[0]["detail"].as_str().unwrap().starts_with("egress broke the protocol"), "{steps:?}");
+    let why = "it asked for the honey secret claude.key";
+    assert!(scene.system.records("system-audit").iter().any(|record| record.to_string().contains(why)));
     let records = scene.system.records("secret-audit");
     let asked = |record: &&Value| record["verb"] == "honey" && record["name"] == "claude.key";
     assert_eq!(records.iter().find(asked).map(|record| record["success"].clone()), Some(false.into()));

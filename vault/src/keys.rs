@@ -87,6 +87,10 @@ pub fn read(directory: BorrowedFd<'_>, name: &'static str) -> Result<Master, Key
         Ok(fd) => fd,
         Err(Errno::NOENT) => return Err(KeyError::Missing(name)),
         Err(Errno::LOOP) => return Err(KeyError::Form(name, "is a link, which is not followed")),
+        Err(Errno::ACCESS) => {
+            let what = "is not the vault's own: it may not read it; others may have put it there: check who".into();
+            return Err(KeyError::Exposed { name, what });
+        }
         Err(errno) => return Err(KeyError::Os { step: "open", errno }),
     };
     let own = rustix::process::geteuid().as_raw();
