@@ -15,6 +15,7 @@ pub use config::{ConfigCommand, How};
 pub use logins::{DevicesCommand, PasswordCommand};
 pub use logs::{LogsCommand, ShowLogs, StreamName, WitnessCommand};
 pub use people::{AllowlistCommand, ImportOptions, PairingCommand};
+use proto::exit::{PERMANENT, REFUSALS};
 pub use sandbox::{ApprovalsCommand, PlaceName, RulesCommand, SandboxCommand};
 pub use security::{
     AuditOptions, DoctorOptions, ExplainCommand, IncidentCommand, MigrateOptions, ReportOptions, SecurityCommand,
@@ -27,7 +28,7 @@ pub use vault::{PassphraseCommand, VaultCommand};
 
 /// A personal AI agent gateway whose every process is assumed to fall one day.
 #[derive(Debug, Parser)]
-#[command(name = "moltbot", version, propagate_version = true, after_help = EXAMPLES)]
+#[command(name = "moltbot", version, propagate_version = true, after_help = after_help())]
 pub struct Args {
     /// State directory [default: ~/.moltbot]
     #[arg(long, global = true, env = "MOLTBOT_STATE_DIR", value_name = "DIR")]
@@ -55,6 +56,18 @@ const EXAMPLES: &str = "Examples:
   moltbot logs command -f             follow what is being run
   moltbot security audit --deep       what is weak here, and what to do about it
   moltbot logs verify                 check that nobody touched the log";
+
+/// Examples, and what an exit status means.
+fn after_help() -> String {
+    let statuses = PERMANENT.iter().map(|(exit, about, _)| format!("\n  {}  {about}", exit.code()));
+    let refusals = REFUSALS.iter().map(|(rule, status, about)| format!("\n  {status}  {about} ({rule})"));
+    format!(
+        "{EXAMPLES}\n\nExit status:\n   0  done\n   1  refused, or failed\n   2  the command line is not understood\n   \
+         3  moltbot is not running\n   4  the log cannot be checked{}\nof `moltbot up`, where broker ended so:{}",
+        refusals.collect::<String>(),
+        statuses.collect::<String>(),
+    )
+}
 
 /// When to use colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

@@ -28,6 +28,12 @@ impl Finding {
     fn count(&self, verdict: Verdict) -> usize {
         self.attempts.iter().filter(|attempt| attempt.verdict == verdict).count()
     }
+
+    /// The attempts that nothing was seen to hold, each with what became of it.
+    fn faults(&self) -> impl Iterator<Item = String> {
+        let faults = self.attempts.iter().filter(|attempt| matches!(attempt.verdict, Verdict::Hole | Verdict::Unclear));
+        faults.map(|attempt| format!("{} of {} ({})", attempt.probe, self.role, attempt.outcome))
+    }
 }
 
 /// Runs the drill of every role and prints what came out.
@@ -43,8 +49,8 @@ pub fn run(dir: &Path, args: &Args) -> Result<(), CliError> {
     } else {
         write!(out, "{}", as_text(&found, Paint::new(args)))?;
     }
-    let faults: usize = found.iter().map(|it| it.count(Verdict::Hole) + it.count(Verdict::Unclear)).sum();
-    if faults == 0 { Ok(()) } else { Err(CliError::Failed(format!("{faults} attempts were not held; see above"))) }
+    let faults: Vec<String> = found.iter().flat_map(Finding::faults).collect();
+    if faults.is_empty() { Ok(()) } else { Err(CliError::Failed(format!("not held: {}", faults.join(", ")))) }
 }
 
 fn attack(door: &mut Door, role: Role) -> Result<Finding, CliError> {

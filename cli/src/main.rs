@@ -46,7 +46,7 @@ use args::{Args, Command, DrillCommand, ExplainCommand, GatewayCommand, Incident
 use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 /// What a command that did not succeed ends with.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,9 @@ pub enum CliError {
     /// Anything else, in a sentence.
     #[error("{0}")]
     Failed(String),
+    /// Broker ended, with this status.
+    #[error("{1}")]
+    Ended(u8, String),
     /// The log is there and could not be checked. Not the same as one that is wrong.
     #[error("{0}")]
     Unchecked(String),
@@ -82,8 +85,30 @@ impl CliError {
             Self::NotRunning(_) => Some("moltbot doctor".to_owned()),
             Self::Refused(refusal) => Some(refusal.explained_by()),
             Self::Unchecked(_) => Some("moltbot logs verify --help".to_owned()),
-            Self::Failed(_) | Self::Said | Self::OutputClosed => None,
+            Self::Failed(_) | Self::Ended(..) | Self::Said | Self::OutputClosed => None,
         }
+    }
+
+    /// The exit status.
+    fn status(&self) -> u8 {
+        match self {
+            Self::NotRunning(_) => 3,
+            Self::Unchecked(_) => 4,
+            Self::Refused(refusal) => proto::exit::of_refusal(&refusal.rule),
+            Self::Ended(status, _) => *status,
+            Self::Failed(_) | Self::Said | Self::OutputClosed => 1,
+        }
+    }
+
+    /// A refusal of our own, by a rule that the vault has as well.
+    fn refused(rule: &str, why: &str) -> Self {
+        Self::Refused(Box::new(proto::edge::Refusal::new(rule, why)))
+    }
+
+    /// That broker ended, as `text` tells it: with its own status where a person must look, else 1.
+    fn ended(status: ExitStatus, text: String) -> Self {
+        let code = status.code().filter(|code| proto::exit::Exit::is_permanent(*code));
+        Self::Ended(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1), text)
     }
 }
 
@@ -107,11 +132,7 @@ fn main() -> ExitCode {
             if let Some(command) = error.explained_by() {
                 eprintln!("  `{command}` says more");
             }
-            ExitCode::from(match error {
-                CliError::NotRunning(_) => 3,
-                CliError::Unchecked(_) => 4,
-                CliError::Refused(_) | CliError::Failed(_) | CliError::Said | CliError::OutputClosed => 1,
-            })
+            ExitCode::from(error.status())
         }
     }
 }

@@ -22,9 +22,9 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Rows of a full page.
-pub(crate) const PAGE: usize = 64;
-/// Verbs by which a secret's bytes leave the vault.
-const LEAVES: [&str; 3] = ["redeem", "secrets.reveal", "reveal"];
+const PAGE: usize = 64;
+/// Verbs by which a secret's bytes leave the vault, or come into it by a role's hands.
+const LEAVES: [&str; 4] = ["redeem", "refresh", "secrets.reveal", "reveal"];
 
 /// Carries out `moltbot secrets ...`.
 ///
@@ -110,7 +110,7 @@ pub(crate) fn done(door: &mut Door, verb: VaultVerb) -> Result<u64, CliError> {
 }
 
 fn name(name: &str) -> Result<BoundedStr<64>, CliError> {
-    BoundedStr::new(name).map_err(|error| CliError::Failed(format!("the name: {error} bytes")))
+    BoundedStr::new(name).map_err(|error| CliError::refused("vault.name", &format!("the name: {error} bytes")))
 }
 
 fn read_policy(file: &Path) -> Result<BoundedStr<4096>, CliError> {
@@ -122,7 +122,8 @@ fn read_policy(file: &Path) -> Result<BoundedStr<4096>, CliError> {
     } else {
         std::fs::File::open(file).and_then(|file| file.take(limit).read_to_string(&mut text)).map_err(failed)?;
     }
-    BoundedStr::new(text).map_err(|_| CliError::Failed(format!("{}: a policy has at most 4096 bytes", file.display())))
+    let long = format!("{}: a policy has at most 4096 bytes", file.display());
+    BoundedStr::new(text).map_err(|_| CliError::refused("vault.policy", &long))
 }
 
 /// The value: asked for on a terminal, else all of standard input without one line end.
@@ -175,7 +176,7 @@ fn take_value(line: bool) -> Result<Secret, CliError> {
     let length = given.strip_suffix(b"\r").unwrap_or(given).len();
     let aborted = line && given.contains(&3);
     bytes.truncate(length);
-    let secret = Secret::new(bytes).map_err(|_| CliError::Failed("a secret has at most 1024 bytes".to_owned()))?;
+    let secret = Secret::new(bytes).map_err(|_| CliError::refused("vault.value", "a secret has at most 1024 bytes"))?;
     if aborted { Err(CliError::Failed("aborted".to_owned())) } else { Ok(secret) }
 }
 
@@ -203,18 +204,27 @@ fn read(door: &mut Door, name: &str, args: &Args) -> Result<(), CliError> {
     say(args, &json!({ "name": name, "policy": text.as_str() }), shown)
 }
 
-fn list(door: &mut Door, args: &Args) -> Result<(), CliError> {
+/// Every secret, by its name.
+///
+/// # Errors
+/// [`CliError`].
+pub(crate) fn rows(door: &mut Door) -> Result<Vec<SecretRow>, CliError> {
     let mut rows: Vec<SecretRow> = Vec::new();
     loop {
         let after = rows.last().map(|row| row.name.clone()).unwrap_or_default();
         let VaultAnswer::Secrets(page) = ask(door, VaultVerb::ListSecrets { after })? else {
             return Err(unexpected());
         };
-        rows.extend(page.iter().cloned());
-        if page.len() < PAGE {
-            break;
+        let full = page.len() == PAGE;
+        rows.extend(page.into_vec());
+        if !full {
+            return Ok(rows);
         }
     }
+}
+
+fn list(door: &mut Door, args: &Args) -> Result<(), CliError> {
+    let rows = rows(door)?;
     let as_json = |row: &SecretRow| {
         json!({ "name": row.name.as_str(), "version": row.version, "created": time(row.created), "verb": row.verb.as_str(),
             "purpose": row.purpose.as_str(), "honey": row.honey, "used": row.used, "budget": row.budget, "shared": row.shared })

@@ -53,13 +53,22 @@ pub fn up(dir: &Path, port: Option<u16>, foreground: bool, args: &Args) -> Resul
             let new = text.get(usize::try_from(begin).unwrap_or_default()..).unwrap_or_default();
             let tail =
                 String::from_utf8_lossy(new.get(new.len().saturating_sub(TAIL)..).unwrap_or_default()).into_owned();
-            return Err(CliError::Failed(format!("{error}\n{}", tail.trim_end())));
+            let text = format!("{error}\n{}", tail.trim_end());
+            return Err(if let CliError::Ended(status, _) = error {
+                CliError::Ended(status, text)
+            } else {
+                CliError::Failed(text)
+            });
         }
     }
     if foreground {
         // Ctrl-C reaches broker as well: both are of the terminal's process group. It drains; we wait.
         let status = child.wait().map_err(CliError::failed)?;
-        return if status.success() { Ok(()) } else { Err(CliError::Failed(format!("broker ended with {status}"))) };
+        return if status.success() {
+            Ok(())
+        } else {
+            Err(CliError::ended(status, format!("broker ended with {status}")))
+        };
     }
     Ok(())
 }
@@ -90,7 +99,7 @@ fn wait_ready(dir: &Path, child: &mut Child) -> Result<Status, CliError> {
     let until = Instant::now() + START;
     loop {
         if let Some(status) = child.try_wait().map_err(CliError::failed)? {
-            return Err(CliError::Failed(format!("broker ended with {status}")));
+            return Err(CliError::ended(status, format!("broker ended with {status}")));
         }
         // Another broker may own the directory's socket; ours will say so and end.
         if let Ok(mut door) = Door::open(dir)

@@ -53,7 +53,7 @@ pub fn run(dir: &Path, command: &VaultCommand, args: &Args) -> Result<(), CliErr
             // Said before it is done: what is accepted is not to be guessed afterwards.
             let what = door.status()?.vault.to_string();
             let generation = done(&mut door, VaultVerb::AcceptRollback)?;
-            let what = what.split_once("; put back").map_or(what.as_str(), |(what, _)| what);
+            let what = what.split_once("; ").map_or(what.as_str(), |(what, _)| what);
             let text = format!("accepted: {what}\nthe vault goes on as generation {generation}, and answers again");
             say(args, &json!({ "ok": true, "accepted": what, "generation": generation }), &text)
         }

@@ -39,9 +39,14 @@ impl StartError {
         Self { exit: Exit::Config, what: what.to_string() }
     }
 
-    /// A key, a store or a log is not what it was.
+    /// A log is not what it was.
     pub fn integrity(what: impl Display) -> Self {
-        Self { exit: Exit::Integrity, what: what.to_string() }
+        Self::ends(Exit::Integrity, what)
+    }
+
+    /// With a status that says more.
+    pub fn ends(exit: Exit, what: impl Display) -> Self {
+        Self { exit, what: what.to_string() }
     }
 
     /// Anything else.

@@ -9,6 +9,7 @@ use proto::edge::{Edge, EgressDialer, GatewaySandboxd, Refusal};
 use proto::port::{MAX_CREDIT, Request, Server};
 use proto::sandbox::SandboxRequest;
 use proto::wire::Kind;
+use std::io::{ErrorKind, Read as _};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -56,11 +57,11 @@ async fn malformed_packet_ends_the_edge_unanswered() {
 #[tokio::test]
 async fn descriptor_nobody_asked_for_ends_the_edge_and_does_not_enter() {
     let (peer, server) = server();
-    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let before = open();
-    peer.with_descriptor(&proto::channel::frame(Kind::Request, proto::ids::RequestId(1), 0, &exec(), 16_384).unwrap());
+    let mut copies = peer
+        .with_descriptor(&proto::channel::frame(Kind::Request, proto::ids::RequestId(1), 0, &exec(), 16_384).unwrap());
+    assert_eq!(copies.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "the twin: a copy that is open shows");
     let _ = violation(server.next().await);
-    assert_eq!(open(), before);
+    assert_eq!(copies.read(&mut [0]).unwrap(), 0, "no copy is open any more");
     drop(server);
     peer.assert_closed_unanswered().await;
 }

@@ -29,12 +29,14 @@ fn scene(
 ) -> Scene {
     let scene = started(who, "vault:claude.key", claude, local);
     fed(&scene.system, &["secrets", "set", "claude.key"], KEY);
-    let policy = format!(
-        "verb inject\nrole egress\nheader x-api-key\nhost {HOST}\nport {}\nmethod POST\npath /v1/messages\n",
-        scene.claude.port
-    );
-    fed(&scene.system, &["secrets", "policy", "claude.key", "--file", "-"], &policy);
+    fed(&scene.system, &["secrets", "policy", "claude.key", "--file", "-"], &policy(&scene));
     scene
+}
+
+/// What the first provider's key is for.
+fn policy(scene: &Scene) -> String {
+    let port = scene.claude.port;
+    format!("verb inject\nrole egress\nheader x-api-key\nhost {HOST}\nport {port}\nmethod POST\npath /v1/messages\n")
 }
 
 /// With this as the key that the configuration has.
@@ -163,6 +165,29 @@ fn key_that_stood_in_the_file_answers_by_the_start_alone_and_goes_to_its_provide
     };
     assert!(scene.system.records("secret-audit").iter().any(refused));
     assert!(elsewhere.seen().iter().all(|seen| !seen.head.contains(KEY)));
+}
+
+#[test]
+fn honey_secret_that_is_asked_for_is_an_incident_and_reaches_nobody() {
+    let scene = scene(anybody(), |_, answer| answer.say("lured"), |_, answer| answer.say("local here"));
+    let incidents = || {
+        let records = scene.system.records("system-audit").into_iter();
+        records.filter(|record| record["type"] == "incident").collect::<Vec<_>>()
+    };
+    assert!(scene.system.chat("hello").contains("lured"), "the twin");
+    assert!(incidents().is_empty());
+    let honey = format!("{}honey yes\n", policy(&scene));
+    fed(&scene.system, &["secrets", "policy", "claude.key", "--file", "-"], &honey);
+    let _ = scene.reads("hello again");
+    let steps = wait_for("the reaction", || Some(incidents()).filter(|steps| steps.len() == 5));
+    assert!(steps[0]["detail"].as_str().unwrap().starts_with("egress broke the protocol"), "{steps:?}");
+    let why = "it asked for the honey secret claude.key";
+    assert!(scene.system.records("system-audit").iter().any(|record| record.to_string().contains(why)));
+    let records = scene.system.records("secret-audit");
+    let asked = |record: &&Value| record["verb"] == "honey" && record["name"] == "claude.key";
+    assert_eq!(records.iter().find(asked).map(|record| record["success"].clone()), Some(false.into()));
+    assert_eq!(scene.claude.seen().len(), 1, "nothing was sent with it");
+    scene.system.wait_epoch("egress", 2);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use crate::codec::{Reader, Writer};
 use crate::envelope::MAX_NAME;
 use std::collections::BTreeMap;
 
-/// Entries at most.
-const CAPACITY: usize = 4096;
+/// Entries at most: as many as a store has records.
+const CAPACITY: usize = 8192;
 
 /// What one request moved, or all of a day.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -92,6 +92,11 @@ impl Days {
         if self.0.len() < CAPACITY || self.0.contains_key(name) {
             self.0.insert(name.to_owned(), (of, sum));
         }
+    }
+
+    /// Forgets a name.
+    pub fn forget(&mut self, name: &str) {
+        self.0.remove(name);
     }
 
     /// Bytes that what was spent of this name takes in the store.

@@ -52,12 +52,15 @@ pub enum KeyError {
     /// There is no such file.
     #[error("{0} is not there")]
     Missing(&'static str),
-    /// It is not what was made.
+    /// It is no key.
+    #[error("{0} {1}; put the key back from its backup")]
+    Form(&'static str, &'static str),
+    /// Others may have read it, or put it there.
     #[error("{name} {what}")]
-    Wrong {
+    Exposed {
         /// Its name.
         name: &'static str,
-        /// What is wrong, and what to do.
+        /// How, and what to do.
         what: String,
     },
     /// The kernel said no.
@@ -83,6 +86,11 @@ pub fn read(directory: BorrowedFd<'_>, name: &'static str) -> Result<Master, Key
     let fd = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
         Ok(fd) => fd,
         Err(Errno::NOENT) => return Err(KeyError::Missing(name)),
+        Err(Errno::LOOP) => return Err(KeyError::Form(name, "is a link, which is not followed")),
+        Err(Errno::ACCESS) => {
+            let what = "is not the vault's own: it may not read it; others may have put it there: check who".into();
+            return Err(KeyError::Exposed { name, what });
+        }
         Err(errno) => return Err(KeyError::Os { step: "open", errno }),
     };
     let own = rustix::process::geteuid().as_raw();
@@ -100,19 +108,19 @@ pub fn read_credential(fd: &OwnedFd) -> Result<Master, KeyError> {
 
 fn read_file(fd: &OwnedFd, name: &'static str, owners: &[u32]) -> Result<Master, KeyError> {
     let found = rustix::fs::fstat(fd).map_err(os("fstat"))?;
-    let wrong = |what: String| Err(KeyError::Wrong { name, what });
+    let exposed = |what: String| Err(KeyError::Exposed { name, what });
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-        return wrong("is not a regular file; put the key back from its backup".into());
+        return Err(KeyError::Form(name, "is not a regular file"));
     }
     let mode = found.st_mode & 0o7777;
     if mode != 0o400 {
-        return wrong(format!(
+        return exposed(format!(
             "has mode {mode:04o} where 0400 is needed; others may have read it: check who, then chmod 0400"
         ));
     }
     if !owners.contains(&found.st_uid) {
         let needed = owners.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
-        return wrong(format!(
+        return exposed(format!(
             "belongs to uid {} where {needed} is needed; check who put it there, then chown it",
             found.st_uid
         ));
@@ -129,10 +137,7 @@ fn read_file(fd: &OwnedFd, name: &'static str, owners: &[u32]) -> Result<Master,
             Err(errno) => return Err(KeyError::Os { step: "read", errno }),
         }
     }
-    text.get(..length).and_then(parse).map_or_else(
-        || wrong("is not 64 hexadecimal digits and a newline; put the key back from its backup".into()),
-        Ok,
-    )
+    text.get(..length).and_then(parse).ok_or(KeyError::Form(name, "is not 64 hexadecimal digits and a newline"))
 }
 
 fn parse(text: &[u8]) -> Option<Master> {
@@ -234,7 +239,7 @@ mod tests {
 
     fn wrong(fd: &OwnedFd) -> String {
         match read(fd.as_fd(), NAME) {
-            Err(error @ KeyError::Wrong { .. }) => error.to_string(),
+            Err(error @ (KeyError::Form(..) | KeyError::Exposed { .. })) => error.to_string(),
             Err(error) => panic!("{error}"),
             Ok(_) => panic!("accepted"),
         }
@@ -271,7 +276,7 @@ mod tests {
         let (dir, fd, _) = made();
         std::fs::remove_file(dir.path().join(NAME)).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", dir.path().join(NAME)).unwrap();
-        assert!(matches!(read(fd.as_fd(), NAME), Err(KeyError::Os { errno: Errno::LOOP, .. })));
+        assert!(wrong(&fd).contains("is a link"));
     }
 
     #[test]

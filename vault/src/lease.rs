@@ -268,10 +268,15 @@ impl Leases {
         }
     }
 
-    /// Forgets what was allowed of a name, and how often it was used: it is another secret now.
-    pub fn forget(&mut self, name: &str) {
+    /// Ends what was lent of a name, which a server gave anew. How often it was used still counts: a role had it given.
+    pub fn renewed(&mut self, name: &str) {
         self.live.retain(|_, lease| lease.name != name);
         self.approvals.retain(|(of, _), _| of != name);
+    }
+
+    /// Forgets what was allowed of a name, and how often it was used: it is another secret now.
+    pub fn forget(&mut self, name: &str) {
+        self.renewed(name);
         self.uses.remove(name);
     }
 }

@@ -141,11 +141,11 @@ impl<L: Log> Desk<'_, L> {
         recorded(self.log, secret_record(&into, "refresh", "egress", true, &detail), "the new secret")?;
         // The old one may be used up already, so what takes its place comes first.
         if let Some(refresh) = refresh {
-            self.state.put(&name, refresh, None, unix_now()).map_err(changed)?;
-            self.leases.forget(&name);
+            self.state.renew(&name, refresh, unix_now()).map_err(changed)?;
+            self.leases.renewed(&name);
         }
-        let version = self.state.put(&into, access, None, unix_now()).map_err(changed)?;
-        self.leases.forget(&into);
+        let version = self.state.renew(&into, access, unix_now()).map_err(changed)?;
+        self.leases.renewed(&into);
         Ok(LeaseReply::Stored(version))
     }
 

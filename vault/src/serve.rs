@@ -268,10 +268,10 @@ impl Vault {
                 let why = bar.as_ref().map(Bar::text).unwrap_or_default();
                 return Ok(AdminReply::Standing(BoundedStr::truncated(&why)));
             }
-            (Some(Bar::RolledBack(what)), AdminRequest::Vault { uid, verb })
+            (Some(Bar::PutBack(what)), AdminRequest::Vault { uid, verb })
                 if matches!(**verb, VaultVerb::AcceptRollback) =>
             {
-                let (uid, what) = (*uid, what.clone());
+                let (uid, what) = (*uid, what.to_string());
                 return self.accept_rollback(uid, &what).map(AdminReply::Vault);
             }
             (Some(bar), _) => return Err(bar.refusal().into()),

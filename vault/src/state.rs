@@ -9,6 +9,7 @@ use crate::days::Days;
 use crate::envelope::{EnvelopeError, Keyring, Record};
 use crate::keys::{self, KeyError, Master};
 use crate::lockout::Table;
+use crate::merkle::Hash;
 use crate::permit::Policy;
 use crate::senders::Senders;
 use crate::senders::configured::Configured;
@@ -21,8 +22,9 @@ use crate::transcripts::{self, Begins, Transcripts};
 use crate::witness::memory::Memory;
 use confine::startup::StartError;
 use front::Front;
+use proto::exit::Exit;
 use proto::secret::Secret;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 use witnessed::Bond;
@@ -58,6 +60,8 @@ pub struct State {
     configured: Configured,
     /// Credentials that answers need.
     answers: Vec<String>,
+    /// Names whose value another name has as well, and the root over the records of which that was so.
+    shared: Option<(Hash, BTreeSet<String>)>,
 }
 
 /// Words about lines of transcripts that an end without a warning may lose.
@@ -86,26 +90,37 @@ pub enum ChangeError {
     Store(#[from] StoreError),
 }
 
-fn key_failed(error: &KeyError) -> StartError {
+const fn key_exit(error: &KeyError) -> Exit {
     match error {
-        KeyError::Os { .. } => StartError::internal(format!("keys/{error}")),
-        KeyError::Missing(_) | KeyError::Wrong { .. } => StartError::integrity(format!("keys/{error}")),
+        KeyError::Os { .. } => Exit::Internal,
+        KeyError::Missing(_) => Exit::KeyLost,
+        KeyError::Form(..) => Exit::KeyForm,
+        KeyError::Exposed { .. } => Exit::KeyExposed,
     }
+}
+
+fn key_failed(error: &KeyError) -> StartError {
+    StartError::ends(key_exit(error), format!("keys/{error}"))
 }
 
 fn store_failed(error: &StoreError) -> StartError {
     let text = format!("vault/{error}");
-    match error {
-        StoreError::Snapshot(SnapshotError::Seal(_)) => StartError::internal(text),
-        StoreError::Missing | StoreError::Kind | StoreError::Lock(_) | StoreError::Snapshot(_) => {
-            StartError::integrity(format!("{text}; put keys/ and vault/ back from the same backup"))
+    let exit = match error {
+        StoreError::Missing => Exit::StoreLost,
+        StoreError::Kind | StoreError::Snapshot(SnapshotError::Format) => Exit::StoreForm,
+        StoreError::Snapshot(SnapshotError::Length { .. }) => Exit::StoreCut,
+        StoreError::Snapshot(SnapshotError::Foreign) => Exit::KeyForeign,
+        StoreError::Lock(_) | StoreError::Snapshot(SnapshotError::Altered | SnapshotError::Inside(_)) => {
+            Exit::StoreAltered
         }
-        StoreError::Unrecorded(_)
+        StoreError::Snapshot(SnapshotError::Full(_) | SnapshotError::Memory | SnapshotError::Seal(_))
+        | StoreError::Unrecorded(_)
         | StoreError::Unanswerable(_)
         | StoreError::Unwritable(_)
         | StoreError::Durability { .. }
-        | StoreError::Os(_) => StartError::internal(text),
-    }
+        | StoreError::Os(_) => return StartError::internal(text),
+    };
+    StartError::ends(exit, format!("{text}; put keys/ and vault/ back from the same backup"))
 }
 
 impl State {
@@ -113,7 +128,7 @@ impl State {
     /// gets its name last, so that a first start that was interrupted is told from a store or a key that was lost.
     ///
     /// # Errors
-    /// [`StartError`]: integrity where key and store are not what was made.
+    /// [`StartError`], permanent where key and store are not what was made.
     pub fn open(keys: &OwnedFd, directory: OwnedFd) -> Result<Self, StartError> {
         store::sweep(directory.as_fd()).map_err(|error| store_failed(&error))?;
         match keys::read(keys.as_fd(), keys::NAME) {
@@ -124,11 +139,8 @@ impl State {
         if Self::store_exists(directory.as_fd())? {
             // The store was the last but one step of a first start, or its key is lost.
             let master = keys::read(keys.as_fd(), keys::PENDING).map_err(|_| {
-                StartError::integrity(format!(
-                    "keys/{} is lost and vault/{} needs it; put it back from its backup",
-                    keys::NAME,
-                    store::NAME
-                ))
+                let what = format!("keys/{} is lost and vault/{} needs it", keys::NAME, store::NAME);
+                StartError::ends(Exit::KeyLost, format!("{what}; put it back from its backup"))
             })?;
             let mut state = Self::open_store(directory, master)?;
             keys::settle(keys.as_fd()).map_err(|error| key_failed(&error))?;
@@ -243,6 +255,7 @@ impl State {
             front: None,
             bond: Bond::default(),
             answers: Vec::new(),
+            shared: None,
             waiting: Waiting::default(),
             told: Told::default(),
             unsaved: 0,
@@ -265,6 +278,17 @@ impl State {
         let record = Record::seal(&mut self.contents.ring, name, version, now, policy.unwrap_or(&kept), value)?;
         self.exchange(name, Some(record))?;
         Ok(version)
+    }
+
+    /// As [`State::put`], for a value that a server gave in the place of one that it takes: what was used of the one before
+    /// counts against the same budget, or a role could begin it anew.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn renew(&mut self, name: &str, value: &Secret, now: u64) -> Result<u64, ChangeError> {
+        let (before, version) = (self.contents.budgets.clone(), self.record(name).map_or(0, Record::version));
+        self.contents.budgets.carry(name, version, version.saturating_add(1));
+        self.put(name, value, None, now).inspect_err(|_| self.contents.budgets = before)
     }
 
     /// True where a value that stands in a configuration is not to be taken over: the vault took it already, or has it.
@@ -304,10 +328,14 @@ impl State {
         if !self.contents.records.contains_key(name) {
             return Err(ChangeError::NoSuchSecret);
         }
-        let before = (self.contents.budgets.clone(), self.contents.adopted.clone());
-        self.contents.budgets.forget(name);
-        self.contents.adopted.forget(name);
-        self.exchange(name, None).inspect_err(|_| (self.contents.budgets, self.contents.adopted) = before)
+        let Contents { budgets, days, adopted, .. } = &mut self.contents;
+        let before = (budgets.clone(), days.clone(), adopted.clone());
+        budgets.forget(name);
+        days.forget(name);
+        adopted.forget(name);
+        self.exchange(name, None).inspect_err(|_| {
+            (self.contents.budgets, self.contents.days, self.contents.adopted) = before;
+        })
     }
 
     fn exchange(&mut self, name: &str, record: Option<Record>) -> Result<(), ChangeError> {

@@ -73,6 +73,8 @@ pub fn load(directory: BorrowedFd<'_>) -> Result<Vec<u8>, StoreError> {
     let fd = match rustix::fs::openat(directory, NAME, flags, Mode::empty()) {
         Ok(fd) => fd,
         Err(Errno::NOENT) => return Err(StoreError::Missing),
+        // A link, which is not followed.
+        Err(Errno::LOOP) => return Err(StoreError::Kind),
         Err(errno) => return Err(errno.into()),
     };
     let found = rustix::fs::fstat(&fd)?;

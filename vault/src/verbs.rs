@@ -17,7 +17,6 @@ use proto::bounded::{BoundedStr, BoundedVec};
 use proto::edge::Refusal;
 use proto::secret::Secret;
 use proto::vault::{SecretRow, VaultAnswer, VaultVerb};
-use std::collections::BTreeSet;
 
 /// Rows of one page.
 const PAGE: usize = 64;
@@ -306,7 +305,7 @@ impl<L: Log> Desk<'_, L> {
     }
 
     fn page(&mut self, after: &str) -> BoundedVec<SecretRow, PAGE> {
-        let shared: BTreeSet<String> = self.state.shared().into_iter().map(str::to_owned).collect();
+        self.state.compare_values();
         let rows: Vec<_> = self.state.records().filter(|record| record.name() > after).take(PAGE).collect();
         let rows: Vec<SecretRow> = rows
             .into_iter()
@@ -322,7 +321,7 @@ impl<L: Log> Desk<'_, L> {
                     honey: policy.honey,
                     used: self.state.contents().budgets.used(record.name(), record.version()),
                     budget: grant.and_then(|grant| grant.budget),
-                    shared: shared.contains(record.name()),
+                    shared: self.state.is_shared(record.name()),
                 }
             })
             .collect();

@@ -71,60 +71,62 @@ fn edit(change: impl Fn(&mut Vec<u8>)) -> impl Fn(&Path) {
 }
 
 #[test]
-fn wrong_short_open_missing_or_foreign_key_file_is_exit_79_with_its_reason() {
-    ends("another key", put(KEY, "ab".repeat(32) + "\n", 0o400), 79, "is not the store of this key");
-    ends("short", put(KEY, "ab".repeat(31) + "\n", 0o400), 79, "64 hexadecimal digits");
-    ends("long", put(KEY, "ab".repeat(33) + "\n", 0o400), 79, "64 hexadecimal digits");
-    ends("empty", put(KEY, "", 0o400), 79, "64 hexadecimal digits");
+fn lost_short_open_or_foreign_key_file_has_a_status_and_a_reason_for_each() {
+    ends("another key", put(KEY, "ab".repeat(32) + "\n", 0o400), 83, "is not the store of this key");
+    ends("short", put(KEY, "ab".repeat(31) + "\n", 0o400), 81, "64 hexadecimal digits");
+    ends("long", put(KEY, "ab".repeat(33) + "\n", 0o400), 81, "64 hexadecimal digits");
+    ends("empty", put(KEY, "", 0o400), 81, "64 hexadecimal digits");
     let mode = |mode| move |state: &Path| fs::set_permissions(state.join(KEY), Permissions::from_mode(mode)).unwrap();
-    ends("readable by all", mode(0o444), 79, "has mode 0444 where 0400 is needed");
-    ends("readable by its group", mode(0o440), 79, "has mode 0440 where 0400 is needed");
-    ends("writable", mode(0o600), 79, "has mode 0600 where 0400 is needed");
-    ends("missing", |state| fs::remove_file(state.join(KEY)).unwrap(), 79, "is lost and vault/vault.db needs it");
+    ends("readable by all", mode(0o444), 82, "has mode 0444 where 0400 is needed");
+    ends("readable by its group", mode(0o440), 82, "has mode 0440 where 0400 is needed");
+    ends("writable", mode(0o600), 82, "has mode 0600 where 0400 is needed");
+    ends("missing", |state| fs::remove_file(state.join(KEY)).unwrap(), 80, "is lost and vault/vault.db needs it");
     let directory = |state: &Path| {
         fs::remove_file(state.join(KEY)).unwrap();
         fs::create_dir(state.join(KEY)).unwrap();
     };
-    ends("a directory", directory, 79, "is not a regular file");
+    ends("a directory", directory, 81, "is not a regular file");
     if rustix::process::geteuid().is_root() {
-        ends("of another uid", |state| chown(state.join(KEY), Some(12_345), None).unwrap(), 79, "belongs to uid 12345");
+        ends("of another uid", |state| chown(state.join(KEY), Some(12_345), None).unwrap(), 82, "belongs to uid 12345");
     } else {
         eprintln!("SKIPPED: giving a file away needs root");
     }
 }
 
 #[test]
-fn link_in_the_place_of_the_key_is_not_followed() {
-    let link = |state: &Path| {
-        fs::rename(state.join(KEY), state.join("elsewhere")).unwrap();
-        symlink(state.join("elsewhere"), state.join(KEY)).unwrap();
+fn link_in_the_place_of_the_key_or_the_store_is_not_followed() {
+    let link = |name: &'static str| {
+        move |state: &Path| {
+            fs::rename(state.join(name), state.join("elsewhere")).unwrap();
+            symlink(state.join("elsewhere"), state.join(name)).unwrap();
+        }
     };
-    // Whoever can make it can make another: it is tried again, as any error of the system is, and never read.
-    ends("a link", link, 70, "Too many levels of symbolic links");
+    ends("a link to the key", link(KEY), 81, "is a link, which is not followed");
+    ends("a link to the store", link(STORE), 86, "is not a regular file");
 }
 
 #[test]
-fn cut_altered_foreign_or_missing_store_is_exit_79_with_its_reason() {
-    ends("cut", edit(|bytes| bytes.truncate(bytes.len() - 1)), 79, "it was cut, or added to");
-    ends("cut to its header", edit(|bytes| bytes.truncate(40)), 79, "it was cut, or added to");
-    ends("added to", edit(|bytes| bytes.push(0)), 79, "it was cut, or added to");
-    ends("empty", edit(Vec::clear), 79, "is not a store of this version");
-    ends("something else", edit(|bytes| bytes[..8].copy_from_slice(b"SQLite f")), 79, "is not a store of this version");
-    ends("one bit", edit(|bytes| bytes[100] ^= 1), 79, "its trailer does not hold");
-    ends("its generation", edit(|bytes| bytes[40] += 1), 79, "its trailer does not hold");
-    ends("too large", edit(|bytes| bytes.resize(2 << 20, 0)), 79, "it was cut, or added to");
-    ends("missing", |state| fs::remove_file(state.join(STORE)).unwrap(), 79, "vault.db is not there");
+fn cut_altered_foreign_or_missing_store_has_a_status_and_a_reason_for_each() {
+    ends("cut", edit(|bytes| bytes.truncate(bytes.len() - 1)), 85, "it was cut, or added to");
+    ends("cut to its header", edit(|bytes| bytes.truncate(40)), 85, "it was cut, or added to");
+    ends("added to", edit(|bytes| bytes.push(0)), 85, "it was cut, or added to");
+    ends("empty", edit(Vec::clear), 86, "is not a store of this version");
+    ends("something else", edit(|bytes| bytes[..8].copy_from_slice(b"SQLite f")), 86, "is not a store of this version");
+    ends("one bit", edit(|bytes| bytes[100] ^= 1), 87, "its trailer does not hold");
+    ends("its generation", edit(|bytes| bytes[40] += 1), 87, "its trailer does not hold");
+    ends("too large", edit(|bytes| bytes.resize(2 << 20, 0)), 85, "it was cut, or added to");
+    ends("missing", |state| fs::remove_file(state.join(STORE)).unwrap(), 84, "vault.db is not there");
     let directory = |state: &Path| {
         fs::remove_file(state.join(STORE)).unwrap();
         fs::create_dir(state.join(STORE)).unwrap();
     };
-    ends("a directory", directory, 79, "is not a regular file");
+    ends("a directory", directory, 86, "is not a regular file");
     let greedy = |bytes: &mut Vec<u8>| {
         *bytes = [b"MOLTPASS".as_slice(), &[0xff; 44], bytes].concat();
     };
-    ends("a passphrase that takes all memory", edit(greedy), 79, "no passphrase's salt and costs");
+    ends("a passphrase that takes all memory", edit(greedy), 87, "no passphrase's salt and costs");
     let other = tempfile::tempdir().unwrap();
     assert_eq!(Broker::ready(other.path(), true).0.exit(), Some(0));
     let foreign = fs::read(other.path().join(STORE)).unwrap();
-    ends("another vault's", put(STORE, foreign, 0o600), 79, "is not the store of this key");
+    ends("another vault's", put(STORE, foreign, 0o600), 83, "is not the store of this key");
 }

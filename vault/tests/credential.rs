@@ -64,14 +64,16 @@ fn key_that_is_moved_to_the_manager_opens_the_store_that_it_sealed() {
 }
 
 #[test]
-fn credential_that_is_no_key_or_another_one_or_that_others_read_is_exit_79() {
+fn credential_that_is_no_key_or_another_one_or_that_others_read_has_a_status_for_each() {
     let state = tempfile::tempdir().unwrap();
     let key = credential(state.path(), KEY, 0o400);
     assert_eq!(ready(state.path(), &key).exit(), Some(0));
     let store = std::fs::read(state.path().join("vault/vault.db")).unwrap();
     let other = KEY.replace("00", "11");
-    for (text, mode) in [("", 0o400), (&KEY[..40], 0o400), (KEY.trim_end(), 0o400), (KEY, 0o444), (&other, 0o400)] {
-        assert_eq!(exit(state.path(), &credential(state.path(), text, mode)), Some(79), "{text:?} {mode:o}");
+    let bad =
+        [("", 0o400, 81), (&KEY[..40], 0o400, 81), (KEY.trim_end(), 0o400, 81), (KEY, 0o444, 82), (&other, 0o400, 83)];
+    for (text, mode, status) in bad {
+        assert_eq!(exit(state.path(), &credential(state.path(), text, mode)), Some(status), "{text:?} {mode:o}");
     }
     assert_eq!(std::fs::read(state.path().join("vault/vault.db")).unwrap(), store, "nothing was written");
     assert_eq!(ready(state.path(), &credential(state.path(), KEY, 0o400)).exit(), Some(0));

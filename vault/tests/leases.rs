@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 
 const NAME: &str = "model";
@@ -141,5 +142,69 @@ fn lease_ends_with_the_egress_that_it_was_given_to() {
     assert_eq!(redeem(&mut next, given), over());
     let own = lease(&mut next).0;
     assert_eq!(redeem(&mut next, own), Ok(VALUE.to_vec()), "the twin");
+    assert_eq!(broker.exit(), Some(0));
+}
+
+/// Asks for the same credential in every way that its policy allows; how often it was lent, and the rules of all refusals.
+fn asks_as_often_as_it_can(egress: &mut Client<EgressVault>) -> (usize, BTreeSet<String>) {
+    let (mut lent, mut rules) = (0, BTreeSet::new());
+    for number in 0..60u8 {
+        let request = LeaseRequest::Lease {
+            session: SessionKey(BoundedStr::truncated(&format!("agent:main:{number}"))),
+            credential: BoundedStr::truncated(NAME),
+            to: to(),
+            method: BoundedStr::truncated("POST"),
+            path: BoundedStr::truncated(&format!("/v1/{number}?{number}")),
+            digest: [number; 32],
+        };
+        match egress.call(&request, &[], PATIENCE) {
+            // Every other one is used; one that is given back was lent all the same.
+            Ok((LeaseReply::Leased { lease, .. }, _)) => {
+                lent += 1;
+                let next = match number % 2 {
+                    0 => LeaseRequest::Redeem { lease, to: to(), digest: [number; 32] },
+                    _ => LeaseRequest::Release { lease },
+                };
+                egress.call(&next, &[], PATIENCE).map(drop).unwrap();
+            }
+            Err(CallError::Refused(refusal)) => drop(rules.insert(refusal.rule.to_string())),
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    }
+    (lent, rules)
+}
+
+#[test]
+fn rate_budget_and_approval_hold_against_an_egress_that_asks_as_often_as_it_can() {
+    let (state, broker, _records, mut egress) = scene(60);
+    let bounded = |broker: &Broker, bound: &str| {
+        let text = format!(
+            "verb inject\nrole egress\nheader authorization\nhost api.example.org\nmethod POST\npath /v1\n{bound}\n"
+        );
+        let verb = VaultVerb::SetPolicy { name: BoundedStr::truncated(NAME), text: BoundedStr::truncated(&text) };
+        broker.verb(verb).map(drop).unwrap();
+    };
+    let approve = |broker: &Broker| {
+        broker.verb(VaultVerb::ApproveUse { name: BoundedStr::truncated(NAME) }).map(drop).unwrap();
+    };
+    let only = |rule: &str| BTreeSet::from([rule.to_owned()]);
+    assert_eq!(asks_as_often_as_it_can(&mut egress), (60, BTreeSet::new()), "the twin");
+    bounded(&broker, "rate 7/86400");
+    assert_eq!(asks_as_often_as_it_can(&mut egress), (7, only("vault.rate")));
+    // A new edge is the same role.
+    assert_eq!(asks_as_often_as_it_can(&mut broker.egress()), (0, only("vault.rate")));
+    let mut egress = broker.egress();
+    bounded(&broker, "approval yes");
+    approve(&broker);
+    approve(&broker);
+    assert_eq!(asks_as_often_as_it_can(&mut egress), (2, only("vault.approval")));
+    approve(&broker);
+    broker.verb(VaultVerb::RevokeLeases).map(drop).unwrap();
+    assert_eq!(asks_as_often_as_it_can(&mut egress), (0, only("vault.approval")), "what was allowed was taken back");
+    bounded(&broker, "budget 7");
+    assert_eq!(asks_as_often_as_it_can(&mut egress), (7, only("vault.budget")));
+    assert_eq!(broker.exit(), Some(0));
+    let (broker, _records) = Broker::ready(state.path(), true);
+    assert_eq!(asks_as_often_as_it_can(&mut broker.egress()), (0, only("vault.budget")), "a start gives none back");
     assert_eq!(broker.exit(), Some(0));
 }

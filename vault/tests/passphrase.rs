@@ -117,7 +117,7 @@ fn passphrase_without_the_key_file_and_the_key_file_of_another_vault_open_nothin
     let key = state.path().join("keys/secrets.key");
     std::fs::rename(&key, state.path().join("key")).unwrap();
     let mut without = Broker::start(state.path());
-    assert_eq!(without.child.wait().unwrap().code(), Some(79));
+    assert_eq!(without.child.wait().unwrap().code(), Some(80));
     std::fs::copy(other.path().join("keys/secrets.key"), &key).unwrap();
     let (broker, _records) = Broker::ready(state.path(), true);
     assert_eq!(rule(unlock(&broker, "correct horse")), "vault.wrong_passphrase");

@@ -236,7 +236,7 @@ fn garbage_on_an_edge_closes_it_alone_and_is_reported() {
 }
 
 #[test]
-fn altered_store_is_exit_79() {
+fn altered_store_is_exit_87() {
     let state = tempfile::tempdir().unwrap();
     let (broker, _records) = Broker::ready(state.path(), true);
     assert_eq!(broker.exit(), Some(0));
@@ -245,7 +245,7 @@ fn altered_store_is_exit_79() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let mut refused = Broker::start(state.path());
-    assert_eq!(refused.child.wait().unwrap().code(), Some(79));
+    assert_eq!(refused.child.wait().unwrap().code(), Some(87));
 }
 
 /// A small file system that can be filled, taken down at the end of its test.

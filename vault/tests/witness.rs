@@ -124,7 +124,7 @@ fn vault_whose_clock_was_set_back_refuses_everything_until_that_is_accepted() {
     let before = store(dir.path());
     let (broker, _records) = Broker::ready(dir.path(), true);
     assert!(standing(&broker).contains("clock is") && standing(&broker).contains("set back"), "{}", standing(&broker));
-    assert_eq!(broker.reveal().unwrap_err().rule.as_str(), "vault.rolled_back");
+    assert_eq!(broker.reveal().unwrap_err().rule.as_str(), "vault.clock");
     assert_eq!(store(dir.path()), before, "nothing is lost and nothing is written");
     assert!(broker.verb(VaultVerb::AcceptRollback).is_ok());
     assert!(broker.reveal().is_ok() && standing(&broker).is_empty());

@@ -2,7 +2,7 @@
 
 use super::exposure::{self, Exposure};
 use crate::CliError;
-use crate::door::{Door, unexpected};
+use crate::door::Door;
 use auditd::offline::{self, Expected, OfflineError};
 use config::Config;
 use proto::audit::Stream;
@@ -10,7 +10,7 @@ use proto::auth::DeviceRow;
 use proto::ids::Role;
 use proto::operator::Status;
 use proto::senders::AllowedRow;
-use proto::vault::{SecretRow, VaultAnswer, VaultVerb};
+use proto::vault::SecretRow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -88,27 +88,13 @@ impl Facts {
             Err(error) => return Err(error),
         };
         let status = door.as_mut().map(Door::status).transpose()?;
-        let secrets = door.as_mut().and_then(|door| secrets(door).ok()).unwrap_or_default();
+        let secrets = door.as_mut().and_then(|door| crate::secrets::rows(door).ok()).unwrap_or_default();
         let devices = door.as_mut().and_then(|door| crate::devices::rows(door).ok()).unwrap_or_default();
         let waiting = door.as_mut().and_then(|door| crate::people::pending(door).ok()).map_or(0, |rows| rows.len());
         let senders = door.as_mut().and_then(|door| crate::people::allowed(door).ok()).unwrap_or_default();
         let deep = deep.then(|| Deep::look(dir, door.as_mut(), status.as_ref()));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Ok(Self { dir: dir.to_owned(), files, config, status, secrets, devices, waiting, senders, now, deep })
-    }
-}
-
-fn secrets(door: &mut Door) -> Result<Vec<SecretRow>, CliError> {
-    let mut rows: Vec<SecretRow> = Vec::new();
-    loop {
-        let after = rows.last().map(|row| row.name.clone()).unwrap_or_default();
-        let VaultAnswer::Secrets(page) = crate::secrets::ask(door, VaultVerb::ListSecrets { after })? else {
-            return Err(unexpected());
-        };
-        rows.extend(page.iter().cloned());
-        if page.is_empty() || page.len() < crate::secrets::PAGE {
-            return Ok(rows);
-        }
     }
 }
 

@@ -9,7 +9,8 @@ use proto::ids::{RequestId, RunId, SessionKey};
 use proto::sandbox::{ExecOptions, OutputChunk, SandboxReply, SandboxRequest};
 use proto::wire::{Kind, MAX_FRAME};
 use serde::Serialize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes.
@@ -33,9 +34,12 @@ impl Peer {
         self.0.send(bytes, &[]).unwrap();
     }
 
-    pub fn with_descriptor(&self, bytes: &[u8]) {
-        let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
-        self.0.send(bytes, &[null.as_fd()]).unwrap();
+    /// Sends a descriptor that nobody asked for; what is given back reads as ended once no copy of it is open anywhere.
+    pub fn with_descriptor(&self, bytes: &[u8]) -> UnixStream {
+        let (watched, sent) = UnixStream::pair().unwrap();
+        watched.set_nonblocking(true).unwrap();
+        self.0.send(bytes, &[sent.as_fd()]).unwrap();
+        watched
     }
 
     /// What came last, if it is there: kind and id.

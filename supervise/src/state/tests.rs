@@ -95,7 +95,7 @@ fn word_of_an_old_epoch_changes_nothing() {
 
 #[test]
 fn exit_78_stops_the_set_with_78_and_exit_70_does_not() {
-    for (code, stops) in [(78, true), (79, true), (70, false)] {
+    for (code, stops) in [(78, true), (79, true), (80, true), (87, true), (88, false), (70, false)] {
         let (mut table, _) = running();
         table.on(10, 0, Event::Died(Role::Vault, Epoch(1), Death::Exited(code)));
         assert_eq!(table.is_stopping(), stops, "{code}");

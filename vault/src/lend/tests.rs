@@ -168,6 +168,40 @@ fn secret_that_was_given_for_another_goes_where_its_policy_says_and_nowhere_else
 }
 
 #[test]
+fn secret_that_a_role_had_given_anew_begins_no_rate_and_no_budget() {
+    let value = |text: &str| Secret::new(text.as_bytes().to_vec()).unwrap();
+    let refreshes = |bounds: &str| {
+        let text = TELEGRAM
+            .replace("verb inject", "verb refresh")
+            .replace("header authorization\nprefix \"Bearer \"\n", "into key\n");
+        text.replace("rate 30/60\nbudget 1000\n", bounds)
+    };
+    for (bounds, denial) in [("rate 2/60\n", "vault.rate"), ("budget 2\n", "vault.budget")] {
+        let mut world = World::new(&refreshes(bounds));
+        let policy = Policy::parse(&TELEGRAM.replace("rate 30/60\nbudget 1000\n", bounds)).unwrap();
+        world.state.put("key", &value("access-0"), Some(&policy), 1).unwrap();
+        // A fallen egress says that a server gave it what it had anyway.
+        for round in 0..2 {
+            world.ask(lease("key")).map(drop).unwrap();
+            let Ok(LeaseReply::Leased { lease: lent, .. }) = world.ask(lease("bot")) else { panic!("not leased") };
+            assert!(matches!(world.ask(redeem(lent)), Ok(LeaseReply::Redeemed(_))));
+            let store = LeaseRequest::Store { lease: lent, access: value("access-0"), refresh: Some(value("value")) };
+            assert!(matches!(world.ask(store), Ok(LeaseReply::Stored(version)) if version == round + 2));
+            // Nor does a start begin what is on disk.
+            if denial == "vault.budget" {
+                world.state = world.dirs.open().unwrap();
+            }
+        }
+        assert_eq!(rule(world.ask(lease("key"))), denial);
+        assert_eq!(rule(world.ask(lease("bot"))), denial);
+        // The twin: the operator's word begins both.
+        world.state.put("key", &value("new"), None, 2).unwrap();
+        world.leases.forget("key");
+        assert!(world.ask(lease("key")).is_ok());
+    }
+}
+
+#[test]
 fn what_a_day_may_move_and_cost_outlives_a_restart_and_a_rotation() {
     let spent = |lease| LeaseRequest::Spent { lease, bytes: 100, read: 1_000, written: 100 };
     for bound in ["day-bytes 150", "day-tokens 2200", "day-usd 0.009\nprice 3/15"] {

@@ -5,6 +5,7 @@ use super::{Vault, gone, now_ms, violated};
 use crate::audit::{AuditError, PATIENCE};
 use crate::auth::{AskError, recorded};
 use crate::lend::secret_record;
+use crate::rollback::Rollback;
 use crate::state::unix_now;
 use crate::state::witnessed::ViewError;
 use crate::store::StoreError;
@@ -21,8 +22,8 @@ use std::time::Instant;
 pub(super) enum Bar {
     /// The log was not looked at yet.
     Unproven,
-    /// The store or the log was put back.
-    RolledBack(String),
+    /// The store or the log was put back, or the clock.
+    PutBack(Rollback),
 }
 
 impl Bar {
@@ -32,7 +33,10 @@ impl Bar {
             Self::Unproven => {
                 "the vault has not compared its store with the log yet; auditd must answer first".to_owned()
             }
-            Self::RolledBack(what) => format!(
+            Self::PutBack(what @ Rollback::Clock(_)) => {
+                format!("{what}; set it right and restart, or go on by it: `moltbot vault accept-rollback`")
+            }
+            Self::PutBack(what) => format!(
                 "{what}; put back what belongs together and restart, or go on with what is here: `moltbot vault accept-rollback`"
             ),
         }
@@ -41,7 +45,8 @@ impl Bar {
     const fn rule(&self) -> &'static str {
         match self {
             Self::Unproven => "vault.unproven",
-            Self::RolledBack(_) => "vault.rolled_back",
+            Self::PutBack(Rollback::Clock(_)) => "vault.clock",
+            Self::PutBack(_) => "vault.rolled_back",
         }
     }
 
@@ -71,7 +76,7 @@ impl Vault {
         match self.state.witness().view(deadline) {
             Ok(Some(view)) => match self.state.take_view(&view, unix_now()) {
                 Ok(()) => self.bar = None,
-                Err(ViewError::Rollback(what)) => self.lower_bar(&what.to_string()),
+                Err(ViewError::Rollback(what)) => self.lower_bar(what),
                 Err(ViewError::Store(error)) => return Err(StartError::internal(format!("vault/{error}"))),
             },
             // What it could not read now it may read later.
@@ -86,9 +91,9 @@ impl Vault {
         self.become_ready(control)
     }
 
-    fn lower_bar(&mut self, what: &str) {
+    fn lower_bar(&mut self, what: Rollback) {
         self.leases.end_all(now_ms());
-        let bar = Bar::RolledBack(what.to_owned());
+        let bar = Bar::PutBack(what);
         eprintln!("vault: everything is refused: {}", bar.text());
         self.bar = Some(bar);
         self.bar_told = false;
@@ -97,8 +102,8 @@ impl Vault {
 
     /// Has it recorded that everything is refused; where that fails, the next log gets it.
     pub(super) fn tell_of_bar(&mut self) {
-        if let (Some(Bar::RolledBack(what)), false) = (&self.bar, self.bar_told) {
-            let record = secret_record("", "vault.rolled_back", "vault", false, what);
+        if let (Some(bar @ Bar::PutBack(what)), false) = (&self.bar, self.bar_told) {
+            let record = secret_record("", bar.rule(), "vault", false, &what.to_string());
             self.bar_told = recorded(&mut self.auditor, record, "the refusal").is_ok();
         }
     }

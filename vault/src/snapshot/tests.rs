@@ -156,7 +156,7 @@ fn records_out_of_order_or_twice_or_not_of_the_root_are_refused() {
 #[test]
 fn store_that_would_be_too_large_is_refused_before_it_is_written() {
     let master = Master::from_bytes([1; 32]);
-    let mut contents = contents(&master, 0);
+    let mut contents = Contents { days: Days::default(), ..contents(&master, 0) };
     let value = Secret::new(vec![b'x'; Secret::MAX]).unwrap();
     for n in 0..MAX / Secret::MAX + 1 {
         let name = format!("s{n:04}");
@@ -180,7 +180,13 @@ fn store_that_would_be_too_large_is_refused_before_it_is_written() {
     contents.senders = crate::senders::tests::full_of_strangers();
     for name in contents.records.keys() {
         contents.budgets.count(name, u64::MAX);
+        let most = u64::MAX;
+        contents.days.add(name, most, Amount { bytes: most, read: most, written: most, nanodollars: most });
     }
+    assert_eq!(
+        Writer::length_of(|into| contents.days.encode(into)),
+        contents.records.keys().map(|name| Days::length(name)).sum::<usize>() + 4
+    );
     let place = Place { root: contents.root(), ..place };
     let file = seal(&[], &master, &place, &contents).unwrap();
     let counted = file.len() - length;

@@ -1,6 +1,6 @@
 //! The state of a vault whose store a passphrase seals: opened with it, and sealed with it from then on.
 
-use super::{ChangeError, State, key_failed, store_failed, unix_now};
+use super::{ChangeError, State, key_exit, key_failed, store_failed, unix_now};
 use crate::envelope::EnvelopeError;
 use crate::keys::{self, Master};
 use crate::passphrase::Lock;
@@ -73,7 +73,7 @@ impl State {
         let half = match credential {
             Some(key) => {
                 Self::refuse_two_keys(keys)?;
-                keys::read_credential(key).map_err(|error| StartError::integrity(error.to_string()))?
+                keys::read_credential(key).map_err(|error| StartError::ends(key_exit(&error), error))?
             }
             None => keys::read(keys.as_fd(), keys::NAME).map_err(|error| key_failed(&error))?,
         };
@@ -89,7 +89,7 @@ impl State {
     pub fn open_with_credential(keys: &OwnedFd, directory: OwnedFd, key: &OwnedFd) -> Result<Self, StartError> {
         store::sweep(directory.as_fd()).map_err(|error| store_failed(&error))?;
         Self::refuse_two_keys(keys)?;
-        let master = keys::read_credential(key).map_err(|error| StartError::integrity(error.to_string()))?;
+        let master = keys::read_credential(key).map_err(|error| StartError::ends(key_exit(&error), error))?;
         let mut state = match Self::store_exists(directory.as_fd())? {
             true => Self::open_store(directory, master)?,
             false => {

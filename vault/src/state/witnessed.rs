@@ -115,19 +115,28 @@ impl State {
         let _ = self.bond.edge.make_known(&key, &prints);
     }
 
-    /// Names whose value another name has as well. Nothing where there is no randomness to compare under.
-    #[must_use]
-    pub fn shared(&self) -> BTreeSet<&str> {
-        let Ok(key) = fingerprint::Key::draw() else { return BTreeSet::new() };
+    /// Finds out which values stand under two names, unless the secrets are those of which that is known: to find out opens
+    /// each of them. Nothing is found where there is no randomness to compare under.
+    pub fn compare_values(&mut self) {
+        if self.shared.as_ref().is_some_and(|(root, _)| *root == self.place.root) {
+            return;
+        }
+        let Ok(key) = fingerprint::Key::draw() else { return self.shared = None };
         let mut seen: BTreeMap<[u8; 16], &str> = BTreeMap::new();
         let mut shared = BTreeSet::new();
         for record in self.contents.records.values() {
             let mac = record.open(&self.contents.ring).ok().and_then(|secret| key.mac(&secret));
             if let Some(first) = mac.and_then(|mac| seen.insert(mac, record.name())) {
-                shared.extend([first, record.name()]);
+                shared.extend([first, record.name()].map(str::to_owned));
             }
         }
-        shared
+        self.shared = Some((self.place.root, shared));
+    }
+
+    /// True where another name had this one's value when that was found out last.
+    #[must_use]
+    pub fn is_shared(&self, name: &str) -> bool {
+        self.shared.as_ref().is_some_and(|(_, names)| names.contains(name))
     }
 
     /// Asks where all of the log stands. The answer is [`State::take_view`]'s.

@@ -239,3 +239,29 @@ fn list_goes_page_by_page_and_shows_no_value() {
     let shared: Vec<&str> = first.iter().filter(|row| row.shared).map(|row| row.name.as_str()).collect();
     assert_eq!(shared, ["n000", "n001"]);
 }
+
+#[test]
+fn equal_values_are_found_anew_whenever_a_secret_changed() {
+    let mut world = World::new();
+    let put = |world: &mut World, name: &str, value: &str| {
+        world.state.put(name, &Secret::new(value.as_bytes().to_vec()).unwrap(), None, 7).map(drop).unwrap();
+    };
+    let shared = |world: &mut World| -> Vec<String> {
+        match world.ask(VaultVerb::ListSecrets { after: BoundedStr::default() }).unwrap() {
+            VaultAnswer::Secrets(rows) => {
+                rows.iter().filter(|row| row.shared).map(|row| row.name.to_string()).collect()
+            }
+            _ => panic!("another answer"),
+        }
+    };
+    put(&mut world, "a", "one");
+    put(&mut world, "b", "two");
+    assert!(shared(&mut world).is_empty());
+    put(&mut world, "b", "one");
+    assert_eq!(shared(&mut world), ["a", "b"]);
+    // As it is sealed anew, and as one of them goes.
+    world.state.rotate_keys(8).unwrap();
+    assert_eq!(shared(&mut world), ["a", "b"]);
+    world.state.remove("a").unwrap();
+    assert!(shared(&mut world).is_empty());
+}
