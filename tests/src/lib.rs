@@ -287,7 +287,12 @@ impl System {
     pub fn says(&self, args: &[&str]) -> String {
         let output = self.moltbot(args);
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "moltbot {args:?}: {error}\n{}\n{}", String::from_utf8_lossy(&output.stdout), self.log());
+        assert!(
+            output.status.success(),
+            "moltbot {args:?}: {error}\n{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            self.log()
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
