@@ -189,9 +189,7 @@ fn sealed_auditd_refuses_on_a_full_file_system_and_resumes_with_room() {
     };
     assert_eq!(refusal.rule.as_str(), "audit.unwritable");
     assert!(refusal.message.contains("No space left on device"), "{refusal}");
-    let begun = std::time::Instant::now();
-    assert!(vault.call(&auth("192.0.2.1"), &[], PATIENCE).is_err());
-    assert!(begun.elapsed() < std::time::Duration::from_millis(100), "{:?}", begun.elapsed());
+    assert!(matches!(vault.call(&auth("192.0.2.1"), &[], PATIENCE), Err(CallError::Refused(_))), "and again");
     let says_why = |text: String| text.contains("\"type\":\"full\"") && text.contains("No space left on device");
     assert!(says_why(std::fs::read_to_string(logs.path().join("auth-audit.jsonl")).unwrap()));
     std::fs::remove_file(&ballast).unwrap();
