@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod approvals;
 pub mod brief;
 pub mod connect;
 pub mod connection;
