@@ -157,6 +157,7 @@ async fn exec(turn: &mut Turn<'_>, plan: &Plan, command: &str) -> End {
         let text = match chunk {
             OutputChunk::Stdout(bytes) => out.push(bytes),
             OutputChunk::Stderr(bytes) => err.push(bytes),
+            OutputChunk::Waits(_) => return,
         };
         turn.say(&text);
     };

@@ -104,8 +104,9 @@ async fn ask(turn: &Turn<'_>, verb: FileVerb) -> Option<(Vec<u8>, SandboxReply)>
         loop {
             match stream.next().await? {
                 Outgoing::Chunk(chunk) => {
-                    let (OutputChunk::Stdout(piece) | OutputChunk::Stderr(piece)) = &chunk;
-                    if bytes.len() < MAX_ALL {
+                    if let OutputChunk::Stdout(piece) | OutputChunk::Stderr(piece) = &chunk
+                        && bytes.len() < MAX_ALL
+                    {
                         bytes.extend_from_slice(piece);
                     }
                     let _ = stream.credit(chunk.cost()).await;

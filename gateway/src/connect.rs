@@ -23,7 +23,16 @@ pub const TICK_MS: u64 = 30_000;
 const NEWEST: u64 = 4;
 /// Oldest protocol.
 const OLDEST: u64 = 3;
-const EVENTS: [&str; 6] = ["connect.challenge", "agent", "chat", "tick", "health", "shutdown"];
+const EVENTS: [&str; 8] = [
+    "connect.challenge",
+    "agent",
+    "chat",
+    "tick",
+    "health",
+    "shutdown",
+    "exec.approval.requested",
+    "exec.approval.resolved",
+];
 
 /// Why the handshake ends, and the code that the connection is closed with.
 #[derive(Debug, PartialEq)]

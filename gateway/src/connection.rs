@@ -119,7 +119,7 @@ pub async fn serve(gateway: Arc<Gateway>, io: Upgraded, peer: Peer, stranger: Op
     match greet(&gateway, text, peer, &challenge).await {
         Ok((id, hello)) => {
             drop(stranger);
-            let outbox = Arc::new(Outbox::new(hello.protocol));
+            let outbox = Arc::new(Outbox::of(hello.protocol, hello.scopes));
             let member = gateway.hub.join(Arc::clone(&outbox), hello.by.clone());
             let end = converse(&gateway, &mut ws, &outbox, &id, &hello).await;
             say_goodbye(&mut ws, end).await;

@@ -85,7 +85,7 @@ pub fn name(public_key: &[u8; 32]) -> String {
     DeviceId(Sha256::digest(public_key).into()).to_string()
 }
 
-fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub(crate) fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?.try_into().ok()
 }
 

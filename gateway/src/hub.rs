@@ -1,8 +1,10 @@
 //! What is on its way to the clients: one bounded queue a connection, and the list of them for events that go to all.
 //! A client that does not read loses its connection, never the gateway's memory.
 
+use crate::connect::allows;
 use crate::frames;
-use proto::auth::{Pass, Standing};
+use crate::methods::APPROVALS;
+use proto::auth::{Pass, Scopes, Standing};
 use proto::bounded::BoundedVec;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +42,8 @@ struct Queue {
 pub struct Outbox {
     /// 3 or 4.
     pub protocol: u8,
+    /// True for a client that may hear of commands that wait.
+    pub hears_approvals: bool,
     queue: Mutex<Queue>,
     changed: Notify,
     overflow: Notify,
@@ -49,7 +53,14 @@ impl Outbox {
     /// An empty queue for a client that speaks `protocol`.
     #[must_use]
     pub fn new(protocol: u8) -> Self {
-        Self { protocol, queue: Mutex::default(), changed: Notify::new(), overflow: Notify::new() }
+        let (changed, overflow) = (Notify::new(), Notify::new());
+        Self { protocol, hears_approvals: false, queue: Mutex::default(), changed, overflow }
+    }
+
+    /// The queue of a client that may do this.
+    #[must_use]
+    pub fn of(protocol: u8, scopes: Scopes) -> Self {
+        Self { hears_approvals: allows(scopes, APPROVALS), ..Self::new(protocol) }
     }
 
     /// Queues an answer.
@@ -209,6 +220,13 @@ impl Hub {
     /// Sends an event to all.
     pub fn event(&self, name: &str, payload: &str) {
         for (outbox, _) in lock(&self.all).members.values() {
+            outbox.event(name, payload, false);
+        }
+    }
+
+    /// Sends an event about a command that waits to those who may answer it.
+    pub fn event_of_approval(&self, name: &str, payload: &str) {
+        for (outbox, _) in lock(&self.all).members.values().filter(|(outbox, _)| outbox.hears_approvals) {
             outbox.event(name, payload, false);
         }
     }

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod agents;
+pub mod approvals;
 pub mod brief;
 pub mod connect;
 pub mod connection;

@@ -19,8 +19,9 @@ use std::time::Instant;
 const READ: &str = "operator.read";
 const WRITE: &str = "operator.write";
 const ADMIN: &str = "operator.admin";
+pub(crate) const APPROVALS: &str = "operator.approvals";
 
-const METHODS: [(&str, &str); 12] = [
+const METHODS: [(&str, &str); 15] = [
     ("health", READ),
     ("status", READ),
     ("agents.list", READ),
@@ -33,6 +34,9 @@ const METHODS: [(&str, &str); 12] = [
     ("chat.history", READ),
     ("chat.abort", WRITE),
     ("channels.inbound", WRITE),
+    ("exec.approval.list", APPROVALS),
+    ("exec.approval.get", APPROVALS),
+    ("exec.approval.resolve", APPROVALS),
 ];
 /// Longest idempotency key, and so longest id of a run.
 pub(crate) const MAX_RUN_ID: usize = 256;
@@ -85,6 +89,9 @@ pub async fn call(gateway: &Gateway, protocol: u8, scopes: Scopes, request: Requ
         "config.get" => shapes::config_get(gateway),
         "chat.history" => chat_history(gateway, &params).await?,
         "chat.abort" => chat_abort(gateway, &params)?,
+        "exec.approval.list" => crate::approvals::list(gateway).await?,
+        "exec.approval.get" => crate::approvals::get(gateway, &params).await?,
+        "exec.approval.resolve" => crate::approvals::resolve(gateway, params).await?,
         "channels.inbound" => return crate::senders::inbound(gateway, &params).await,
         "chat.send" => return chat_send(gateway, protocol, params).await,
         other => return Err(Failure::unavailable(format!("{other} is listed and not served"))),

@@ -58,7 +58,10 @@ pub(crate) async fn run(
         };
         match next {
             Some(Outgoing::Chunk(chunk)) => {
-                take(turn, &chunk);
+                match &chunk {
+                    OutputChunk::Waits(id) => crate::approvals::announce(gateway, *id),
+                    _ => take(turn, &chunk),
+                }
                 let _ = stream.credit(chunk.cost()).await;
             }
             Some(Outgoing::Reply(reply, _)) => return Ok(reply),

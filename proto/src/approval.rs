@@ -1,6 +1,7 @@
 //! sandboxd -> vault: may this run? And what the operator says to that. gateway has no edge on which any of it can be said:
 //! it can only ask for a command, and wait.
 
+use crate::auth::DeviceId;
 use crate::bounded::{BoundedStr, BoundedVec};
 use crate::ids::SessionKey;
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,61 @@ pub enum ApprovalReply {
         /// Nothing of it runs unasked.
         suspended: bool,
     },
+}
+
+/// gateway -> vault: what paired devices may see of the questions that wait, and what one of them says to one. gateway passes it
+/// on and can neither make nor change it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum DeviceWord {
+    /// What waits.
+    List,
+    /// One of them, whole, and what a device signs of it.
+    Show(ApprovalId),
+    /// What a device says.
+    Answer {
+        /// Which device.
+        device: DeviceId,
+        /// Which question.
+        id: ApprovalId,
+        /// What it says.
+        decision: Decision,
+        /// Its Ed25519 signature, over [`signed_by_device`].
+        signature: TokenSignature,
+    },
+}
+
+/// What a device may say: nothing that holds longer than this question.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Decision {
+    /// It may run, once.
+    AllowOnce,
+    /// It may not.
+    Deny,
+}
+
+impl Decision {
+    /// Its name, as it is signed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AllowOnce => "allow-once",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// What a device signs (docs/FORMATS.md): the digest is of what it was shown, as it hashed that itself, and the
+/// nonce makes it good for this one question.
+#[must_use]
+pub fn signed_by_device(
+    device: DeviceId,
+    id: ApprovalId,
+    digest: &[u8; 32],
+    nonce: &[u8; 32],
+    decision: Decision,
+) -> String {
+    let hex = |bytes: &[u8; 32]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("moltbot/device-approval/v1|{device}|{id}|{}|{}|{}", hex(digest), hex(nonce), decision.name())
 }
 
 /// What an operator says about approvals, at broker's socket.

@@ -119,7 +119,7 @@ macro_rules! edges {
 
 edges! {
     /// gateway asks the vault who a client is.
-    GatewayVault: VaultRequest => VaultReply, chunk NoChunk, caps 4096, 4096, window 80, fds 0, 0;
+    GatewayVault: VaultRequest => VaultReply, chunk NoChunk, caps 4096, 32_768, window 80, fds 0, 0;
     /// gateway has commands run.
     GatewaySandboxd: SandboxRequest => SandboxReply, chunk OutputChunk, caps 200_000, 65_536, window 32, fds 0, 0;
     /// gateway has requests made.

@@ -1,6 +1,7 @@
 //! gateway -> sandboxd and sandboxd -> launcher: running a command where it cannot do harm. Nobody on these edges can
 //! name an image, a mount, a capability, a network or a flag.
 
+use crate::approval::ApprovalId;
 use crate::audit::RunEnd;
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec, TooLong};
 use crate::ids::{RunId, SessionKey};
@@ -452,6 +453,8 @@ pub enum OutputChunk {
     Stdout(BoundedBytes<16_384>),
     /// From its standard error.
     Stderr(BoundedBytes<16_384>),
+    /// It waits for a person's word.
+    Waits(ApprovalId),
 }
 
 impl OutputChunk {
@@ -460,6 +463,7 @@ impl OutputChunk {
     pub fn len(&self) -> usize {
         match self {
             Self::Stdout(bytes) | Self::Stderr(bytes) => bytes.len(),
+            Self::Waits(_) => 0,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What gateway, egress and the operator may ask of the vault. Nothing in gateway's enum returns a secret's bytes; the one
 //! thing that it is given to keep is the key of a conversation that is open.
 
-use crate::approval::{ApprovalAnswer, ApprovalVerb};
+use crate::approval::{ApprovalAnswer, ApprovalRow, ApprovalVerb, DeviceWord, Subject};
 use crate::audit::AuthReason;
 use crate::auth::{Admission, ConnectionId, Login, LoginAnswer, LoginVerb, Nonce, Standing};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
@@ -57,6 +57,8 @@ pub enum VaultRequest {
         /// Who reads them.
         to: SessionKey,
     },
+    /// About commands that wait for an approval, by a paired device.
+    Approval(DeviceWord),
 }
 
 /// Answer to a [`VaultRequest`].
@@ -85,6 +87,17 @@ pub enum VaultReply {
     Transcript(TranscriptKey),
     /// Lines of the conversation that were written.
     Lines(u64),
+    /// Commands that wait for an approval.
+    Questions(BoundedVec<ApprovalRow, 64>),
+    /// One of them: what a yes is bound to, and the nonce that makes a signature good for it alone.
+    Question {
+        /// What is asked about.
+        subject: Box<Subject>,
+        /// Its number and digest.
+        row: ApprovalRow,
+        /// Of the question.
+        nonce: [u8; 32],
+    },
 }
 
 /// Names a lease: 128 random bits.

@@ -52,7 +52,7 @@ where
     let answered = |reply| match reply {
         ApprovalReply::Approved(token) => Some(Ok(token)),
         ApprovalReply::Denied => {
-            Some(Err(Refusal::new("exec.not_approved", "the operator said no to it, with `moltbot approvals deny`")))
+            Some(Err(Refusal::new("exec.not_approved", "the operator or a paired device said no to it")))
         }
         ApprovalReply::Lapsed => Some(Err(Refusal::new(
             "exec.unanswered",

@@ -122,6 +122,12 @@ impl Device {
         reason(&self.log_in(system).1)
     }
 
+    /// The object `device` of `exec.approval.resolve`, for a question as it was shown.
+    fn word(&self, approval: &Value, decision: &str) -> Value {
+        let asked = json!({ "seed": self.seed, "approval": approval, "decision": decision });
+        SIGNER.get_or_init(Signer::start).lock().unwrap().sign(&asked)
+    }
+
     fn id(&self) -> String {
         self.sign("")["id"].as_str().unwrap().to_owned()
     }
@@ -323,5 +329,65 @@ in_both_layouts! {
         drop(device.let_in(&system));
         let _ = system.says(&["devices", "revoke", &id]);
         assert_eq!(client.closed().0, 1008);
+    }
+
+    fn device_with_the_scope_answers_what_waits_by_its_signature_and_no_other_client_does(system: System) {
+        if !can_sign() { return }
+        let device = Device::new(11).asks(&["operator.read", "operator.write", "operator.approvals"]);
+        let id = device.pair(&system);
+        let mut client = device.let_in(&system);
+        let mut reader = Device::new(12).asks(&["operator.read"]);
+        reader.pair(&system);
+        let mut deaf = reader.let_in(&system);
+        reader.scopes = Vec::new();
+        let begin = |client: &mut Client, run: &str| {
+            let message = json!({ "sessionKey": "main", "message": "/exec touch ran && echo it $((6*7))", "idempotencyKey": run });
+            let _ = client.call("chat.send", &message);
+            let asked = client.event("exec.approval.requested")["id"].as_str().unwrap().to_owned();
+            client.call("exec.approval.get", &json!({ "id": asked }))
+        };
+        let last = |client: &mut Client| loop {
+            let event = client.event("chat");
+            if event["state"] != "delta" {
+                break event.to_string();
+            }
+        };
+        let mut tried = |client: &mut Client, params: &Value| {
+            client.send("try", "exec.approval.resolve", params);
+            client.answer("try")
+        };
+        let shown = begin(&mut client, "one");
+        assert_eq!(shown["request"]["command"], "touch ran && echo it $((6*7))", "{shown}");
+        assert_eq!(client.call("exec.approval.list", &json!({}))["approvals"][0]["id"], shown["id"]);
+        let number = shown["id"].clone();
+        let word = device.word(&shown, "allow-once");
+        // Another command in its place on the way to the device: what it signs is good for nothing.
+        let mut benign = shown.clone();
+        benign["request"]["command"] = json!("ls");
+        for (what, params) in [
+            ("nothing", json!({ "id": number, "decision": "allow-once" })),
+            ("another command", json!({ "id": number, "decision": "allow-once", "device": device.word(&benign, "allow-once") })),
+            ("a device of less", json!({ "id": number, "decision": "allow-once", "device": reader.word(&shown, "allow-once") })),
+            ("for ever", json!({ "id": number, "decision": "allow-always", "device": word })),
+        ] {
+            assert_eq!(tried(&mut client, &params)["ok"], false, "{what}");
+        }
+        deaf.send("list", "exec.approval.list", &json!({}));
+        assert_eq!(deaf.answer("list")["error"]["details"]["missingScope"], "operator.approvals");
+        let yes = json!({ "id": number, "decision": "allow-once", "device": word });
+        assert_eq!(tried(&mut client, &yes)["ok"], true);
+        assert_eq!(client.event("exec.approval.resolved")["resolvedBy"], json!(id));
+        let ran = last(&mut client);
+        assert!(ran.contains("it 42"), "{ran}");
+        assert_eq!(tried(&mut client, &yes)["ok"], false, "once");
+        let shown = begin(&mut client, "two");
+        assert_eq!(tried(&mut client, &yes)["ok"], false, "and for no other question");
+        let no = json!({ "id": shown["id"], "decision": "deny", "device": device.word(&shown, "deny") });
+        assert_eq!(tried(&mut client, &no)["ok"], true);
+        let refused = last(&mut client);
+        assert!(refused.contains("exec.not_approved") && !refused.contains("it 42"), "{refused}");
+        let requester = format!("device:{id}");
+        let said = system.records("secret-audit").into_iter().filter(|record| record["requester"] == requester.as_str());
+        assert_eq!(said.filter(|record| record["success"] == true).count(), 2);
     }
 }

@@ -204,6 +204,15 @@ impl Approvals {
         Ok((question.subject.clone(), question.row(id, now_ms)))
     }
 
+    /// What tells an open question from every other: the digest of its subject, and its nonce.
+    ///
+    /// # Errors
+    /// [`ApprovalError::Unknown`].
+    pub fn marks(&mut self, id: ApprovalId, now_ms: u64) -> Result<(Digest, [u8; 32]), ApprovalError> {
+        self.forget_old(now_ms);
+        self.open(id).map(|question| (question.digest, question.nonce))
+    }
+
     /// The questions that are open.
     pub fn questions(&mut self, now_ms: u64) -> BoundedVec<ApprovalRow, 64> {
         self.forget_old(now_ms);

@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
 mod approving;
+mod devices;
 mod watched;
 mod witnessed;
 
@@ -313,6 +314,7 @@ impl Vault {
             VaultRequest::Taint { session, why } => {
                 self.desk().taint(&session, proto::ids::Role::Gateway, &why).map(|()| VaultReply::Accepted)
             }
+            VaultRequest::Approval(word) => self.on_device_word(&word),
             VaultRequest::Carry { from, to } => self.desk().carry(&from, &to).map(|()| VaultReply::Accepted),
             VaultRequest::MaySpeak { channel, sender, name } => {
                 self.desk().may_speak(&channel, &sender, &name, unix_now())

@@ -96,7 +96,9 @@ async fn vault(server: Server<GatewayVault>) {
                 responder.reply(&VaultReply::Accepted, &[]).await.unwrap();
                 continue;
             }
-            VaultRequest::VerifyMac { .. } | VaultRequest::Watch(_) => panic!("another question"),
+            VaultRequest::VerifyMac { .. } | VaultRequest::Watch(_) | VaultRequest::Approval(_) => {
+                panic!("another question")
+            }
         };
         assert_eq!(address.as_str(), "127.0.0.1");
         let token = token.map(|token| String::from_utf8_lossy(token.expose()).into_owned());

@@ -41,6 +41,7 @@ impl<'c> Output<'c> {
         let text = match chunk {
             OutputChunk::Stdout(bytes) => self.out.push(bytes),
             OutputChunk::Stderr(bytes) => self.err.push(bytes),
+            OutputChunk::Waits(_) => return,
         };
         self.kept.push(&text);
         if self.told_at.is_none_or(|at| at.elapsed() >= THROTTLE) {

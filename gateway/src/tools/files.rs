@@ -99,7 +99,7 @@ pub(super) async fn run(turn: &mut Turn<'_>, plan: &Plan, call: &Call) -> Result
     let mut found = Excerpt::new(MAX_RESULT.saturating_sub(256));
     let reply = {
         let mut take = |_: &mut Turn<'_>, chunk: &OutputChunk| {
-            let (OutputChunk::Stdout(bytes) | OutputChunk::Stderr(bytes)) = chunk;
+            let (OutputChunk::Stdout(bytes) | OutputChunk::Stderr(bytes)) = chunk else { return };
             match &mut lines {
                 Some(lines) => lines.take(bytes),
                 None => found.push(&String::from_utf8_lossy(bytes)),

@@ -49,7 +49,7 @@ impl Approving {
     }
 }
 
-fn refused(error: ApprovalError) -> AskError {
+pub(super) fn refused(error: ApprovalError) -> AskError {
     let rule = match error {
         ApprovalError::Crowded => "approvals.crowded",
         ApprovalError::Unknown => "approvals.unknown",
@@ -58,7 +58,7 @@ fn refused(error: ApprovalError) -> AskError {
     Refusal::new(rule, &error.to_string()).into()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -14,7 +14,7 @@ use proto::auth::Login;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
-use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, ToAuditd, VaultWitness};
+use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, SandboxdVault, ToAuditd, VaultWitness};
 use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
 use proto::secret::Secret;
 use proto::topology::{EdgeId, Side, role};
@@ -138,6 +138,10 @@ impl Broker {
 
     pub fn egress(&self) -> Client<EgressVault> {
         self.attached(EdgeId::EgressVault, Client::new(role::Egress))
+    }
+
+    pub fn sandboxd(&self) -> Client<SandboxdVault> {
+        self.attached(EdgeId::SandboxdVault, Client::new(role::Sandboxd))
     }
 
     fn attached<E: Edge>(&self, edge: EdgeId, mut client: Client<E>) -> Client<E> {
