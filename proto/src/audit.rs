@@ -260,8 +260,8 @@ pub enum Record {
         name: BoundedStr<64>,
         /// What was done, as `reveal`, `lease`, `create`.
         verb: BoundedStr<32>,
-        /// Who asked.
-        requester: BoundedStr<64>,
+        /// Who asked: a role, `operator:` and a uid, or `device:` and a device's name of 64 digits.
+        requester: BoundedStr<71>,
         /// True where it was granted.
         granted: bool,
         /// Where to, and what was refused and why; empty where there is nothing to say.

@@ -2,7 +2,8 @@
 signs it with `cryptography`.
 
 Reads JSON objects from standard input, one a line: seed (64 hex digits), version (2 or 3), connect (the parameters of `connect`
-without `device`), nonce, signedAt; or seed, approval (the answer of `exec.approval.get`) and decision. Prints the `device` object of each, one a line. Standard output is all that it writes."""
+without `device`), nonce, signedAt; or seed, approval (the answer of `exec.approval.get`) and decision. Prints the `device`
+object of each, one a line. Standard output is all that it writes."""
 
 import base64
 import hashlib

@@ -2,11 +2,14 @@
 
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::{Message, WebSocket};
+
+/// Longest that what is waited for may take, whatever else comes meanwhile.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection.
 pub struct Client {
@@ -73,10 +76,11 @@ impl Client {
 
     /// The answer with this id; events before it are passed over.
     pub fn answer(&mut self, id: &str) -> Value {
+        let until = Instant::now() + PATIENCE;
         loop {
             match self.receive() {
                 Came::Frame(frame) if frame["type"] == "res" && frame["id"] == id => return frame,
-                Came::Frame(_) => {}
+                Came::Frame(_) => assert!(Instant::now() < until, "no answer to {id} came"),
                 Came::Closed(code, reason) => panic!("closed with {code} {reason} before the answer to {id}"),
             }
         }
@@ -84,10 +88,11 @@ impl Client {
 
     /// The next event of this name.
     pub fn event(&mut self, name: &str) -> Value {
+        let until = Instant::now() + PATIENCE;
         loop {
             match self.receive() {
                 Came::Frame(frame) if frame["event"] == name => return frame["payload"].clone(),
-                Came::Frame(_) => {}
+                Came::Frame(_) => assert!(Instant::now() < until, "no event {name} came"),
                 Came::Closed(code, reason) => panic!("closed with {code} {reason} before the event {name}"),
             }
         }

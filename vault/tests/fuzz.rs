@@ -1,11 +1,12 @@
-//! gateway's edge under a fallen gateway: whatever it says, no answer holds a byte of a secret, no record does, and no device is
-//! paired, widened or given another token.
+//! gateway's edge under a fallen gateway: whatever it says, no answer holds a byte of a secret, no record does, no device is
+//! paired, widened or given another token, and no command is approved.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 mod common;
 
 use common::device::{READ, device, id_of, now_ms, pair, proof};
-use common::{Broker, PATIENCE};
+use common::{Broker, PATIENCE, subject};
+use proto::approval::{ApprovalId, ApprovalReply, ApprovalRequest, Decision, DeviceWord, TokenSignature};
 use proto::audit::Record;
 use proto::auth::{ConnectionId, DeviceProof, DeviceState, Login, LoginAnswer, LoginVerb, Scopes, Standing, Who};
 use proto::bounded::{BoundedBytes, BoundedStr};
@@ -55,7 +56,7 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
     let request = |request: &VaultRequest| frame(Kind::Request, RequestId(id), 100, request, GatewayVault::MAX_REQUEST);
     let mut mac = [0; 32];
     mac.fill(dice.roll().to_le_bytes()[0]);
-    let mut bytes = match dice.below(15) {
+    let mut bytes = match dice.below(16) {
         0 => {
             let token = (dice.below(2) == 0).then(|| Secret::new(dice.bytes(64)).unwrap());
             request(&VaultRequest::VerifyClient(Box::new(Login::with_token(address, token))))
@@ -125,6 +126,17 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
             let [from, to] = [0; 2].map(|_| SessionKey(BoundedStr::truncated(names[dice.below(4)])));
             let taint = VaultRequest::Taint { session: from.clone(), why: BoundedStr::truncated("x") };
             request(&if dice.below(2) == 0 { VaultRequest::Carry { from, to } } else { taint })
+        }
+        // A device's word, which none said; 1 is a question that waits.
+        11 => {
+            let id = ApprovalId([1, 1, 1, 2][dice.below(4)]);
+            let signature = TokenSignature(mac, mac);
+            let decision = [Decision::AllowOnce, Decision::Deny][dice.below(2)];
+            request(&VaultRequest::Approval(match dice.below(4) {
+                0 => DeviceWord::List,
+                1 => DeviceWord::Show(id),
+                _ => DeviceWord::Answer { device: id_of(&device(1 + mac[0] % 3)), id, decision, signature },
+            }))
         }
         3 => frame(Kind::Request, RequestId(id), 100, &VaultVerb::RevealSecret { name }, GatewayVault::MAX_REQUEST),
         _ => {
@@ -201,6 +213,10 @@ fn fuzz(messages: u32) {
     broker.verb(VaultVerb::Login(LoginVerb::SetPassword { password })).map(drop).unwrap();
     secrets.push(pair(&broker, &device(1)));
     secrets.push(closed_key(&broker));
+    let mut sandboxd = broker.sandboxd();
+    let ask = ApprovalRequest::Ask { subject: Box::new(subject("touch a")), timeout_s: 3_600, nonce: [1; 32] };
+    let Ok((ApprovalReply::Waiting(question), _)) = sandboxd.call(&ask, &[], PATIENCE) else { panic!("not asked") };
+    assert_eq!(question, ApprovalId(1));
     let known = secrets.clone();
     let written = std::thread::spawn(move || {
         records.iter().fold(0u64, |count, record| {
@@ -239,7 +255,9 @@ fn fuzz(messages: u32) {
     }
     assert!(answers > messages / 4 && violations > messages / 50, "{answers} answers, {violations} violations");
     assert_eq!(answers + violations, messages);
-    // Whatever it asked, nobody is on a list by it.
+    // Whatever it asked, nobody is on a list by it, and no command was let run or refused.
+    let answer = sandboxd.call(&ApprovalRequest::Collect { id: question }, &[], PATIENCE);
+    assert!(matches!(answer, Ok((ApprovalReply::Waiting(_), _))), "{answer:?}");
     let allowed = broker.verb(VaultVerb::Senders(SenderVerb::Allowed { after: None }));
     assert!(matches!(allowed, Ok(VaultAnswer::Senders(SenderAnswer::Allowed(rows))) if rows.is_empty()));
     // The positive twin: the same search finds the value where the operator may have it.

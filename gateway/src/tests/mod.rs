@@ -7,6 +7,7 @@ mod turns;
 use crate::sessions::Store;
 use crate::state::{Gateway, Identity};
 use futures_util::{SinkExt, StreamExt};
+use proto::approval::{ApprovalId, ApprovalRow, DeviceWord, Subject};
 use proto::audit::{AuthReason, RunEnd};
 use proto::auth::{Admission, Login, Nonce, Who};
 use proto::bounded::{BoundedBytes, BoundedStr, BoundedVec};
@@ -62,6 +63,30 @@ pub(super) fn attach_sandbox(gateway: &Gateway) {
     tokio::spawn(sandbox(Server::new(theirs).unwrap()));
 }
 
+/// The one question that waits here, and what the vault says to a device's word about it.
+fn about(word: &DeviceWord) -> VaultReply {
+    let text = "-";
+    let subject = Subject {
+        session: SessionKey(BoundedStr::truncated("agent:main:main")),
+        command: BoundedStr::truncated("ls"),
+        why: BoundedStr::truncated(text),
+        runs: BoundedStr::truncated("ls"),
+        cwd: BoundedStr::truncated(text),
+        environment: BoundedStr::truncated(text),
+        image: BoundedStr::truncated(text),
+        mounts: BoundedStr::truncated(text),
+        network: BoundedStr::truncated(text),
+        secrets: BoundedStr::truncated(text),
+    };
+    let (session, command) = (subject.session.clone(), BoundedStr::truncated("ls"));
+    let row = ApprovalRow { id: ApprovalId(1), session, command, digest: [7; 32], left_s: 60, uses: 0 };
+    match word {
+        DeviceWord::List => VaultReply::Questions(BoundedVec::new(vec![row]).unwrap()),
+        DeviceWord::Show(_) => VaultReply::Question { subject: Box::new(subject), row, nonce: [8; 32] },
+        DeviceWord::Answer { .. } => VaultReply::Accepted,
+    }
+}
+
 async fn vault(server: Server<GatewayVault>) {
     while let Ok(Request { request, responder, .. }) = server.next().await {
         let Login { address, token, who, .. } = match request {
@@ -96,9 +121,11 @@ async fn vault(server: Server<GatewayVault>) {
                 responder.reply(&VaultReply::Accepted, &[]).await.unwrap();
                 continue;
             }
-            VaultRequest::VerifyMac { .. } | VaultRequest::Watch(_) | VaultRequest::Approval(_) => {
-                panic!("another question")
+            VaultRequest::Approval(word) => {
+                responder.reply(&about(&word), &[]).await.unwrap();
+                continue;
             }
+            VaultRequest::VerifyMac { .. } | VaultRequest::Watch(_) => panic!("another question"),
         };
         assert_eq!(address.as_str(), "127.0.0.1");
         let token = token.map(|token| String::from_utf8_lossy(token.expose()).into_owned());

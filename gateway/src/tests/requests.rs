@@ -11,7 +11,8 @@ async fn every_advertised_method_is_served() {
     let bed = bed().await;
     let (mut client, hello) = Client::login(&bed, 4).await;
     let params = json!({"sessionKey": "main", "key": "main", "message": "/help", "idempotencyKey": "k",
-        "channel": "signal", "senderId": "+441"});
+        "channel": "signal", "senderId": "+441", "id": "a-1", "decision": "deny",
+        "device": {"publicKey": "A".repeat(43), "signature": "A".repeat(86)}});
     for method in hello["features"]["methods"].as_array().unwrap() {
         let mut params = params.clone();
         if method == "sessions.delete" {
@@ -19,6 +20,27 @@ async fn every_advertised_method_is_served() {
         }
         let answer = client.ask(method.as_str().unwrap(), params).await;
         assert_eq!(answer["ok"], true, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn command_that_waits_is_shown_whole_and_a_word_that_nobody_signed_is_not_passed_on() {
+    let bed = bed().await;
+    let (mut client, hello) = Client::login(&bed, 4).await;
+    assert!(hello["features"]["events"].as_array().unwrap().contains(&json!("exec.approval.requested")));
+    let listed = client.ask("exec.approval.list", Value::Null).await;
+    assert_eq!(listed["payload"]["approvals"][0]["id"], "a-1");
+    let shown = client.ask("exec.approval.get", json!({"id": "a-1"})).await;
+    assert_eq!(shown["payload"]["request"]["command"], "ls");
+    assert_eq!(shown["payload"]["nonce"], "08".repeat(32));
+    // What nobody signed is not passed on: the vault here would say yes to it.
+    for params in [
+        json!({"id": "a-1", "decision": "allow-once"}),
+        json!({"id": "a-1", "decision": "allow-once", "device": {"publicKey": "A".repeat(43), "signature": "A"}}),
+        json!({"id": "a-1", "decision": "allow-always", "device": {"publicKey": "A".repeat(43), "signature": "A".repeat(86)}}),
+        json!({"id": "1", "decision": "deny", "device": {"publicKey": "A".repeat(43), "signature": "A".repeat(86)}}),
+    ] {
+        assert_eq!(client.ask("exec.approval.resolve", params).await["ok"], false);
     }
 }
 

@@ -9,13 +9,14 @@
 
 pub mod device;
 
+use proto::approval::Subject;
 use proto::audit::{AuditRequest, Receipt, Record};
 use proto::auth::Login;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{CallError, Channel, Client, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{AdminReply, AdminRequest, FromRole, Layout, MAX_CONTROL, Resource, RoleConfig, ToRole};
 use proto::edge::{Edge, EgressVault, GatewayVault, Refusal, SandboxdVault, ToAuditd, VaultWitness};
-use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq};
+use proto::ids::{Epoch, LeafHash, RequestId, Role, Seq, SessionKey};
 use proto::secret::Secret;
 use proto::topology::{EdgeId, Side, role};
 use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
@@ -253,4 +254,21 @@ pub fn login(gateway: &mut Client<GatewayVault>, token: &[u8]) -> Result<VaultRe
     let token = Some(Secret::new(token.to_vec()).unwrap());
     let request = VaultRequest::VerifyClient(Box::new(Login::with_token(BoundedStr::truncated("192.0.2.1"), token)));
     gateway.call(&request, &[], PATIENCE).map(|(reply, _)| reply)
+}
+
+/// A question about this command.
+pub fn subject(command: &str) -> Subject {
+    let text = "-";
+    Subject {
+        session: SessionKey(BoundedStr::truncated("agent:main:main")),
+        command: BoundedStr::truncated(command),
+        why: BoundedStr::truncated(text),
+        runs: BoundedStr::truncated(command),
+        cwd: BoundedStr::truncated(text),
+        environment: BoundedStr::truncated(text),
+        image: BoundedStr::truncated(text),
+        mounts: BoundedStr::truncated(text),
+        network: BoundedStr::truncated(text),
+        secrets: BoundedStr::truncated(text),
+    }
 }
