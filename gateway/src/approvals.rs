@@ -5,6 +5,7 @@
 use crate::device::decode;
 use crate::frames::{Failure, Params};
 use crate::sessions::now_ms;
+use crate::sessions::plain::hex;
 use crate::state::Gateway;
 use proto::approval::{ApprovalId, ApprovalRow, Decision, DeviceWord, TokenSignature};
 use proto::auth::DeviceId;
@@ -114,8 +115,4 @@ fn shown(row: &ApprovalRow) -> Map<String, Value> {
         ("expiresAtMs", json!(now_ms().saturating_add(u64::from(row.left_s).saturating_mul(1_000)))),
     ];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -43,7 +43,7 @@ pub struct Outbox {
     /// 3 or 4.
     pub protocol: u8,
     /// True for a client that may hear of commands that wait.
-    pub hears_approvals: bool,
+    hears_approvals: bool,
     queue: Mutex<Queue>,
     changed: Notify,
     overflow: Notify,
@@ -264,6 +264,20 @@ mod tests {
         outbox.push("y".to_owned());
         outbox.overflowed().await;
         assert!(lock(&outbox.queue).waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn command_that_waits_is_announced_to_those_alone_who_may_answer() {
+        let hub = Hub::default();
+        let with = |scope| Arc::new(Outbox::of(4, Scopes::of([scope])));
+        let (answers, reads) = (with("operator.approvals"), with("operator.read"));
+        let _members = [&answers, &reads].map(|outbox| hub.join(Arc::clone(outbox), BoundedVec::default()));
+        hub.event_of_approval("exec.approval.requested", "{}");
+        assert!(matches!(answers.next().await, Out::Text(text) if text.contains("exec.approval.requested")));
+        assert!(lock(&reads.queue).waiting.is_empty());
+        // The twin: the one that hears nothing of it hears what is for all.
+        hub.event_for(4, "tick", "{}", false);
+        assert!(matches!(reads.next().await, Out::Text(text) if text.contains("tick")));
     }
 
     #[tokio::test]

@@ -32,8 +32,9 @@ fn plain_name(id: &str) -> String {
     format!("{id}.jsonl")
 }
 
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Ids of plain transcripts beneath `directory`. Those that are sealed already are destroyed here.
