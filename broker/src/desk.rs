@@ -119,7 +119,7 @@ impl Broker {
             verb,
             OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. } | OperatorRequest::DrillReport(_)
         ) || matches!(&verb, OperatorRequest::Vault(verb) if verb.looks())
-            || matches!(&verb, OperatorRequest::Sandbox(SandboxVerb::List));
+            || matches!(&verb, OperatorRequest::Sandbox(verb) if verb.looks());
         let (with, detail) = self.what_it_is_about(&verb)?;
         let name = verb.verb();
         let asked = Asked { visitor, request, verb, with };

@@ -1,7 +1,7 @@
 //! `moltbot sandbox`: how commands are judged, and by way of `watch` what became of them. The same code as sandboxd's, on the same configuration, so that rules can be
 //! tried before anything starts with them.
 
-use crate::args::{Args, How, RulesCommand, SandboxCommand};
+use crate::args::{Args, How, PlaceName, RulesCommand, SandboxCommand};
 use crate::paint::Paint;
 use crate::propose::Proposal;
 use crate::watch;
@@ -13,25 +13,17 @@ use config::Config;
 use serde_json::{Value, json};
 use std::path::Path;
 
+mod conversation;
+
 /// Carries the command out.
 ///
 /// # Errors
 /// [`CliError`]; also where an example of a rule comes out the other way.
 pub fn run(dir: &Path, command: &SandboxCommand, args: &Args) -> Result<(), CliError> {
     match command {
-        SandboxCommand::Explain { command, session, backend, tainted } => {
-            let place = match backend {
-                crate::args::PlaceName::Docker => Place::Docker,
-                crate::args::PlaceName::Native => Place::Native,
-            };
-            let facts = Facts { session, place, tainted: *tainted };
-            let decision = policy(dir)?.decide(command, &facts);
-            if args.json {
-                println!("{}", as_json(&decision, &facts));
-            } else {
-                print!("{}", as_text(command, &decision, &facts, Paint::new(args)));
-            }
-            Ok(())
+        SandboxCommand::Explain { what, .. } if conversation::is_key(what) => conversation::show(dir, what, args),
+        SandboxCommand::Explain { what, session, backend, tainted } => {
+            explain(dir, what, session, *backend, *tainted, args)
         }
         SandboxCommand::List => watch::list(dir, args),
         SandboxCommand::Logs { session } => watch::log(dir, session.as_deref(), args),
@@ -40,7 +32,7 @@ pub fn run(dir: &Path, command: &SandboxCommand, args: &Args) -> Result<(), CliE
         SandboxCommand::Rules { command: RulesCommand::List } => list(&policy(dir)?, args),
         SandboxCommand::Rules { command: RulesCommand::Test { file } } => test(dir, file.as_deref(), args),
         SandboxCommand::Rules { command: RulesCommand::Propose { command, session } } => {
-            let proposal = Proposal::of(dir, command, session, Place::Docker)?;
+            let proposal = Proposal::of(dir, command, session, conversation::standing(dir, session)?.0)?;
             if args.json {
                 println!("{}", proposal.as_json());
             } else {
@@ -49,7 +41,7 @@ pub fn run(dir: &Path, command: &SandboxCommand, args: &Args) -> Result<(), CliE
             Ok(())
         }
         SandboxCommand::Rules { command: RulesCommand::Add { command, session, how } } => {
-            let proposal = Proposal::of(dir, command, session, Place::Docker)?;
+            let proposal = Proposal::of(dir, command, session, conversation::standing(dir, session)?.0)?;
             eprint!("{}", proposal.as_text(Paint::new(args)));
             if !how.yes && !how.dry_run {
                 confirm::confirm("adding the rule", "Let its like run unasked from now on?")?;
@@ -57,6 +49,37 @@ pub fn run(dir: &Path, command: &SandboxCommand, args: &Args) -> Result<(), CliE
             proposal.add(dir, How { yes: true, ..*how }, args)
         }
     }
+}
+
+/// What a command would do, and which rule decides about it; for a conversation as it stands now, unless told otherwise.
+///
+/// # Errors
+/// [`CliError`].
+pub fn explain(
+    dir: &Path,
+    command: &str,
+    session: &str,
+    backend: Option<PlaceName>,
+    tainted: bool,
+    args: &Args,
+) -> Result<(), CliError> {
+    let (place, standing) = match backend {
+        Some(PlaceName::Docker) => (Place::Docker, None),
+        Some(PlaceName::Native) => (Place::Native, None),
+        None => conversation::standing(dir, session)?,
+    };
+    let tainted = tainted || standing.as_ref().is_some_and(|standing| standing.tainted);
+    let facts = Facts { session, place, tainted };
+    let decision = policy(dir)?.decide(command, &facts);
+    if args.json {
+        println!("{}", as_json(&decision, &facts));
+        return Ok(());
+    }
+    print!("{}", as_text(command, &decision, &facts, Paint::new(args)));
+    if let Some(caution) = standing.as_deref().and_then(conversation::caution) {
+        println!("         {caution}");
+    }
+    Ok(())
 }
 
 /// The rules in force.

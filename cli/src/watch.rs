@@ -108,7 +108,11 @@ fn ask(dir: &Path, verb: SandboxVerb) -> Result<SandboxAnswer, CliError> {
     }
 }
 
-fn key(session: &str) -> Result<SessionKey, CliError> {
+/// A conversation's key, of the length that a message holds.
+///
+/// # Errors
+/// [`CliError`] for a longer one.
+pub fn key(session: &str) -> Result<SessionKey, CliError> {
     BoundedStr::new(session).map(SessionKey).map_err(|_| CliError::failed("a conversation's key has 128 bytes at most"))
 }
 
@@ -146,7 +150,9 @@ fn as_line(record: &Value) -> String {
     visible(&format!("{} {} {what}", word(record, "ts"), word(record, "sessionKey"))).to_string()
 }
 
-fn row_as_json(row: &SandboxRow) -> Value {
+/// A sandbox as JSON; its keys are an interface.
+#[must_use]
+pub fn row_as_json(row: &SandboxRow) -> Value {
     json!({
         "sessionKey": row.session.0.as_str(),
         "container": row.container.as_str(),

@@ -2,7 +2,7 @@
 //! configuration, the vault's lists. What is asked about may be a stranger's text; it is looked up and shown, never run.
 
 use crate::CliError;
-use crate::args::{Args, PlaceName, SandboxCommand, WhyOptions};
+use crate::args::{Args, PlaceName, WhyOptions};
 use crate::confine_report::{Wall, design};
 use crate::door::Door;
 use crate::paint::{Paint, columns, folded, harmless};
@@ -58,9 +58,8 @@ pub fn run(dir: &Path, options: &WhyOptions, args: &Args) -> Result<(), CliError
         Subject::Path(path) => of_path(dir, &path, args),
         Subject::Sender(channel, sender) => of_sender(dir, channel, sender, args),
         Subject::Command => {
-            let (command, session) = (options.what.clone(), options.session.clone());
-            let backend = if options.native { PlaceName::Native } else { PlaceName::Docker };
-            sandbox::run(dir, &SandboxCommand::Explain { command, session, backend, tainted: false }, args)
+            let backend = options.native.then_some(PlaceName::Native);
+            sandbox::explain(dir, &options.what, &options.session, backend, false, args)
         }
     }
 }

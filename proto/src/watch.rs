@@ -2,7 +2,9 @@
 //! ask about sandboxes.
 
 use crate::bounded::{BoundedStr, BoundedVec};
+use crate::edge::Refusal;
 use crate::ids::SessionKey;
+use crate::sandbox::Backend;
 use serde::{Deserialize, Serialize};
 
 /// How grave a signal is, and with it how far the reaction goes.
@@ -87,6 +89,8 @@ pub type Senses = BoundedVec<Sense, 24>;
 pub enum SandboxVerb {
     /// The sandboxes that there are.
     List,
+    /// Where a conversation's commands run, and what holds for them.
+    Explain(SessionKey),
     /// End what runs in this conversation's sandbox, and throw it away.
     Kill(SessionKey),
 }
@@ -97,8 +101,15 @@ impl SandboxVerb {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::List => "sandbox.list",
+            Self::Explain(_) => "sandbox.explain",
             Self::Kill(_) => "sandbox.kill",
         }
+    }
+
+    /// True where nothing changes by it.
+    #[must_use]
+    pub const fn looks(&self) -> bool {
+        !matches!(self, Self::Kill(_))
     }
 }
 
@@ -123,11 +134,59 @@ pub struct SandboxRow {
     pub quarantined: bool,
 }
 
+/// What of its agent's workspace a conversation's sandbox sees.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Sight {
+    /// Nothing: it has a workspace of its own.
+    Nothing,
+    /// It may be read, beside a workspace of its own.
+    Read,
+    /// It is the workspace, and may be written.
+    Write,
+}
+
+impl Sight {
+    /// Its name, as `workspaceAccess` has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "none",
+            Self::Read => "ro",
+            Self::Write => "rw",
+        }
+    }
+}
+
+/// What holds for a conversation's commands.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Explained {
+    /// Its sandbox; without a name where there is none yet.
+    pub row: SandboxRow,
+    /// Which backend its next command has.
+    pub backend: Backend,
+    /// One line about it, or why nothing can confine a command.
+    pub detail: BoundedStr<512>,
+    /// The image's digest; empty where there is none.
+    pub image: BoundedStr<128>,
+    /// Whose sandbox it has: its own key, or what it shares it by.
+    pub place: SessionKey,
+    /// What of its agent's workspace is in it.
+    pub agent: Sight,
+    /// Strangers' words have reached it.
+    pub tainted: bool,
+    /// Rule and reason by which nothing of it runs now.
+    pub closed: Option<Refusal>,
+    /// The tools that it may use.
+    pub tools: BoundedVec<BoundedStr<32>, 48>,
+}
+
 /// Answer to a [`SandboxVerb`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum SandboxAnswer {
     /// The sandboxes.
     Rows(BoundedVec<SandboxRow, 64>),
+    /// What holds for the conversation.
+    Explained(Box<Explained>),
     /// It was done; how many sandboxes it was done to.
     Done(u32),
 }

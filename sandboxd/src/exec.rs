@@ -18,7 +18,8 @@ use proto::edge::{GatewaySandboxd, Refusal};
 use proto::ids::{RunId, SessionKey};
 use proto::port::Responder;
 use proto::runner::{Launch, Program};
-use proto::sandbox::{Backend, ExecOptions, OutputChunk, RunState, SandboxReply, Wait};
+use proto::sandbox::{ExecOptions, OutputChunk, RunState, SandboxReply, Wait};
+use proto::watch::Sight;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -258,27 +259,42 @@ impl Sandboxd {
     ) -> Result<Ready, Refusal> {
         self.may_pass(session)?;
         let Standing { tainted, suspended } = standing;
-        let (modes, scope) = (&self.settings.modes, self.settings.scope);
-        let around = match serving {
-            Serving::Docker(docker, _) => {
-                let agent = modes.bound(scope, session).map(|(_, writable)| writable);
-                Surroundings { backend: Backend::Docker, image: docker.image(), agent, options, suspended }
-            }
-            Serving::Native(backend, _) => {
-                let agent = modes.given(scope, session);
-                let agent = if agent.agent.is_some() {
-                    Some(false)
-                } else {
-                    (agent.workspace != place(scope, session)).then_some(true)
-                };
-                Surroundings { backend: *backend, image: "", agent, options, suspended }
-            }
+        let image = match serving {
+            Serving::Docker(docker, _) => docker.image(),
+            Serving::Native(..) => "",
             Serving::Nowhere(why) => {
                 let why = format!("nothing here can confine a command, so none runs: {why}");
                 return Err(Refusal::new("sandbox.unavailable", &why));
             }
         };
+        let agent = match self.sight(session, serving) {
+            Sight::Nothing => None,
+            Sight::Read => Some(false),
+            Sight::Write => Some(true),
+        };
+        let around = Surroundings { backend: serving.backend(), image, agent, options, suspended };
         self.allowed(session, tainted, command, around, responder).await
+    }
+
+    /// What of its agent's workspace the conversation's sandbox sees.
+    pub(crate) fn sight(&self, session: &SessionKey, serving: &Serving) -> Sight {
+        let (modes, scope) = (&self.settings.modes, self.settings.scope);
+        match serving {
+            Serving::Docker(..) => match modes.bound(scope, session) {
+                None => Sight::Nothing,
+                Some((_, true)) => Sight::Write,
+                Some((_, false)) => Sight::Read,
+            },
+            Serving::Native(..) => {
+                let given = modes.given(scope, session);
+                match given.agent {
+                    Some(_) => Sight::Read,
+                    None if given.workspace != place(scope, session) => Sight::Write,
+                    None => Sight::Nothing,
+                }
+            }
+            Serving::Nowhere(_) => Sight::Nothing,
+        }
     }
 
     /// Whether anything may be done for a conversation now.

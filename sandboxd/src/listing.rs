@@ -7,7 +7,7 @@ use crate::serving::Serving;
 use crate::state::place;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::ids::SessionKey;
-use proto::watch::{SandboxAnswer, SandboxRow, SandboxVerb};
+use proto::watch::{Explained, SandboxAnswer, SandboxRow, SandboxVerb};
 use std::time::Duration;
 
 /// Rows of an answer.
@@ -17,6 +17,7 @@ impl Sandboxd {
     pub(crate) async fn on_sandbox_verb(&self, verb: &SandboxVerb) -> SandboxAnswer {
         match verb {
             SandboxVerb::List => SandboxAnswer::Rows(BoundedVec::new(self.rows().await).unwrap_or_default()),
+            SandboxVerb::Explain(session) => SandboxAnswer::Explained(Box::new(self.explain(session).await)),
             SandboxVerb::Kill(session) => SandboxAnswer::Done(self.kill(session).await),
         }
     }
@@ -44,6 +45,37 @@ impl Sandboxd {
             row.suspended = self.standing(&row.session).await.suspended;
         }
         rows
+    }
+
+    /// What holds for the conversation's next command, from what a command itself is judged by.
+    async fn explain(&self, session: &SessionKey) -> Explained {
+        let serving = self.serving_for(session).await;
+        let standing = self.standing(session).await;
+        let place = place(self.settings.scope, session);
+        let (container, age, image) = match serving.as_ref() {
+            Serving::Docker(docker, _) => {
+                let its = docker.watch().list().into_iter().find(|(_, whose, _)| whose.as_ref() == Some(&place));
+                let (container, _, age) = its.unwrap_or_default();
+                (container, age, docker.image())
+            }
+            Serving::Native(..) | Serving::Nowhere(_) => (String::new(), Duration::ZERO, ""),
+        };
+        let running = self.running.each().iter().filter(|running| *running == session).count();
+        let mut row = self.row(session, &container, age, u32::try_from(running).unwrap_or(u32::MAX));
+        row.suspended = standing.suspended;
+        let (backend, detail) = serving.described();
+        let tools = self.judge.tools(session, standing.tainted).into_iter().map(BoundedStr::truncated).collect();
+        Explained {
+            row,
+            backend,
+            detail: BoundedStr::truncated(&detail),
+            image: BoundedStr::truncated(image),
+            place,
+            agent: self.sight(session, &serving),
+            tainted: standing.tainted,
+            closed: self.may_pass(session).err(),
+            tools: BoundedVec::new(tools).unwrap_or_default(),
+        }
     }
 
     fn row(&self, session: &SessionKey, container: &str, age: Duration, running: u32) -> SandboxRow {

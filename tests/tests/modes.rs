@@ -252,3 +252,49 @@ fn has_runsc(socket: &Path) -> bool {
         .unwrap();
     String::from_utf8_lossy(&output.stdout).contains("runsc")
 }
+
+/// What `moltbot sandbox explain` answers, as JSON.
+fn explained(system: &System, words: &[&str]) -> Value {
+    let output = system.moltbot(&[&["sandbox", "explain", "--json"], words].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn explanation_of_a_conversation_is_what_its_commands_have() {
+    each(&json!({ "backend": "auto", "workspaceAccess": "ro" }), |system| {
+        let (main, work) = ("agent:main:main", "agent:main:work");
+        let before = explained(system, &[work]);
+        assert_eq!((&before["backend"], &before["workspaceAccess"]), (&json!("docker"), &json!("ro")));
+        assert_eq!((&before["running"], &before["sandbox"]["container"]), (&json!(true), &json!("")));
+        assert!(before["closed"].is_null() && before["tools"].as_array().unwrap().contains(&json!("read")), "{before}");
+        let _ = say(system, "work", "/exec true");
+        let after = explained(system, &[work]);
+        let listed = system.moltbot(&["sandbox", "list", "--json"]);
+        let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        let row = listed.as_array().unwrap().iter().find(|row| row["sessionKey"] == work).unwrap();
+        assert_eq!(after["sandbox"]["container"], row["container"]);
+        let native = explained(system, &[]);
+        assert_eq!(native["sessionKey"], main);
+        assert!(native["backend"].as_str().unwrap().starts_with("native"), "{native}");
+        // A command is judged where it would run.
+        for (session, place) in [(main, "native"), (work, "docker")] {
+            assert_eq!(explained(system, &["ls", "--session", session])["backend"], place);
+        }
+        assert_eq!(explained(system, &["ls", "--backend", "native", "--session", work])["backend"], "native");
+    });
+}
+
+#[test]
+fn explanation_says_that_the_configuration_answers_where_nothing_runs_and_why_nothing_may() {
+    let mut system = System::prepare(if is_root() { As::Root } else { As::User }, &Sandbox::Native);
+    configure(&system, &json!({ "docker": { "socket": "/nonexistent/engine.sock" } }));
+    let idle = explained(&system, &["agent:main:main"]);
+    assert_eq!((&idle["running"], &idle["backend"]), (&json!(false), &json!("native")));
+    system.up();
+    assert!(explained(&system, &[])["closed"].is_null());
+    assert!(system.moltbot(&["lockdown", "on"]).status.success());
+    let text = system.moltbot(&["sandbox", "explain"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("nothing (") && text.contains("lockdown"), "{text}");
+}

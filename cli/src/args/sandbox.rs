@@ -4,19 +4,23 @@ use clap::{Subcommand, ValueEnum};
 use proto::approval::ApprovalId;
 use std::path::PathBuf;
 
+/// The conversation that is meant where none is named.
+const DEFAULT_SESSION: &str = "agent:main:main";
+
 /// `moltbot sandbox ...`
 #[derive(Debug, Subcommand)]
 pub enum SandboxCommand {
-    /// Show what a command would do, which rule decides about it, and why; nothing runs
+    /// Show what holds for a conversation's commands; or what a command would do, and which rule decides about it; nothing runs
     Explain {
-        /// The command, as one argument
-        command: String,
-        /// Conversation that would ask
-        #[arg(long, value_name = "KEY", default_value = "agent:main:main")]
+        /// A conversation, as agent:main:main, or a command, as one argument
+        #[arg(value_name = "SESSION|COMMAND", default_value = DEFAULT_SESSION)]
+        what: String,
+        /// Conversation that would run the command
+        #[arg(long, value_name = "KEY", default_value = DEFAULT_SESSION)]
         session: String,
-        /// Backend that would run it
-        #[arg(long, value_enum, default_value = "docker")]
-        backend: PlaceName,
+        /// Backend that would run the command [default: the one that the conversation has]
+        #[arg(long, value_enum)]
+        backend: Option<PlaceName>,
         /// As if it had read what strangers wrote
         #[arg(long)]
         tainted: bool,
@@ -65,7 +69,7 @@ pub enum RulesCommand {
         /// The command, as one argument
         command: String,
         /// Conversation that would ask; the rule is for its agent and its class
-        #[arg(long, value_name = "KEY", default_value = "agent:main:main")]
+        #[arg(long, value_name = "KEY", default_value = DEFAULT_SESSION)]
         session: String,
     },
     /// Show that, ask, and put the rule into moltbot.json
@@ -73,7 +77,7 @@ pub enum RulesCommand {
         /// The command, as one argument
         command: String,
         /// Conversation that would ask; the rule is for its agent and its class
-        #[arg(long, value_name = "KEY", default_value = "agent:main:main")]
+        #[arg(long, value_name = "KEY", default_value = DEFAULT_SESSION)]
         session: String,
         /// How the file is changed
         #[command(flatten)]
