@@ -209,8 +209,8 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
-/// The global allocator of a process that holds no secret and may be handed one within something else, as a record of a
-/// command is: blocks are the system's, and are wiped when freed.
+/// The global allocator of a process that has a secret for a moment, or is handed one within something else, as a record of a
+/// command or a server's answer is: blocks are the system's, and are wiped when freed.
 #[derive(Debug)]
 pub struct Wiping;
 

@@ -6,7 +6,7 @@
 use crate::edge::{Edge, Refusal};
 use crate::ids::RequestId;
 use crate::topology::Asks;
-use crate::wire::{self, Header, Kind, WireError};
+use crate::wire::{self, Frame, Header, Kind, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -75,7 +75,7 @@ impl From<Errno> for ChannelError {
 #[derive(Debug)]
 pub struct Packet {
     /// Its bytes, at least one.
-    pub bytes: Vec<u8>,
+    pub bytes: Frame,
     /// Its descriptors, exactly or at most as many as the caller allowed.
     pub fds: Vec<OwnedFd>,
 }
@@ -164,7 +164,7 @@ impl Channel {
             }
         };
         let packet = room.get_mut(..message.bytes).unwrap_or_default();
-        let bytes = packet.to_vec();
+        let bytes = Zeroizing::new(packet.to_vec());
         packet.zeroize();
         let mut fds = Vec::new();
         for item in control.drain() {
@@ -355,9 +355,7 @@ pub enum Outgoing<E: Edge> {
 /// # Errors
 /// A violation in every case.
 pub fn decode_outgoing<E: Edge>(packet: Packet) -> Result<(RequestId, Outgoing<E>), ChannelError> {
-    // An answer may be a credential: its type wipes itself, and the bytes that it came in are wiped here.
     let Packet { bytes, fds } = packet;
-    let bytes = Zeroizing::new(bytes);
     let (header, body) = wire::split(&bytes, E::MAX_REPLY)?;
     if header.kind != Kind::Reply && !fds.is_empty() {
         return Err(ChannelError::Violation("descriptors on a frame that is no reply"));
@@ -383,7 +381,7 @@ pub fn frame<T: Serialize>(
     deadline_ms: u16,
     body: &T,
     cap: usize,
-) -> Result<Vec<u8>, WireError> {
+) -> Result<Frame, WireError> {
     wire::encode(Header { kind, id, deadline_ms }, body, cap)
 }
 
@@ -391,7 +389,7 @@ pub fn frame<T: Serialize>(
 ///
 /// # Errors
 /// [`WireError`].
-pub fn reply_frame<E: Edge>(id: RequestId, reply: &E::Reply) -> Result<Vec<u8>, WireError> {
+pub fn reply_frame<E: Edge>(id: RequestId, reply: &E::Reply) -> Result<Frame, WireError> {
     frame(Kind::Reply, id, 0, reply, E::MAX_REPLY)
 }
 
@@ -399,7 +397,7 @@ pub fn reply_frame<E: Edge>(id: RequestId, reply: &E::Reply) -> Result<Vec<u8>, 
 ///
 /// # Errors
 /// [`WireError`].
-pub fn refusal_frame<E: Edge>(id: RequestId, refusal: &Refusal) -> Result<Vec<u8>, WireError> {
+pub fn refusal_frame<E: Edge>(id: RequestId, refusal: &Refusal) -> Result<Frame, WireError> {
     frame(Kind::Refused, id, 0, refusal, E::MAX_REPLY)
 }
 
@@ -562,7 +560,7 @@ mod tests {
     fn nothing_of_a_packet_stays_where_it_landed() {
         let (a, b) = Channel::pair().unwrap();
         a.send(b"a token", &[]).unwrap();
-        assert_eq!(b.recv(64, 0).unwrap().bytes, b"a token");
+        assert_eq!(b.recv(64, 0).unwrap().bytes.as_slice(), b"a token");
         a.send(&[b't'; 65], &[]).unwrap();
         assert!(b.recv(64, 0).is_err());
         SCRATCH.with_borrow(|scratch| assert!(scratch.len() >= 64 && scratch.iter().all(|byte| *byte == 0)));
@@ -592,7 +590,7 @@ mod tests {
         b.send(&[1], &[]).unwrap();
         a.send(&[2], &[]).unwrap();
         drop(a);
-        assert_eq!(b.recv(64, 0).unwrap().bytes, [2]);
+        assert_eq!(b.recv(64, 0).unwrap().bytes.as_slice(), [2]);
         assert!(matches!(b.recv(64, 0), Err(ChannelError::Closed)));
     }
 

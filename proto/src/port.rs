@@ -23,7 +23,6 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
-use zeroize::Zeroizing;
 
 /// Longest that an answer waits for the peer to read, before the peer counts as hung.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -265,9 +264,7 @@ impl<E: Edge> Port<E> {
         }
         let left = until.saturating_duration_since(Instant::now()).as_millis();
         let mut stream = Stream { link, id, receiver, done: false };
-        // A request may carry a client's token: no copy of it outlives the sending.
         let packet = frame(Kind::Request, id, u16::try_from(left).unwrap_or(u16::MAX), request, E::MAX_REQUEST)
-            .map(Zeroizing::new)
             .map_err(|error| stream.unsent(CallError::Violation(error.into())))?;
         stream.send(&packet, fds, until).await.map_err(|error| stream.unsent(error))?;
         if credit > 0 {

@@ -7,6 +7,7 @@
 use crate::ids::RequestId;
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
 use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 /// Largest frame on any edge, in bytes. Below the smallest SEQPACKET limit Linux has with a default `SO_SNDBUF`
 /// (212,960 bytes, measured).
@@ -15,6 +16,9 @@ pub const MAX_FRAME: usize = 200_000;
 pub const HEADER: usize = 7;
 
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_FRAME>> = config::standard().with_limit::<MAX_FRAME>();
+
+/// A frame's bytes. Any may hold a credential, so all are wiped when they are dropped.
+pub type Frame = Zeroizing<Vec<u8>>;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -93,17 +97,42 @@ pub enum WireError {
 ///
 /// # Errors
 /// [`WireError::OverCap`] or [`WireError::Encode`]: a bug of the caller, nothing was sent.
-pub fn encode<T: Serialize>(header: Header, body: &T, cap: usize) -> Result<Vec<u8>, WireError> {
-    // Never grown for a value that holds a secret: growing would leave a copy of it behind.
-    let mut frame = Vec::with_capacity(2 * 1024);
-    frame.push(header.kind as u8);
-    frame.extend_from_slice(&header.id.0.to_le_bytes());
-    frame.extend_from_slice(&header.deadline_ms.to_le_bytes());
+pub fn encode<T: Serialize>(header: Header, body: &T, cap: usize) -> Result<Frame, WireError> {
+    let mut frame = Wiped(Zeroizing::new(Vec::with_capacity(2 * 1024)));
+    frame.put(&[header.kind as u8]);
+    frame.put(&header.id.0.to_le_bytes());
+    frame.put(&header.deadline_ms.to_le_bytes());
     bincode::serde::encode_into_std_write(body, &mut frame, CONFIG).map_err(WireError::Encode)?;
-    if frame.len() > cap {
-        return Err(WireError::OverCap { found: frame.len(), cap });
+    if frame.0.len() > cap {
+        return Err(WireError::OverCap { found: frame.0.len(), cap });
     }
-    Ok(frame)
+    Ok(frame.0)
+}
+
+/// Grows without leaving a copy behind, which a `Vec` does.
+struct Wiped(Frame);
+
+impl Wiped {
+    fn put(&mut self, bytes: &[u8]) {
+        let needed = self.0.len().saturating_add(bytes.len());
+        if needed > self.0.capacity() {
+            let mut larger = Zeroizing::new(Vec::with_capacity(needed.saturating_mul(2)));
+            larger.extend_from_slice(&self.0);
+            self.0 = larger;
+        }
+        self.0.extend_from_slice(bytes);
+    }
+}
+
+impl std::io::Write for Wiped {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Encodes a value of at most `cap` bytes behind its length (`u32 le`), for streams.

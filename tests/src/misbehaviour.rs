@@ -100,7 +100,7 @@ pub fn honest(edge: EdgeId, id: u32) -> Vec<u8> {
 /// A request's frame.
 #[must_use]
 pub fn encode(id: u32, request: &impl serde::Serialize) -> Vec<u8> {
-    frame(Kind::Request, RequestId(id), 1_000, request, MAX_FRAME).unwrap()
+    frame(Kind::Request, RequestId(id), 1_000, request, MAX_FRAME).unwrap().to_vec()
 }
 
 fn append(id: u32, record: Record) -> Vec<u8> {
@@ -169,7 +169,8 @@ fn cap(edge: EdgeId) -> usize {
 /// Ways to break the protocol as the answering end.
 #[must_use]
 pub fn server_violations() -> Vec<(&'static str, Vec<u8>, bool)> {
-    let answer = |kind| frame(kind, RequestId(4_000_000), 0, &proto::edge::Refusal::new("a.b", "c"), 4096).unwrap();
+    let answer =
+        |kind| frame(kind, RequestId(4_000_000), 0, &proto::edge::Refusal::new("a.b", "c"), 4096).unwrap().to_vec();
     vec![
         ("oversize packet", vec![Kind::Reply as u8; MAX_FRAME + 1], false),
         ("garbage", vec![0xff; 40], false),

@@ -85,6 +85,13 @@ fn what_was_presented_is_gone_from_gateway_while_its_connection_is_open() {
             (!holds(gateway, presented.as_bytes())).then_some(())
         });
     }
+    // Broker passed both between the operator and the vault, and kept neither.
+    let broker = system.pid("broker");
+    for passed in [token.as_str(), PASSWORD] {
+        assert!(!holds(broker, passed.as_bytes()), "broker holds what it passed on");
+    }
+    let beneath = system.state().to_string_lossy().into_owned();
+    assert!(holds(broker, beneath.as_bytes()), "the scanner finds nothing in broker");
     assert!(holds(std::process::id(), token.as_bytes()), "the scanner finds nothing where it is");
     let kept = system.state().join("moltbot.json");
     assert!(holds(gateway, kept.to_string_lossy().as_bytes()), "the scanner finds nothing in gateway");

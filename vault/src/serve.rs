@@ -21,7 +21,7 @@ use proto::exit::Exit;
 use proto::ids::RequestId;
 use proto::topology::{EdgeId, Side};
 use proto::vault::{VaultAnswer, VaultReply, VaultRequest, VaultVerb};
-use proto::wire::WireError;
+use proto::wire::{Frame, WireError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -390,7 +390,7 @@ type Answers<R> = Vec<(RequestId, R)>;
 pub(crate) fn deliver(
     edge: EdgeId,
     channel: Channel,
-    frame: Result<Vec<u8>, WireError>,
+    frame: Result<Frame, WireError>,
     control: &Control,
 ) -> Result<Option<Channel>, StartError> {
     match frame.map_err(ChannelError::from).and_then(|frame| channel.send(&frame, &[])) {

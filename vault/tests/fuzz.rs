@@ -150,12 +150,15 @@ fn message(dice: &mut Dice, id: u32) -> Vec<u8> {
         bytes[at] ^= 1 << dice.below(8);
     }
     match dice.below(64) {
-        0 => bytes.truncate(1 + dice.below(bytes.len() - 1)),
+        0 => {
+            let left = 1 + dice.below(bytes.len() - 1);
+            bytes.truncate(left);
+        }
         1 => bytes.extend(dice.bytes(40)),
         2 => bytes[0] = dice.roll().to_le_bytes()[0],
         _ => {}
     }
-    bytes
+    bytes.to_vec()
 }
 
 fn leaks(bytes: &[u8], secrets: &[Vec<u8>]) -> bool {

@@ -1,7 +1,8 @@
 //! egress: holds a credential while a request is in flight. It can create no socket and open no file; what it talks on,
-//! dialer connected.
+//! dialer connected. What a request or an answer left in freed memory is wiped: a server may send the credential back.
 #![forbid(unsafe_code)]
 
+use confine::secret_memory::Wiping;
 use confine::startup::{Start, StartError};
 use egress::{policy, role, serve, tls};
 use proto::bounded::BoundedStr;
@@ -10,6 +11,9 @@ use proto::exit::Exit;
 use proto::ids::Role;
 use proto::topology::{EdgeId, Side};
 use std::process::ExitCode;
+
+#[global_allocator]
+static HEAP: Wiping = Wiping;
 
 fn main() -> ExitCode {
     confine::startup::run(Role::Egress, start)

@@ -97,7 +97,7 @@ pub fn malformed(kind: Kind) -> Vec<(&'static str, Vec<u8>)> {
         Kind::Request => (frame(kind, RequestId(1), 0, &exec(), MAX_FRAME), Kind::Reply, GatewaySandboxd::MAX_REQUEST),
         _ => (frame(kind, RequestId(0), 0, &ended(), MAX_FRAME), Kind::Request, GatewaySandboxd::MAX_REPLY),
     };
-    let right = right.unwrap();
+    let right = right.unwrap().to_vec();
     let with = |at: usize, byte: u8| {
         let mut bytes = right.clone();
         bytes[at] = byte;

@@ -132,7 +132,7 @@ fn processor(pid: u32) -> f64 {
 
 fn packet(record: &Record) -> Vec<u8> {
     let request = AuditRequest::Append(record.clone());
-    frame(Kind::Request, RequestId(7), 1_000, &request, ToAuditd::MAX_REQUEST).unwrap()
+    frame(Kind::Request, RequestId(7), 1_000, &request, ToAuditd::MAX_REQUEST).unwrap().to_vec()
 }
 
 /// Sends `packet` `each` times and takes as many answers, `depth` of them out at a time.
