@@ -3,6 +3,7 @@
 
 mod bench;
 mod chaos;
+mod evidence;
 mod matrix;
 mod report;
 mod rules_hit;
@@ -26,7 +27,7 @@ cargo xtask COMMAND
   systemd                           the units of deploy/systemd in a systemd that boots for it (root, debootstrap,
                                     systemd-nspawn)
   torture [ROLE]                    tests that take minutes
-  check                             dependency budgets, and documents drawn from the code
+  check                             dependency budgets, tests that documents name, documents drawn from the code
   docs [--check]                    draw those documents anew, or compare them
   confine-report [--json]           print every role's wall as it is designed
   rules-hit                         run the tests under strace; no rule may be unused without a reason
@@ -180,6 +181,7 @@ fn check() -> Outcome {
             return Err(format!("{package} is over its lines: what grows does not belong there"));
         }
     }
+    evidence::check()?;
     docs(false)
 }
 
