@@ -15,7 +15,6 @@ use proto::ids::{RequestId, Role};
 use proto::operator::{OperatorReply, OperatorRequest, RoleState, RoleStatus, Status};
 use proto::probe::DrillReport;
 use proto::sandbox::{Backend, Posture};
-use proto::watch::SandboxVerb;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -79,10 +78,9 @@ impl Broker {
     pub(crate) fn serve_visitor(&mut self, number: u64) {
         loop {
             let Some(visitor) = self.visitors.iter().find(|visitor| visitor.number == number) else { return };
-            let (uid, pid) = (visitor.uid, visitor.pid);
             match visitor.recv() {
                 Ok((request, verb)) => {
-                    if let Err(refusal) = self.on_verb(number, request, uid, pid, verb) {
+                    if let Err(refusal) = self.on_verb(number, request, verb) {
                         self.answer(number, request, Err(refusal));
                     }
                 }
@@ -106,24 +104,13 @@ impl Broker {
         }
     }
 
-    fn on_verb(
-        &mut self,
-        visitor: u64,
-        request: RequestId,
-        uid: u32,
-        pid: u32,
-        verb: OperatorRequest,
-    ) -> Result<(), Refusal> {
-        // Looking at the state changes nothing and reveals nothing; following a log would otherwise feed itself.
-        let looks = matches!(
-            verb,
-            OperatorRequest::Status | OperatorRequest::ReadLog { offset: 1.., .. } | OperatorRequest::DrillReport(_)
-        ) || matches!(&verb, OperatorRequest::Vault(verb) if verb.looks())
-            || matches!(&verb, OperatorRequest::Sandbox(verb) if verb.looks());
+    fn on_verb(&mut self, number: u64, request: RequestId, verb: OperatorRequest) -> Result<(), Refusal> {
         let (with, detail) = self.what_it_is_about(&verb)?;
-        let name = verb.verb();
-        let asked = Asked { visitor, request, verb, with };
-        if looks {
+        let Some(visitor) = self.visitors.iter().find(|visitor| visitor.number == number) else { return Ok(()) };
+        let (uid, pid, name) = (visitor.uid, visitor.pid, verb.verb());
+        let looks_again = verb.looks() && visitor.looked.contains(name);
+        let asked = Asked { visitor: number, request, verb, with };
+        if looks_again {
             return self.carry_out(asked);
         }
         let (verb, detail) = (BoundedStr::truncated(name), BoundedStr::truncated(&detail));
@@ -151,24 +138,19 @@ impl Broker {
                 let detail = reload.detail();
                 Ok((With::Config(Box::new(reload)), detail))
             }
-            OperatorRequest::DrillStart(role) => Ok((With::Nothing, role.name().to_owned())),
-            OperatorRequest::Sandbox(SandboxVerb::Kill(session)) => Ok((With::Nothing, session.to_string())),
-            OperatorRequest::IncidentReport { sha256 } => {
-                Ok((With::Nothing, format!("sha256:{}", sha256.map(|byte| format!("{byte:02x}")).concat())))
-            }
-            OperatorRequest::PruneLogs { stream, first, until, files } => Ok((
-                With::Nothing,
-                format!("{} lines {first} to {} in {files} files", stream.name(), until.saturating_sub(1)),
-            )),
-            _ => Ok((With::Nothing, String::new())),
+            _ => Ok((With::Nothing, verb.about())),
         }
     }
 
     /// The verb's record is durable, or never will be.
     pub(crate) fn on_recorded(&mut self, asked: Asked, outcome: Result<(), Refusal>) {
         let (visitor, request) = (asked.visitor, asked.request);
-        // Coming down, and locking, must work when the log does not: that is when they are wanted.
-        let needed = matches!(asked.verb, OperatorRequest::Down | OperatorRequest::LockdownOn);
+        // Coming down, locking, and seeing what is wrong must work when the log does not: that is when they are wanted.
+        let needed =
+            matches!(asked.verb, OperatorRequest::Down | OperatorRequest::LockdownOn | OperatorRequest::Status);
+        if let (Ok(()), Some(seen)) = (&outcome, self.visitors.iter_mut().find(|seen| seen.number == visitor)) {
+            seen.looked.insert(asked.verb.verb());
+        }
         let done = match outcome {
             Err(refusal) if !needed => Err(refusal),
             _ => self.carry_out(asked),
@@ -180,7 +162,8 @@ impl Broker {
 
     fn carry_out(&mut self, asked: Asked) -> Result<(), Refusal> {
         let Asked { visitor, request, verb, with } = asked;
-        let plain = |stream| Awaited::Visitor { visitor, request, stream };
+        let plain = Awaited::Visitor { visitor, request, stream: None };
+        let uid = self.visitors.iter().find(|seen| seen.number == visitor).map_or(u32::MAX, |seen| seen.uid);
         match verb {
             OperatorRequest::Status => self.gather_status(visitor, request),
             OperatorRequest::Down => {
@@ -204,9 +187,7 @@ impl Broker {
             // Broker has no right to the log's files: its record is all that the operator's command waits for.
             OperatorRequest::PruneLogs { .. } => self.answer(visitor, request, Ok((OperatorReply::Started, None))),
             // Signed at once: a responder wants the proof now, and not at the next checkpoint.
-            OperatorRequest::IncidentReport { .. } => {
-                self.ask(Role::Auditd, AdminRequest::Checkpoint, &[], plain(None))?;
-            }
+            OperatorRequest::IncidentReport { .. } => self.ask(Role::Auditd, AdminRequest::Checkpoint, &[], plain)?,
             OperatorRequest::LockdownOn => self.lock_down(visitor, request),
             OperatorRequest::LockdownClear => {
                 if !self.clear_lockdown() {
@@ -228,24 +209,23 @@ impl Broker {
                 self.answer(visitor, request, Ok((OperatorReply::Drill(report), None)));
             }
             OperatorRequest::RevealGatewayToken => {
-                let uid = self.visitors.iter().find(|seen| seen.number == visitor).map_or(u32::MAX, |seen| seen.uid);
-                self.ask(Role::Vault, AdminRequest::RevealGatewayToken { uid }, &[], plain(None))?;
+                self.ask(Role::Vault, AdminRequest::RevealGatewayToken { uid }, &[], plain)?;
             }
-            OperatorRequest::Vault(verb) => {
-                let uid = self.visitors.iter().find(|seen| seen.number == visitor).map_or(u32::MAX, |seen| seen.uid);
-                self.ask(Role::Vault, AdminRequest::Vault { uid, verb }, &[], plain(None))?;
-            }
-            OperatorRequest::Sandbox(verb) => {
-                self.ask(Role::Sandboxd, AdminRequest::Sandbox(verb), &[], plain(None))?;
-            }
+            OperatorRequest::Vault(verb) => self.ask(Role::Vault, AdminRequest::Vault { uid, verb }, &[], plain)?,
+            OperatorRequest::Sandbox(verb) => self.ask(Role::Sandboxd, AdminRequest::Sandbox(verb), &[], plain)?,
             OperatorRequest::ReadLog { stream, offset } => {
-                self.ask(Role::Auditd, AdminRequest::ReadLog { stream, offset }, &[], plain(None))?;
+                self.ask(Role::Auditd, AdminRequest::ReadLog { stream, offset }, &[], plain)?;
             }
             OperatorRequest::Attach => {
                 let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
                 let (ours, theirs) =
                     pair.map_err(|errno| Refusal::new("broker.resource", &format!("no stream: {errno}")))?;
-                self.ask(Role::Gateway, AdminRequest::AttachOperator, &[theirs.as_fd()], plain(Some(ours)))?;
+                self.ask(
+                    Role::Gateway,
+                    AdminRequest::AttachOperator,
+                    &[theirs.as_fd()],
+                    Awaited::Visitor { visitor, request, stream: Some(ours) },
+                )?;
             }
         }
         Ok(())

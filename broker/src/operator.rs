@@ -1,19 +1,25 @@
 //! The operator's door: a named SEQPACKET socket in the state directory. The kernel says who knocks; whoever is neither
-//! root nor the owner of the set, nor of the operators' group, is turned away before a byte of theirs is read.
+//! root nor the owner of the set, nor of the operators' group, is told so before a byte of theirs is read, and recorded, once
+//! a minute at most.
 
 use crate::layout::StateDir;
-use crate::log::{self, Priority};
-use confine::operators;
+use confine::operators::{self, Stranger, Turnstile};
 use confine::startup::StartError;
+use proto::audit::Record;
+use proto::bounded::BoundedStr;
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::edge::{Edge, OperatorBroker, Refusal};
 use proto::ids::RequestId;
 use proto::operator::{OperatorReply, OperatorRequest};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 /// Visitors at once; more wait in the kernel's queue.
 const MAX_VISITORS: usize = 16;
+/// The number of every client's first question, which a stranger's refusal answers unread.
+const FIRST: RequestId = RequestId(1);
 
 /// The listening end.
 #[derive(Debug)]
@@ -21,6 +27,7 @@ pub struct Door {
     socket: OwnedFd,
     /// Whose members may come in.
     group: Option<u32>,
+    strangers: Turnstile,
 }
 
 /// Somebody who came in.
@@ -33,6 +40,8 @@ pub struct Visitor {
     pub uid: u32,
     /// Their pid, from the kernel.
     pub pid: u32,
+    /// What they have looked at, by verb.
+    pub looked: BTreeSet<&'static str>,
 }
 
 impl Door {
@@ -58,20 +67,30 @@ impl Door {
         operators::open_way(state_dir.root(), state_dir.run().as_fd(), "operator.sock", group)
             .map_err(|why| refuse(&why))?;
         listen(&socket, 16).map_err(bad)?;
-        Ok(Self { socket, group })
+        Ok(Self { socket, group, strangers: Turnstile::default() })
     }
 
     /// Lets the next visitor in, if there is one and the kernel says it is the operator.
-    pub fn admit(&self, owner: u32, present: usize, number: u64) -> Option<Visitor> {
+    ///
+    /// # Errors
+    /// What is to be recorded of one who is not.
+    pub fn admit(&mut self, owner: u32, present: usize, number: u64) -> Result<Option<Visitor>, Record> {
         if present >= MAX_VISITORS {
-            return None;
+            return Ok(None);
         }
-        let fd = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
-        match operators::admit(fd.as_fd(), owner, self.group) {
-            Ok(peer) => Some(Visitor { number, channel: Channel::from_fd(fd), uid: peer.uid, pid: peer.pid }),
-            Err(why) => {
-                log::broker(Priority::Warning, &why);
-                None
+        let Ok(fd) = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return Ok(None) };
+        let admitted = operators::admit(fd.as_fd(), owner, self.group);
+        let channel = Channel::from_fd(fd);
+        match admitted {
+            Ok(operators::Peer { uid, pid, .. }) => {
+                Ok(Some(Visitor { number, channel, uid, pid, looked: BTreeSet::new() }))
+            }
+            Err(Stranger { uid, pid, why }) => {
+                let refusal = refusal_frame::<OperatorBroker>(FIRST, &Refusal::new("operator.stranger", &why));
+                let _ = refusal.map(|packet| channel.send(&packet, &[]));
+                let Some(others) = self.strangers.count(Instant::now()) else { return Ok(None) };
+                let detail = BoundedStr::truncated(&format!("{why}; {others} others since the last record"));
+                Err(Record::Operator { uid, pid, verb: BoundedStr::truncated("stranger"), detail })
             }
         }
     }
@@ -130,9 +149,9 @@ mod tests {
         visitor
     }
 
-    fn next(door: &Door) -> Option<Visitor> {
-        poll(&mut [PollFd::new(door, PollFlags::IN)], None).unwrap();
-        door.admit(rustix::process::getuid().as_raw(), 0, 1)
+    fn next(door: &mut Door) -> Option<Visitor> {
+        poll(&mut [PollFd::new(&*door, PollFlags::IN)], None).unwrap();
+        door.admit(rustix::process::getuid().as_raw(), 0, 1).unwrap_or_default()
     }
 
     /// What the child of the test below runs.
@@ -149,17 +168,17 @@ mod tests {
     fn child_of_broker_is_turned_away_and_others_are_not() {
         let dir = std::env::temp_dir().join(format!("moltbot-door.{}", std::process::id()));
         let state = StateDir::prepare(&dir).unwrap();
-        let door = Door::open(&state, "").unwrap();
+        let mut door = Door::open(&state, "").unwrap();
         let path = dir.join("run/operator.sock");
         let operator = knock(path.as_os_str());
-        assert!(next(&door).is_some());
+        assert!(next(&mut door).is_some());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "operator::tests::child_knocks_where_it_is_told_to"])
             .env(PATH, &path)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let turned_away = next(&door).is_none();
+        let turned_away = next(&mut door).is_none();
         assert!(child.wait().unwrap().success());
         drop(operator);
         std::fs::remove_dir_all(&dir).unwrap();

@@ -199,8 +199,10 @@ impl Broker {
         }
         if knocked {
             let number = u64::from(self.number());
-            let visitor = self.door.admit(self.setup.identities.owner(), self.visitors.len(), number);
-            self.visitors.extend(visitor);
+            match self.door.admit(self.setup.identities.owner(), self.visitors.len(), number) {
+                Ok(visitor) => self.visitors.extend(visitor),
+                Err(stranger) => self.ledger.keep(stranger),
+            }
         }
         for number in visitors {
             self.serve_visitor(number);

@@ -2,7 +2,7 @@
 
 use crate::CliError;
 use proto::channel::{CallError, Channel, Client};
-use proto::edge::OperatorBroker;
+use proto::edge::{OperatorBroker, Refusal};
 use proto::operator::{OperatorReply, OperatorRequest, Status};
 use proto::topology::role;
 use rustix::io::Errno;
@@ -36,10 +36,14 @@ impl Door {
         let not_running = || CliError::NotRunning(dir.display().to_string());
         let failed = |errno: Errno| match errno {
             Errno::NOENT | Errno::CONNREFUSED => not_running(),
-            Errno::ACCESS => CliError::Failed(format!(
-                "{}: it is for root, whoever started this Moltbot, and members of its `operator.group`",
-                path.display()
-            )),
+            // The kernel turns away whom broker would; of a set whose directory is closed nothing more can be told.
+            Errno::ACCESS => CliError::Refused(Box::new(Refusal::new(
+                "operator.stranger",
+                &format!(
+                    "{}: it is for root, whoever started this Moltbot, and members of its `operator.group`",
+                    path.display()
+                ),
+            ))),
             other => CliError::Failed(format!("{}: {other}", path.display())),
         };
         let address = SocketAddrUnix::new(&path).map_err(failed)?;

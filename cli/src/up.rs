@@ -97,17 +97,20 @@ fn settle(dir: &Path, status: &Status, args: &Args) -> Result<(), CliError> {
 
 fn wait_ready(dir: &Path, child: &mut Child) -> Result<Status, CliError> {
     let until = Instant::now() + START;
+    // One connection: each would be recorded.
+    let mut door = None;
     loop {
         if let Some(status) = child.try_wait().map_err(CliError::failed)? {
             return Err(CliError::ended(status, format!("broker ended with {status}")));
         }
         // Another broker may own the directory's socket; ours will say so and end.
-        if let Ok(mut door) = Door::open(dir)
-            && let Ok(status) = door.status()
-            && status.ready
-            && status.roles.iter().any(|row| row.pid == child.id())
-        {
-            return Ok(status);
+        door = door.or_else(|| Door::open(dir).ok());
+        match door.as_mut().map(Door::status) {
+            Some(Ok(status)) if status.ready && status.roles.iter().any(|row| row.pid == child.id()) => {
+                return Ok(status);
+            }
+            Some(Ok(_)) | None => {}
+            Some(Err(_)) => door = None,
         }
         if Instant::now() >= until {
             return Err(CliError::failed("it did not become ready in 30 s; `moltbot status` shows who is missing"));

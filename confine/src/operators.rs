@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 /// The group that is meant where none is named, by a set that root starts.
 pub const DEFAULT_GROUP: &str = "moltbot";
@@ -50,21 +51,56 @@ impl Peer {
     }
 }
 
+/// Somebody who was turned away.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stranger {
+    /// Uid; [`u32::MAX`] where the kernel does not say.
+    pub uid: u32,
+    /// Pid; 0 where the kernel does not say.
+    pub pid: u32,
+    /// Why, and what would let them in; for them and for the log.
+    pub why: String,
+}
+
+/// Which strangers are recorded: one in each [`QUIET`], with how many came meanwhile, so that nobody can fill the log.
+#[derive(Debug, Default)]
+pub struct Turnstile(Option<(Instant, u32)>);
+
+/// How long strangers are counted alone after one was recorded.
+pub const QUIET: Duration = Duration::from_secs(60);
+
+impl Turnstile {
+    /// One more, now: how many came since the last that was recorded, where this one is to be.
+    pub fn count(&mut self, now: Instant) -> Option<u32> {
+        if let Some((_, others)) = self.0.as_mut().filter(|(since, _)| now.saturating_duration_since(*since) < QUIET) {
+            *others = others.saturating_add(1);
+            return None;
+        }
+        Some(self.0.replace((now, 0)).map_or(0, |(_, others)| others))
+    }
+}
+
 /// Lets an operator in who is no child of this process.
 ///
 /// # Errors
 /// Who was turned away, and why.
-pub fn admit(socket: BorrowedFd<'_>, owner: u32, group: Option<u32>) -> Result<Peer, String> {
-    let turned_away = |who: &str, why: &str| format!("{who} was turned away from the operator socket: {why}");
-    let peer = Peer::of(socket).map_err(|error| turned_away("somebody", &error.to_string()))?;
+pub fn admit(socket: BorrowedFd<'_>, owner: u32, group: Option<u32>) -> Result<Peer, Stranger> {
+    let peer = Peer::of(socket).map_err(|error| Stranger { uid: u32::MAX, pid: 0, why: error.to_string() })?;
+    let turned_away = |why: String| Stranger { uid: peer.uid, pid: peer.pid, why };
     if !peer.is_operator(owner, group) {
-        let who = format!("uid {} (pid {})", peer.uid, peer.pid);
-        let members = group.map_or_else(String::new, |gid| format!(", and for members of the group {gid}"));
-        return Err(turned_away(&who, &format!("it is for uid {owner} and root{members}")));
+        let way = group.map_or_else(
+            || "; `operator.group` of moltbot.json would name a group whose members may".to_owned(),
+            |gid| {
+                format!(
+                    ", and for members of the group {gid}: `usermod -aG {gid} NAME` makes one, from their next login on"
+                )
+            },
+        );
+        return Err(turned_away(format!("the operator socket is for uid {owner} and root{way}")));
     }
     // With one uid for all a fallen sandboxd has the operator's, and below Landlock ABI 9 the socket's path is no wall.
     if observe(peer.pid).is_ok_and(|seen| seen.parent == std::process::id()) {
-        return Err(turned_away(&format!("pid {}", peer.pid), "it is a child of this broker"));
+        return Err(turned_away("the operator socket is for no child of this broker".to_owned()));
     }
     Ok(peer)
 }
@@ -168,6 +204,15 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn strangers_are_recorded_once_a_minute_and_none_is_forgotten() {
+        let (mut turnstile, start) = (Turnstile::default(), Instant::now());
+        assert_eq!(turnstile.count(start), Some(0));
+        assert!((1..60).all(|second| turnstile.count(start + Duration::from_secs(second)).is_none()));
+        assert_eq!(turnstile.count(start + QUIET), Some(59));
+        assert_eq!(turnstile.count(start + QUIET * 2), Some(0));
+    }
 
     #[test]
     fn peer_is_who_the_kernel_says() {

@@ -500,7 +500,11 @@ impl<E: Edge> Client<E> {
         let deadline = Instant::now().checked_add(timeout).ok_or(ChannelError::Deadline)?;
         let wait = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX);
         let packet = frame(Kind::Request, id, wait, request, E::MAX_REQUEST)?;
-        channel.send_by(&packet, fds, deadline)?;
+        match channel.send_by(&packet, fds, deadline) {
+            // What it said before it went is still here to be read.
+            Err(ChannelError::Closed) => {}
+            sent => sent?,
+        }
         loop {
             let packet = match channel.recv_by(E::MAX_REPLY, E::REPLY_FDS, deadline) {
                 Err(ChannelError::Deadline) => {

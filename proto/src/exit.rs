@@ -51,13 +51,14 @@ pub const PERMANENT: [(Exit, &str, &str); 10] = [
 ];
 
 /// Refusals that end `moltbot` with a status of their own: the rule, the status, and what it is about. Every other refusal is 1.
-pub const REFUSALS: [(&str, u8, &str); 6] = [
+pub const REFUSALS: [(&str, u8, &str); 7] = [
     ("vault.name", 10, "a secret's name that is none, or over 64 bytes"),
     ("vault.value", 11, "a secret's value of more than 1024 bytes"),
     ("vault.empty", 12, "a secret's value of no bytes"),
     ("vault.policy", 13, "a policy with a field that there is not, or that does not read"),
     ("vault.clock", 14, "the machine's clock is behind what the vault signed"),
     ("vault.rolled_back", 15, "the store or the log was put back"),
+    ("operator.stranger", 16, "you are no operator of this set"),
 ];
 
 /// The status of `moltbot` where this rule refused.

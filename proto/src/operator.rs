@@ -1,5 +1,5 @@
 //! `moltbot` -> broker, on the named socket `<state>/run/operator.sock` (SEQPACKET, 0660). Every verb is recorded before
-//! it is answered.
+//! it is answered; one that only looks, once for each connection.
 
 use crate::audit::{LogHead, Stream};
 use crate::bounded::{BoundedBytes, BoundedStr, BoundedVec};
@@ -91,6 +91,34 @@ impl OperatorRequest {
             Self::LockdownClear => "lockdown.clear",
             Self::DrillStart(_) => "drill.start",
             Self::DrillReport(_) => "drill.report",
+        }
+    }
+
+    /// True where nothing changes by it and nothing is revealed: it is recorded once for each connection. Following a log
+    /// would feed itself otherwise.
+    #[must_use]
+    pub const fn looks(&self) -> bool {
+        match self {
+            Self::Status | Self::ReadLog { .. } | Self::DrillReport(_) => true,
+            Self::Vault(verb) => verb.looks(),
+            Self::Sandbox(verb) => verb.looks(),
+            _ => false,
+        }
+    }
+
+    /// What is recorded beside the verb, as far as it says so itself.
+    #[must_use]
+    pub fn about(&self) -> String {
+        match self {
+            Self::DrillStart(role) => role.name().to_owned(),
+            Self::Sandbox(SandboxVerb::Kill(session) | SandboxVerb::Explain(session)) => session.to_string(),
+            Self::IncidentReport { sha256 } => {
+                format!("sha256:{}", sha256.map(|byte| format!("{byte:02x}")).concat())
+            }
+            Self::PruneLogs { stream, first, until, files } => {
+                format!("{} lines {first} to {} in {files} files", stream.name(), until.saturating_sub(1))
+            }
+            _ => String::new(),
         }
     }
 }

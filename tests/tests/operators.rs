@@ -1,10 +1,16 @@
 //! The group whose members operate a set that is not theirs: a second real user, in the group and outside it.
 
+use proto::channel::{CallError, Channel, Client};
+use proto::edge::OperatorBroker;
+use proto::operator::{OperatorReply, OperatorRequest};
+use proto::topology::role;
+use proto::watch::SandboxVerb;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Value, json};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use system_tests::{As, Sandbox, System, is_root, programs, skip};
+use system_tests::{As, PATIENCE, Sandbox, System, is_root, limit_files, programs, skip, wait_for};
 
 /// The second user, and the group.
 const MEMBER: u32 = 12_377;
@@ -83,15 +89,67 @@ fn member_of_the_group_operates_and_is_recorded_by_uid_and_a_stranger_does_not()
         }
         for groups in [String::new(), "20001,20002".to_owned()] {
             let shown = as_second(&system, MEMBER, &groups, &["status", "--json"]);
-            assert!(!shown.status.success(), "{open} {groups}");
+            let told = String::from_utf8_lossy(&shown.stderr).into_owned();
+            assert_eq!(shown.status.code(), Some(16), "{open} {groups}: {told}");
+            assert!(told.contains("operator.stranger") && told.contains("group"), "{open} {groups}: {told}");
             assert!(!String::from_utf8_lossy(&shown.stdout).contains("ready"), "{open} {groups}");
         }
     }
-    let log = system.log();
-    assert!(
-        log.contains(&format!("uid {MEMBER}")) && log.contains("was turned away from the operator socket"),
-        "{log}"
-    );
+    // Who got as far as the socket is in the log, once for all of a minute.
+    let strangers = || -> Vec<Value> {
+        system.records("system-audit").into_iter().filter(|record| record["verb"] == "stranger").collect()
+    };
+    wait_for("a record of the stranger", || (!strangers().is_empty()).then_some(()));
+    let strangers = strangers();
+    assert_eq!((strangers.len(), &strangers[0]["uid"]), (1, &json!(MEMBER)), "{strangers:?}");
+    assert!(strangers[0]["detail"].as_str().unwrap().contains(&format!("usermod -aG {GROUP}")), "{strangers:?}");
+}
+
+/// A connection of the operator's.
+fn knock(system: &System) -> Client<OperatorBroker> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(system.state().join("run/operator.sock")).unwrap()).unwrap();
+    let mut client = Client::new(role::Operator);
+    client.attach(Channel::from_fd(socket));
+    client
+}
+
+#[test]
+fn look_is_recorded_before_it_is_answered_once_for_each_connection_and_verb() {
+    let mut system = System::prepare(if is_root() { As::Root } else { As::User }, &Sandbox::Native);
+    system.up();
+    let recorded = |verb: &str| {
+        let verbs = system.records("system-audit");
+        verbs.iter().filter(|record| record["type"] == "operator" && record["verb"] == verb).count()
+    };
+    let look = |client: &mut Client<OperatorBroker>, verb: &OperatorRequest| {
+        client.call(verb, &[], PATIENCE).map(|(reply, _)| reply)
+    };
+    let list = OperatorRequest::Sandbox(SandboxVerb::List);
+    let before = (recorded("status"), recorded("sandbox.list"));
+    let mut first = knock(&system);
+    for _ in 0..3 {
+        assert!(matches!(look(&mut first, &OperatorRequest::Status), Ok(OperatorReply::Status(_))));
+        assert!(matches!(look(&mut first, &list), Ok(OperatorReply::Sandbox(_))));
+    }
+    assert_eq!((recorded("status"), recorded("sandbox.list")), (before.0 + 1, before.1 + 1));
+    let mut second = knock(&system);
+    assert!(look(&mut second, &list).is_ok());
+    assert_eq!(recorded("sandbox.list"), before.1 + 2);
+
+    // Where nothing can be recorded nothing is shown, but what is wrong.
+    let auditd = system.pid("auditd");
+    limit_files(auditd, Some(1));
+    let mut third = knock(&system);
+    for _ in 0..2 {
+        let refused = look(&mut third, &list);
+        assert!(matches!(&refused, Err(CallError::Refused(refusal)) if refusal.rule.as_str() == "audit.unwritable"));
+    }
+    assert!(matches!(look(&mut third, &OperatorRequest::Status), Ok(OperatorReply::Status(_))));
+    limit_files(auditd, None);
+    assert!(look(&mut third, &list).is_ok());
+    assert_eq!(recorded("sandbox.list"), before.1 + 3);
 }
 
 #[test]
