@@ -79,6 +79,17 @@ fn ask(door: &mut Door, verb: ApprovalVerb) -> Result<ApprovalAnswer, CliError> 
     }
 }
 
+/// What waits.
+///
+/// # Errors
+/// [`CliError`].
+pub fn waiting(door: &mut Door) -> Result<Vec<ApprovalRow>, CliError> {
+    match ask(door, ApprovalVerb::List)? {
+        ApprovalAnswer::Rows(rows) => Ok(rows.into_vec()),
+        _ => Err(unexpected()),
+    }
+}
+
 /// Lets it run, and writes a rule for its like. The one that waits is answered first: what runs hears of a rule by a start
 /// of sandboxd, and that would end it.
 fn approve_its_like(door: &mut Door, dir: &Path, id: ApprovalId, yes: bool, args: &Args) -> Result<(), CliError> {
@@ -117,7 +128,7 @@ fn watch(door: &mut Door, dir: &Path, args: &Args) -> Result<(), CliError> {
     use std::io::Write as _;
     let mut known: BTreeSet<ApprovalId> = BTreeSet::new();
     loop {
-        let ApprovalAnswer::Rows(rows) = ask(door, ApprovalVerb::List)? else { return Err(unexpected()) };
+        let rows = waiting(door)?;
         let new: Vec<_> = rows.iter().filter(|row| known.insert(row.id)).collect();
         let lately = if new.is_empty() || args.json { BTreeMap::new() } else { asked_lately(dir)? };
         for row in new {

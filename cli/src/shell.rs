@@ -6,6 +6,7 @@
 
 mod complete;
 mod events;
+mod waiting;
 
 use crate::CliError;
 use crate::args::{Args, Command};

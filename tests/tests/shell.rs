@@ -1,9 +1,10 @@
 //! `moltbot shell`: the same commands as on the command line, from a script and on a terminal.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+use system_tests::client::Client;
 use system_tests::{As, PATIENCE, Sandbox, System, programs};
 
 fn script(system: &System, text: &str) -> (bool, String, String) {
@@ -72,6 +73,18 @@ impl Terminal {
         self.seen = self.seen.split_once(wanted).unwrap().1.to_owned();
     }
 
+    /// What follows, up to what ends a word.
+    fn word(&mut self) -> String {
+        let digits = |seen: &str| seen.chars().take_while(char::is_ascii_digit).collect::<String>();
+        while digits(&self.seen).len() == self.seen.len() {
+            let mut bytes = [0u8; 1];
+            if let Ok(1..) = self.master.read(&mut bytes) {
+                self.seen.push(char::from(bytes[0]));
+            }
+        }
+        digits(&self.seen)
+    }
+
     fn say(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
@@ -107,4 +120,31 @@ fn terminal_completes_keeps_history_and_tells_of_what_happens() {
     assert!(history.contains("lockdown status") && !history.contains("hunter2"), "{history}");
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&kept).unwrap());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn what_waits_is_told_of_beside_the_line_that_is_typed_and_its_end_too() {
+    let mut system = System::prepare(As::User, &Sandbox::Native);
+    system.set_exec(json!({ "ask": "always" }));
+    system.up();
+    let mut terminal = Terminal::open(&system);
+    terminal.until("moltbot> ");
+    terminal.say("lockdown sta");
+    terminal.until("lockdown sta");
+    let mut client = Client::logged_in(system.port(), &system.token());
+    client.send("1", "chat.send", &json!({ "sessionKey": "main", "message": "/exec ls /", "idempotencyKey": "r1" }));
+    terminal.until("waits for your word: `ls /` of agent:main:main; approvals show a-");
+    let id = format!("a-{}", terminal.word());
+    // What was typed is there again.
+    terminal.until("lockdown sta");
+    terminal.say("tus\r");
+    terminal.until("open");
+    assert!(system.moltbot(&["approvals", "deny", &id]).status.success());
+    terminal.until(&format!("{id} waits no more"));
+    let mut stranger = Client::logged_in(system.port(), &system.token());
+    let said = json!({ "channel": "telegram", "senderId": "8734062810", "senderName": "Mallory", "message": "hello",
+        "idempotencyKey": "r2" });
+    stranger.send("1", "channels.inbound", &said);
+    assert_eq!(stranger.answer("1")["payload"]["status"], "pairing");
+    terminal.until("pairing.request");
 }
