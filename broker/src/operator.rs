@@ -74,7 +74,7 @@ impl Door {
     ///
     /// # Errors
     /// What is to be recorded of one who is not.
-    pub fn admit(&mut self, owner: u32, present: usize, number: u64) -> Result<Option<Visitor>, Record> {
+    pub fn admit(&mut self, owner: u32, present: usize, number: u64) -> Result<Option<Visitor>, Box<Record>> {
         if present >= MAX_VISITORS {
             return Ok(None);
         }
@@ -90,7 +90,7 @@ impl Door {
                 let _ = refusal.map(|packet| channel.send(&packet, &[]));
                 let Some(others) = self.strangers.count(Instant::now()) else { return Ok(None) };
                 let detail = BoundedStr::truncated(&format!("{why}; {others} others since the last record"));
-                Err(Record::Operator { uid, pid, verb: BoundedStr::truncated("stranger"), detail })
+                Err(Box::new(Record::Operator { uid, pid, verb: BoundedStr::truncated("stranger"), detail }))
             }
         }
     }

@@ -201,7 +201,7 @@ impl Broker {
             let number = u64::from(self.number());
             match self.door.admit(self.setup.identities.owner(), self.visitors.len(), number) {
                 Ok(visitor) => self.visitors.extend(visitor),
-                Err(stranger) => self.ledger.keep(stranger),
+                Err(stranger) => self.ledger.keep(*stranger),
             }
         }
         for number in visitors {
