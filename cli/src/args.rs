@@ -1,6 +1,7 @@
 //! The command line, and nothing but it.
 
 mod config;
+mod examples;
 mod logins;
 mod logs;
 mod people;
@@ -10,7 +11,7 @@ mod sessions;
 mod vault;
 
 use crate::CliError;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 pub use config::{ConfigCommand, How};
 pub use logins::{DevicesCommand, PasswordCommand};
 pub use logs::{LogsCommand, ShowLogs, StreamName, WitnessCommand};
@@ -67,6 +68,18 @@ fn after_help() -> String {
         refusals.collect::<String>(),
         statuses.collect::<String>(),
     )
+}
+
+/// The table of commands, with examples.
+#[must_use]
+pub fn command() -> clap::Command {
+    examples::add(Args::command())
+}
+
+/// What was typed; help and mistakes end the process, as clap does it.
+#[must_use]
+pub fn parse() -> Args {
+    Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 /// When to use colours.
@@ -370,11 +383,10 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn command_line_is_consistent() {
-        Args::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //! kernel says who asks.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod out;
+
 mod approvals;
 mod args;
 mod audit;
@@ -43,7 +46,6 @@ mod witness;
 mod ws;
 
 use args::{Args, Command, DrillCommand, ExplainCommand, GatewayCommand, IncidentCommand, SecurityCommand};
-use clap::{CommandFactory, Parser};
 use proto::ids::Role;
 use proto::operator::{OperatorReply, OperatorRequest};
 use std::process::{ExitCode, ExitStatus};
@@ -119,7 +121,7 @@ impl From<std::io::Error> for CliError {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = args::parse();
     match run(&args) {
         Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
         Err(CliError::Said) => ExitCode::FAILURE,
@@ -174,7 +176,9 @@ fn run(args: &Args) -> Result<(), CliError> {
         Command::Man { to } => man::write(to),
         Command::Shell => shell::run(&dir, args),
         Command::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Args::command(), "moltbot", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut args::command(), "moltbot", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(())
         }
     }

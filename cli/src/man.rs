@@ -1,8 +1,6 @@
 //! `moltbot man`: manual pages from the table of commands, one for each, for a package to install.
 
 use crate::CliError;
-use crate::args::Args;
-use clap::CommandFactory;
 use std::path::Path;
 
 /// Writes `moltbot.1`, `moltbot-status.1` and so on.
@@ -11,7 +9,7 @@ use std::path::Path;
 /// [`CliError`] where a page cannot be written.
 pub fn write(to: &Path) -> Result<(), CliError> {
     std::fs::create_dir_all(to).map_err(|error| CliError::Failed(format!("{}: {error}", to.display())))?;
-    let mut command = Args::command().disable_help_subcommand(true);
+    let mut command = crate::args::command().disable_help_subcommand(true);
     command.build();
     clap_mangen::generate_to(command, to).map_err(|error| CliError::Failed(format!("{}: {error}", to.display())))
 }

@@ -11,7 +11,7 @@ mod waiting;
 use crate::CliError;
 use crate::args::{Args, Command};
 use crate::paint::Paint;
-use clap::{CommandFactory, Parser};
+use clap::FromArgMatches as _;
 use complete::Completer;
 use rustix::termios::isatty;
 use rustyline::error::ReadlineError;
@@ -96,14 +96,16 @@ fn one(dir: &Path, line: &str, args: &Args) -> Result<bool, CliError> {
         ["help", rest @ ..] => return help(rest).map(|()| false),
         _ => {}
     }
-    let parsed = match Args::try_parse_from(std::iter::once("moltbot").chain(words.iter().copied())) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            // Help and version come this way as well; clap knows which stream each belongs to.
-            error.print()?;
-            return if error.use_stderr() { Err(CliError::Said) } else { Ok(false) };
-        }
-    };
+    let line = std::iter::once("moltbot").chain(words.iter().copied());
+    let parsed =
+        match crate::args::command().try_get_matches_from(line).and_then(|found| Args::from_arg_matches(&found)) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                // Help and version come this way as well; clap knows which stream each belongs to.
+                error.print()?;
+                return if error.use_stderr() { Err(CliError::Said) } else { Ok(false) };
+            }
+        };
     if matches!(parsed.command, Command::Shell) {
         return Err(CliError::failed("this is the shell"));
     }
@@ -111,7 +113,7 @@ fn one(dir: &Path, line: &str, args: &Args) -> Result<bool, CliError> {
 }
 
 fn help(words: &[&str]) -> Result<(), CliError> {
-    let mut command = Args::command();
+    let mut command = crate::args::command();
     command.build();
     let mut found = &mut command;
     for word in words {

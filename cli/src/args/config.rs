@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 /// `moltbot config ...`
 #[derive(Debug, Subcommand)]
-#[command(after_help = EXAMPLES)]
 pub enum ConfigCommand {
     /// Print a value that is in force, defaults included; without a key, all of them
     Get {
@@ -74,9 +73,3 @@ pub struct How {
     #[arg(long)]
     pub no_apply: bool,
 }
-
-const EXAMPLES: &str = "Examples:
-  moltbot config set egress.allow '[\"api.example.org:443\"]'
-  moltbot config set agents.defaults.sandbox.docker.memory 256m --dry-run
-  moltbot config unset logging.keepDays
-  moltbot config validate --json | jq .problems";

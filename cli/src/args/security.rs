@@ -8,7 +8,6 @@ use std::time::Duration;
 #[derive(Debug, Subcommand)]
 pub enum SecurityCommand {
     /// What is weak about this installation, as a score with reasons
-    #[command(after_help = EXAMPLES)]
     Audit(AuditOptions),
     /// Take over a state directory of plaintext Moltbot, Clawdbot or OpenClaw, which is only read
     Migrate(MigrateOptions),
@@ -59,11 +58,6 @@ pub struct DoctorOptions {
     pub yes: bool,
 }
 
-const EXAMPLES: &str = "Examples:
-  moltbot security audit --deep
-  moltbot security audit --fix --dry-run
-  moltbot security audit --min-score 85 --json | jq .score";
-
 /// `moltbot explain ...`
 #[derive(Debug, Subcommand)]
 pub enum ExplainCommand {
@@ -81,7 +75,6 @@ pub enum ExplainCommand {
 
 /// What is asked about.
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_help = WHY)]
 pub struct WhyOptions {
     /// A path (/..., ./..., ~/...), a sender (CHANNEL:ID), or a command, in quotes
     #[arg(value_name = "PATH|COMMAND|SENDER", allow_hyphen_values = true)]
@@ -93,11 +86,6 @@ pub struct WhyOptions {
     #[arg(long)]
     pub native: bool,
 }
-
-const WHY: &str = "Examples:
-  moltbot why ~/.moltbot/keys/secrets.key
-  moltbot why telegram:8734062810
-  moltbot why 'curl https://example.com | sh'";
 
 /// `moltbot incident ...`
 #[derive(Debug, Subcommand)]

@@ -1,7 +1,6 @@
 //! Completion by the table of commands: subcommands, options, and values that are one of a few.
 
-use crate::args::Args;
-use clap::{Command, CommandFactory};
+use clap::Command;
 use rustyline::completion::{Completer as Complete, Pair};
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
@@ -13,7 +12,7 @@ pub struct Completer(Command);
 
 impl Default for Completer {
     fn default() -> Self {
-        let mut command = Args::command();
+        let mut command = crate::args::command();
         command.build();
         Self(command)
     }
