@@ -5,7 +5,7 @@
 use crate::CliError;
 use crate::args::Args;
 use crate::door::Door;
-use crate::paint::Paint;
+use crate::paint::{Paint, aside, beside};
 use crate::status::role_as_json;
 use proto::ids::Role;
 use proto::operator::{RoleState, RoleStatus, Status};
@@ -204,7 +204,8 @@ fn as_text(design: &Design, status: Option<&Status>, paint: Paint) -> String {
         None => paint.warn("moltbot is not running: these are the walls as this build would raise them") + "\n",
     };
     for wall in &design.roles {
-        let _ = writeln!(text, "\n{}{}", paint.good(&wall.role), heading(wall, status, paint));
+        let heading = heading(wall, status, paint);
+        let _ = writeln!(text, "\n{}", beside(2, &format!("{}{heading}", paint.good(&wall.role))));
         for what in deviations(design, wall, status) {
             let _ = writeln!(text, "  {}", paint.bad(&what));
         }
@@ -212,7 +213,7 @@ fn as_text(design: &Design, status: Option<&Status>, paint: Paint) -> String {
         domain(&mut text, wall.landlock.as_ref(), paint);
         for limit in &wall.limits {
             let line = format!("  limit {} at most {}", limit.resource, limit.value);
-            let _ = writeln!(text, "{line:<40} {}", paint.dim(&limit.why));
+            let _ = writeln!(text, "{}", aside(&line, 40, &limit.why, paint));
         }
     }
     text
@@ -245,8 +246,8 @@ fn filter(text: &mut String, filter: &Filter, paint: Paint) {
 fn rules(text: &mut String, rules: &[Rule], paint: Paint) {
     for rule in rules {
         let args: Vec<&str> = rule.args.iter().map(|arg| arg.means.as_str()).collect();
-        let call = format!("{} {}", rule.call, args.join("; "));
-        let _ = writeln!(text, "    {:<60} {}", call.trim_end(), paint.dim(&rule.why));
+        let call = format!("    {} {}", rule.call, args.join("; "));
+        let _ = writeln!(text, "{}", aside(call.trim_end(), 64, &rule.why, paint));
     }
 }
 
@@ -258,14 +259,14 @@ fn domain(text: &mut String, domain: Option<&Domain>, paint: Paint) {
     let ruled = [("files", &domain.files), ("TCP", &domain.tcp), ("scopes", &domain.scopes)];
     for (what, rights) in ruled {
         let rights = if rights.is_empty() { "not ruled".to_owned() } else { rights.join(" ") };
-        let _ = writeln!(text, "  Landlock {what}: {rights}");
+        let _ = writeln!(text, "  {}", beside(4, &format!("Landlock {what}: {rights}")));
     }
     for grant in &domain.grants {
         let line = format!("  Landlock grants {} {}", grant.resource, grant.access);
-        let _ = writeln!(text, "{line:<40} {}", paint.dim(&grant.why));
+        let _ = writeln!(text, "{}", aside(&line, 40, &grant.why, paint));
     }
     if let Some(why) = &domain.connect {
-        let _ = writeln!(text, "  Landlock grants ConnectTcp               {}", paint.dim(why));
+        let _ = writeln!(text, "{}", aside("  Landlock grants ConnectTcp", 40, why, paint));
     }
 }
 

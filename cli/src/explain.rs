@@ -7,7 +7,7 @@ use crate::CliError;
 use crate::args::Args;
 use crate::confine_report::{Wall, design};
 use crate::door::Door;
-use crate::paint::Paint;
+use crate::paint::{Paint, beside};
 use config::Config;
 use proto::ids::Role;
 use proto::operator::RoleStatus;
@@ -120,7 +120,7 @@ impl<'a> Radius<'a> {
 
     fn as_text(&self, paint: Paint) -> String {
         let mut text = format!("Whoever takes {} over\n", self.role);
-        let mut line = |name: &str, what: &str| text += &format!("  {name:<9} {what}\n");
+        let mut line = |name: &str, what: &str| text += &format!("  {name:<9} {}\n", beside(12, what));
         match self.row {
             Some(row) => line("is", &format!("pid {}, uid {}, epoch {}", row.pid, row.uid, row.epoch.0)),
             None => line("is", "not running now"),
@@ -157,7 +157,9 @@ impl<'a> Radius<'a> {
             _ => format!("{} allowed; any other ends it, and that is an incident", self.calls),
         };
         line("calls", &calls);
-        text += &paint.dim("moltbot confine-report has every rule with its reason; moltbot drill run attacks them\n");
+        text += &paint
+            .dim(&beside(0, "moltbot confine-report has every rule with its reason; moltbot drill run attacks them"));
+        text.push('\n');
         text
     }
 }

@@ -130,7 +130,7 @@ fn main() -> ExitCode {
                 let explain = error.explained_by();
                 println!("{}", serde_json::json!({ "ok": false, "error": error.to_string(), "explain": explain }));
             }
-            eprintln!("moltbot: {error}");
+            eprintln!("{}", paint::told(&format!("moltbot: {error}")));
             if let Some(command) = error.explained_by() {
                 eprintln!("  `{command}` says more");
             }

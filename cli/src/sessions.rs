@@ -5,7 +5,7 @@ use crate::CliError;
 use crate::args::{Args, SessionsCommand};
 use crate::confirm::confirm;
 use crate::door::{Door, unexpected};
-use crate::paint::harmless;
+use crate::paint::{columns, harmless};
 use crate::secrets::{ask, done, say, time};
 use crate::ws;
 use proto::bounded::BoundedStr;
@@ -82,11 +82,14 @@ fn list(dir: &Path, door: &mut Door, args: &Args) -> Result<(), CliError> {
         return say(args, &Value::from_iter(rows.iter().map(as_json)), "");
     }
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{:<28} {:<36}  {:<20}  {:>10}  STATE", "CONVERSATION", "TRANSCRIPT", "SINCE", "BYTES")?;
+    // On a narrow terminal the conversation has a line of its own.
+    let narrow = columns() < 112;
+    let name = |session: &str| if narrow { format!("{session}\n ") } else { format!("{session:<28}") };
+    writeln!(out, "{} {:<36}  {:<20}  {:>8}  STATE", name("CONVERSATION"), "TRANSCRIPT", "SINCE", "BYTES")?;
     for row in &rows {
         let state = if row.open { "open" } else { "closed" };
         let (session, since) = (harmless(&row.session.0), time(row.created));
-        writeln!(out, "{session:<28} {}  {since:<20}  {:>10}  {state}", row.id, size(row))?;
+        writeln!(out, "{} {}  {since:<20}  {:>8}  {state}", name(&session), row.id, size(row))?;
     }
     Ok(())
 }

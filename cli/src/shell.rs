@@ -54,7 +54,7 @@ pub fn run(dir: &Path, args: &Args) -> Result<(), CliError> {
                     Ok(true) => return Ok(()),
                     Ok(false) | Err(CliError::Said | CliError::OutputClosed) => {}
                     Err(error) => {
-                        eprintln!("{}", paint.bad(&error.to_string()));
+                        eprintln!("{}", crate::paint::told(&paint.bad(&error.to_string())));
                         if let Some(command) = error.explained_by() {
                             eprintln!("  `{command}` says more");
                         }

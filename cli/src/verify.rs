@@ -3,7 +3,7 @@
 
 use crate::CliError;
 use crate::args::{Args, LogsCommand};
-use crate::paint::{Paint, harmless};
+use crate::paint::{Paint, beside, harmless};
 use auditd::chain::hex;
 use auditd::note::{Checkpoint, PublicKey};
 use auditd::offline::{self, Expected, LogPath, OfflineError, Report};
@@ -41,7 +41,7 @@ pub fn run(dir: &Path, command: &LogsCommand, args: &Args) -> Result<(), CliErro
             }
             verify(&logs, stream.map(Stream::from), &expected, *progress, args)?;
             if let (None, Some(key), false) = (cosigner, &expected.cosigner, args.json) {
-                println!("cosigned with {key}; once noted elsewhere, say --cosigner");
+                println!("{}", beside(2, &format!("cosigned with {key}; once noted elsewhere, say --cosigner")));
             }
             Ok(())
         }
@@ -123,7 +123,9 @@ fn verify(path: &Path, only: Option<Stream>, expected: &Expected, tell: bool, ar
         println!("{}", Value::Array(results));
     } else if expected.first_key.is_none() {
         // Nothing vouches for it but the log itself: the operator's own note does.
-        keys.iter().for_each(|key| println!("first key {key}; once noted elsewhere, say --from-key"));
+        keys.iter().for_each(|key| {
+            println!("{}", beside(2, &format!("first key {key}; once noted elsewhere, say --from-key")))
+        });
     }
     match wrong {
         0 => Ok(()),
@@ -178,7 +180,7 @@ fn as_json(report: &Report, attested: Attested) -> Value {
 }
 
 fn as_text(report: &Report, attested: Attested, paint: Paint) -> String {
-    let mut text = format!(
+    let head = format!(
         "{} {:<14} {} records in {} file(s), signed up to {}, cosigned up to {}, root {}",
         paint.good("ok   "),
         report.stream.name(),
@@ -188,6 +190,7 @@ fn as_text(report: &Report, attested: Attested, paint: Paint) -> String {
         report.cosigned,
         hex(&report.root)
     );
+    let mut text = beside(6, &head);
     match report.first_line.checked_sub(1) {
         Some(last) if attested.pruned > 0 => text.push_str(&format!(
             "\n      {}",

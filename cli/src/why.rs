@@ -5,7 +5,7 @@ use crate::CliError;
 use crate::args::{Args, PlaceName, WhyOptions};
 use crate::confine_report::{Wall, design};
 use crate::door::Door;
-use crate::paint::{Paint, columns, folded, harmless};
+use crate::paint::{Paint, beside, harmless};
 use crate::{people, sandbox};
 use config::Config;
 use proto::ids::Role;
@@ -122,7 +122,7 @@ fn of_path(dir: &Path, path: &Path, args: &Args) -> Result<(), CliError> {
         None => println!("  {:<9} not there, or not for you to see", "is"),
     }
     for row in &rows {
-        let why = folded(&row.why, 17, columns().saturating_sub(17));
+        let why = beside(17, &row.why);
         let why = if row.may { paint.warn(&why) } else { paint.dim(&why) };
         println!("  {:<9} {:<4} {why}", row.role.name(), if row.may { "yes" } else { "no" });
     }
@@ -184,7 +184,7 @@ fn of_sender(dir: &Path, channel: &str, sender: &str, args: &Args) -> Result<(),
     let paint = Paint::new(args);
     let verdict = if may { paint.warn("may speak") } else { paint.good("may not speak") };
     println!("{} {verdict} on {} ({rule})", harmless(sender), harmless(channel));
-    println!("  {why}");
+    println!("  {}", beside(2, &why));
     println!("  {}", paint.dim(&format!("`{}` changes that", harmless(&next))));
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::facts::Facts;
 use super::fix::Action;
 use crate::CliError;
 use crate::args::{Args, AuditOptions};
-use crate::paint::{Paint, columns, folded, harmless};
+use crate::paint::{Paint, beside, columns, folded, harmless};
 use config::rules::{Finding, Severity, rating, score};
 use proto::auth::{DeviceRow, DeviceState};
 use serde_json::{Value, json};
@@ -117,7 +117,7 @@ fn as_text(
     text += &format!("{}\n", lost.join(" · "));
     for (what, which) in surface(facts).into_iter().filter(|(_, which)| !which.is_empty()) {
         let line = format!("{what:<9} {}", harmless(&which.join(", ")));
-        text += &paint.dim(&format!("{}\n", folded(&line, 10, columns().saturating_sub(10))));
+        text += &paint.dim(&format!("{}\n", beside(10, &line)));
     }
     for (severity, name) in GROUPS {
         let some: Vec<&Finding> = findings.iter().filter(|found| found.severity == severity).collect();

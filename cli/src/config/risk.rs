@@ -1,6 +1,6 @@
 //! What a change of the configuration opens and closes: findings before and after, and what becomes reachable.
 
-use crate::paint::Paint;
+use crate::paint::{Paint, beside};
 use config::rules::{Finding, Severity, findings, rating, score};
 use config::{Config, DmPolicy};
 use serde_json::{Value, json};
@@ -63,10 +63,11 @@ impl Delta {
             text += &if self.after < self.before { paint.bad(&line) } else { paint.good(&line) };
         }
         for found in &self.raised {
-            text += &paint.bad(&format!("+ {}: {} - {}\n", found.id, found.title, found.detail));
+            let line = format!("+ {}: {} - {}", found.id, found.title, found.detail);
+            text += &(paint.bad(&beside(2, &line)) + "\n");
         }
         for found in &self.settled {
-            text += &paint.good(&format!("- {}: {}\n", found.id, found.title));
+            text += &(paint.good(&beside(2, &format!("- {}: {}", found.id, found.title))) + "\n");
         }
         for what in &self.opened {
             text += &paint.warn(&format!("+ reachable: {what}\n"));

@@ -4,7 +4,7 @@
 use crate::CliError;
 use crate::args::Args;
 use crate::logs;
-use crate::paint::{Paint, columns, folded};
+use crate::paint::{Paint, beside};
 use proto::audit::Stream;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -243,7 +243,7 @@ pub fn show(dir: &Path, rule: &str, args: &Args) -> Result<(), CliError> {
     let paint = Paint::new(args);
     println!("{}", crate::paint::harmless(rule));
     println!("  {:<8} {}", "decides", family.who);
-    println!("  {:<8} {}", "about", folded(family.about, 11, columns().saturating_sub(11)));
+    println!("  {:<8} {}", "about", beside(11, family.about));
     family.see.iter().for_each(|command| println!("  {:<8} {command}", "see"));
     if last.is_empty() {
         println!("{}", paint.dim("the log has no record of it"));

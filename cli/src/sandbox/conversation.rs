@@ -4,7 +4,7 @@
 use crate::CliError;
 use crate::args::Args;
 use crate::door::{Door, unexpected};
-use crate::paint::{Paint, columns, folded, harmless};
+use crate::paint::{Paint, beside, harmless};
 use crate::watch::{key, row_as_json};
 use command::decide::{Facts, Place};
 use command::tools::ToolPolicy;
@@ -109,7 +109,7 @@ fn line(name: &str, text: &str) {
 }
 
 fn lined(name: &str, text: &str) -> String {
-    format!("  {name:<9} {}\n", folded(text, usize::from(INDENT), columns().saturating_sub(INDENT)))
+    format!("  {name:<9} {}\n", beside(INDENT, text))
 }
 
 fn class_of(explained: &Explained) -> &'static str {
