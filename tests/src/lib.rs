@@ -12,6 +12,9 @@ pub mod play_broker;
 pub mod servers;
 pub mod way_out;
 
+use proto::channel::{Channel, Client};
+use proto::edge::OperatorBroker;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::Write as _;
@@ -300,6 +303,20 @@ impl System {
     #[must_use]
     pub fn chat(&self, message: &str) -> String {
         self.says(&["chat", message])
+    }
+
+    /// A connection of the operator's, for what `moltbot` has none that stays.
+    ///
+    /// # Panics
+    /// Where nobody listens.
+    #[must_use]
+    pub fn knock(&self) -> Client<OperatorBroker> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(self.state().join("run/operator.sock")).unwrap()).unwrap();
+        let mut client = Client::new(proto::topology::role::Operator);
+        client.attach(Channel::from_fd(socket));
+        client
     }
 
     /// `moltbot status --json`.

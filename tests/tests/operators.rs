@@ -1,11 +1,9 @@
 //! The group whose members operate a set that is not theirs: a second real user, in the group and outside it.
 
-use proto::channel::{CallError, Channel, Client};
+use proto::channel::{CallError, Client};
 use proto::edge::OperatorBroker;
 use proto::operator::{OperatorReply, OperatorRequest};
-use proto::topology::role;
 use proto::watch::SandboxVerb;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Value, json};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -105,16 +103,6 @@ fn member_of_the_group_operates_and_is_recorded_by_uid_and_a_stranger_does_not()
     assert!(strangers[0]["detail"].as_str().unwrap().contains(&format!("usermod -aG {GROUP}")), "{strangers:?}");
 }
 
-/// A connection of the operator's.
-fn knock(system: &System) -> Client<OperatorBroker> {
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    connect(&socket, &SocketAddrUnix::new(system.state().join("run/operator.sock")).unwrap()).unwrap();
-    let mut client = Client::new(role::Operator);
-    client.attach(Channel::from_fd(socket));
-    client
-}
-
 #[test]
 fn look_is_recorded_before_it_is_answered_once_for_each_connection_and_verb() {
     let mut system = System::prepare(if is_root() { As::Root } else { As::User }, &Sandbox::Native);
@@ -128,20 +116,20 @@ fn look_is_recorded_before_it_is_answered_once_for_each_connection_and_verb() {
     };
     let list = OperatorRequest::Sandbox(SandboxVerb::List);
     let before = (recorded("status"), recorded("sandbox.list"));
-    let mut first = knock(&system);
+    let mut first = system.knock();
     for _ in 0..3 {
         assert!(matches!(look(&mut first, &OperatorRequest::Status), Ok(OperatorReply::Status(_))));
         assert!(matches!(look(&mut first, &list), Ok(OperatorReply::Sandbox(_))));
     }
     assert_eq!((recorded("status"), recorded("sandbox.list")), (before.0 + 1, before.1 + 1));
-    let mut second = knock(&system);
+    let mut second = system.knock();
     assert!(look(&mut second, &list).is_ok());
     assert_eq!(recorded("sandbox.list"), before.1 + 2);
 
     // Where nothing can be recorded nothing is shown, but what is wrong.
     let auditd = system.pid("auditd");
     limit_files(auditd, Some(1));
-    let mut third = knock(&system);
+    let mut third = system.knock();
     for _ in 0..2 {
         let refused = look(&mut third, &list);
         assert!(matches!(&refused, Err(CallError::Refused(refusal)) if refusal.rule.as_str() == "audit.unwritable"));
