@@ -137,7 +137,8 @@ fn memory_bomb_of_many_processes_is_ended_and_shared_memory_is_counted_once() {
     let bounds = Bounds { memory: 192 << 20, free_space: 1 << 20, free_inodes: 1_024, ..Bounds::default() };
     let Some(launcher) = Launcher::on("size=64m", bounds) else { return };
     let fill = "x=$(head -c 24M /dev/zero | tr '\\0' x)";
-    let refusal = launcher.bomb(&format!("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do ({fill}; sleep 100) & done; wait"));
+    let refusal =
+        launcher.bomb(&format!("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do ({fill}; sleep 100; :) & done; wait"));
     assert_eq!(refusal.rule.as_str(), "sandbox.native.memory");
     assert!(refusal.message.contains("native.memory, 192 MiB"), "{refusal:?}");
     // Twelve that have the same pages.
