@@ -166,9 +166,14 @@ impl Config {
     #[must_use]
     pub fn modes_json(&self) -> String {
         let sandbox = &self.agents.defaults.sandbox;
+        let native = &sandbox.native;
         serde_json::json!({
             "mode": sandbox.mode, "workspaceAccess": sandbox.workspace_access, "nativeFloor": sandbox.native_floor,
             "runtime": sandbox.docker.runtime, "setupCommand": sandbox.docker.setup_command,
+            "native": {
+                "memory": native.memory.0, "writes": native.writes.0, "free_space": native.free_space.0,
+                "free_inodes": native.free_inodes,
+            },
         })
         .to_string()
     }

@@ -13,8 +13,8 @@ mod scalar;
 mod tools;
 
 pub use agents::{
-    Agent, AgentDefaults, Agents, Backend, Docker, NativeFloor, Prune, Runtime, Sandbox, SandboxMode, SandboxScope,
-    ToolLists, WorkspaceAccess,
+    Agent, AgentDefaults, Agents, Backend, Docker, Native, NativeFloor, Prune, Runtime, Sandbox, SandboxMode,
+    SandboxScope, ToolLists, WorkspaceAccess,
 };
 pub use channels::{Channel, ChannelDefaults, Channels, DirectMessages, DmPolicy, GroupPolicy};
 pub use egress::Egress;

@@ -64,6 +64,8 @@ fn bad_files_are_refused_with_place_and_reason() {
         ("{ agents: { defaults: { sandbox: { docker: { capDrop: [] } } } } }", "1:46", "sandbox.docker.sealed"),
         ("{ agents: { defaults: { sandbox: { docker: { binds: ['/:/h'] } } } } }", "1:46", "sandbox.docker.sealed"),
         ("{ agents: { defaults: { sandbox: { pool: 9 } } } }", "1:36", "8 containers at most"),
+        ("{ agents: { defaults: { sandbox: { native: { freeSpace: '1m' } } } } }", "1:46", "at least 64m stay free"),
+        ("{ agents: { defaults: { sandbox: { native: { memory: '1m' } } } } }", "1:46", "at least 16m of memory"),
         ("{ agents: { defaults: { timeoutSeconds: 0 } } }", "1:25", "1 to 86400 seconds"),
         ("{ agents: { list: [{ id: 'a' }, { id: 'B' }] } }", "1:35", "begins with a letter or digit"),
         ("{ agents: { list: [{ id: 'a' }, { id: 'a' }] } }", "1:35", "two agents have this id"),

@@ -247,7 +247,7 @@ impl Jailer {
             1.. => {
                 // SAFETY: the kernel has just put it there, and nobody else knows of it.
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                Ok(Jail { tier: spec.tier, pidfd, report: read, ended: false })
+                Ok(Jail { tier: spec.tier, pid: pid.try_into().unwrap_or(i32::MAX), pidfd, report: read, ended: false })
             }
             _ => Err(os("clone")(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))),
         }
@@ -279,12 +279,20 @@ fn tasks_of(uid: u32) -> u64 {
 #[derive(Debug)]
 pub struct Jail {
     tier: Tier,
+    pid: i32,
     pidfd: OwnedFd,
     report: OwnedFd,
     ended: bool,
 }
 
 impl Jail {
+    /// The supervisor, which is an ancestor of all that runs in the sandbox. The number is its own until [`Jail::try_wait`]
+    /// said how it ended.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Ends it, with everything it started. Its end still comes through [`Jail::try_wait`].
     pub fn kill(&self) {
         let signal = match self.tier {

@@ -478,6 +478,26 @@ impl OutputChunk {
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct WorkspaceName(pub BoundedStr<32>);
 
+/// What one native command and all of its processes may use, and what they must leave of the machine:
+/// `agents.defaults.sandbox.native`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Bounds {
+    /// Bytes of memory that its processes may hold together.
+    pub memory: u64,
+    /// Bytes by which its files may grow.
+    pub writes: u64,
+    /// Bytes that stay free in the file system of the workspaces.
+    pub free_space: u64,
+    /// Files that can still be made in it.
+    pub free_inodes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { memory: 1 << 30, writes: 4 << 30, free_space: 1 << 30, free_inodes: 131_072 }
+    }
+}
+
 /// sandboxd -> launcher.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub enum LaunchRequest {
@@ -493,6 +513,8 @@ pub enum LaunchRequest {
         cwd: WorkspacePath,
         /// Seconds of wall clock it gets.
         timeout_s: u32,
+        /// What it may use.
+        bounds: Bounds,
     },
     /// Run the runner for one file verb; the packet carries two descriptors as for [`LaunchRequest::Run`].
     File {
@@ -504,6 +526,8 @@ pub enum LaunchRequest {
         verb: BoundedBytes<180_000>,
         /// Seconds of wall clock it gets.
         timeout_s: u32,
+        /// What it may use.
+        bounds: Bounds,
     },
     /// Which tier this machine allows.
     Probe,

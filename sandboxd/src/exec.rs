@@ -339,7 +339,7 @@ impl Sandboxd {
             }
             Serving::Native(..) => {
                 let given = self.settings.modes.given(self.settings.scope, session);
-                native::start(&self.launcher, &given, launch, limit)
+                native::start(&self.launcher, &given, launch, limit, self.settings.modes.bounds)
             }
             Serving::Nowhere(why) => Err(Refusal::new("sandbox.unavailable", why)),
         }

@@ -1,19 +1,23 @@
 //! The launcher at work: many runs at once, each a sandbox of its own; a run ends by itself, by its time, or because
 //! sandboxd no longer wants it. The tier is found once, by really making a sandbox, and is never lowered afterwards.
 
+mod bounds;
+mod run;
+
+use bounds::{Free, Measure};
 use confine::jail::{End, Jail, JailError, JailSpec, Jailer, Program, Tier};
 use confine::startup::{Control, Sealed, StartError};
-use proto::audit::RunEnd;
 use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming, refusal_frame, reply_frame};
 use proto::control::{FromRole, ToRole};
 use proto::edge::{Edge, Refusal, SandboxdLauncher};
 use proto::exit::Exit;
 use proto::ids::RequestId;
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest, WorkspaceName};
+use proto::sandbox::{Backend, Bounds, LaunchReply, LaunchRequest, WorkspaceName};
 use proto::topology::{EdgeId, Side};
+use run::{answer_of, beneath, input};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom, fstat, memfd_create, mkdirat, open, openat, seek};
+use rustix::fs::{Mode, OFlags, fstat, mkdirat, open, openat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -29,6 +33,9 @@ struct Run {
     until: Instant,
     timed_out: bool,
     aborted: bool,
+    measure: Measure,
+    /// Why it was ended by its bounds.
+    over: Option<Refusal>,
 }
 
 struct Launcher<'l> {
@@ -38,6 +45,10 @@ struct Launcher<'l> {
     edge: Option<Channel>,
     tier: Option<(Option<Tier>, String)>,
     runs: Vec<Run>,
+    /// When the runs are measured next.
+    look: Instant,
+    /// How often they were.
+    looks: u32,
     /// Why nothing runs, while that is so.
     frozen: Option<String>,
     /// How many runs were killed by each freeze that was not answered yet.
@@ -56,6 +67,8 @@ pub fn serve(_walls: &Sealed, control: &Control, jailer: &Jailer, workspaces: &O
         edge: None,
         tier: None,
         runs: Vec::new(),
+        look: Instant::now(),
+        looks: 0,
         frozen: None,
         freezing: Vec::new(),
     };
@@ -65,6 +78,7 @@ pub fn serve(_walls: &Sealed, control: &Control, jailer: &Jailer, workspaces: &O
             return Ok(exit);
         }
         launcher.on_edge()?;
+        launcher.measure();
         launcher.reap()?;
         launcher.wait()?;
     }
@@ -79,7 +93,8 @@ impl Launcher<'_> {
         let now = Instant::now();
         let next =
             self.runs.iter().filter(|run| !run.timed_out).map(|run| run.until.saturating_duration_since(now)).min();
-        let timeout = next.map(|left| Timespec {
+        let look = (!self.runs.is_empty()).then(|| self.look.saturating_duration_since(now));
+        let timeout = next.into_iter().chain(look).min().map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(left.subsec_nanos()),
         });
@@ -190,15 +205,15 @@ impl Launcher<'_> {
                 };
                 Ok(Some(LaunchReply::Tier { backend, detail: BoundedStr::truncated(&detail) }))
             }
-            LaunchRequest::Run { workspace, agent, words, cwd, timeout_s } => {
+            LaunchRequest::Run { workspace, agent, words, cwd, timeout_s, bounds } => {
                 let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
                 let given = (workspace, agent.as_ref());
-                self.run(id, given, Program::Words(&words), cwd, *timeout_s, &fds).map(|()| None)
+                self.run(id, given, Program::Words(&words), cwd, (*timeout_s, *bounds), &fds).map(|()| None)
             }
-            LaunchRequest::File { workspace, agent, verb, timeout_s } => match input(verb) {
+            LaunchRequest::File { workspace, agent, verb, timeout_s, bounds } => match input(verb) {
                 Ok(input) => {
                     let given = (workspace, agent.as_ref());
-                    self.run(id, given, Program::Runner(input.as_fd()), "", *timeout_s, &fds).map(|()| None)
+                    self.run(id, given, Program::Runner(input.as_fd()), "", (*timeout_s, *bounds), &fds).map(|()| None)
                 }
                 Err(errno) => Err(Refusal::new("sandbox.resource", &format!("memory for the verb: {errno}"))),
             },
@@ -222,7 +237,7 @@ impl Launcher<'_> {
         (workspace, agent): (&WorkspaceName, Option<&WorkspaceName>),
         program: Program<'_>,
         cwd: &str,
-        timeout_s: u32,
+        (timeout_s, bounds): (u32, Bounds),
         fds: &[OwnedFd],
     ) -> Result<(), Refusal> {
         if let Some(why) = &self.frozen {
@@ -240,6 +255,8 @@ impl Launcher<'_> {
         agent.map(directory).transpose()?;
         let agent = agent.map(|name| name.0.as_str());
         let cwd = beneath(cwd)?;
+        let free = Free::of(self.workspaces).map_err(|errno| failed(&format!("room for files: {errno}")))?;
+        bounds::may_begin(free, &bounds)?;
         if matches!(program, Program::Runner(_)) && !self.jailer.has_runner() {
             let why = "there is no moltbot-runner beside the launcher's program, so there are no file verbs";
             return Err(Refusal::new("sandbox.no_runner", why));
@@ -248,7 +265,11 @@ impl Launcher<'_> {
         let spec = JailSpec { tier, workspace: workspace.as_fd(), agent, program, cwd, stdout, stderr };
         let jail = self.jailer.spawn(&spec).map_err(|error| failed(&error))?;
         let until = Instant::now() + Duration::from_secs(u64::from(timeout_s));
-        self.runs.push(Run { id, jail, until, timed_out: false, aborted: false });
+        if self.runs.is_empty() {
+            self.look = Instant::now() + bounds::LOOK;
+        }
+        let measure = Measure::new(workspace, free, bounds);
+        self.runs.push(Run { id, jail, until, timed_out: false, aborted: false, measure, over: None });
         Ok(())
     }
 
@@ -264,6 +285,24 @@ impl Launcher<'_> {
         openat(self.workspaces, name.0.as_str(), OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
     }
 
+    /// Ends what is beyond its bounds.
+    fn measure(&mut self) {
+        if self.runs.is_empty() || Instant::now() < self.look {
+            return;
+        }
+        // What cannot be seen is taken for full: no command goes on unseen.
+        let free = Free::of(self.workspaces).unwrap_or_default();
+        self.looks = self.looks.wrapping_add(1);
+        let processes = self.looks.is_multiple_of(bounds::PROCESSES).then(bounds::Processes::now);
+        for run in self.runs.iter_mut().filter(|run| run.over.is_none()) {
+            run.over = run.measure.over(free, processes.as_ref(), run.jail.pid());
+            if run.over.is_some() {
+                run.jail.kill();
+            }
+        }
+        self.look = Instant::now() + bounds::LOOK;
+    }
+
     fn reap(&mut self) -> Result<(), StartError> {
         let now = Instant::now();
         let mut ended = Vec::new();
@@ -275,7 +314,7 @@ impl Launcher<'_> {
             match run.jail.try_wait() {
                 None => true,
                 Some(end) => {
-                    ended.push((run.id, answer_of(&end, run.timed_out, run.aborted)));
+                    ended.push((run.id, answer_of(&end, run.over.take(), run.timed_out, run.aborted)));
                     false
                 }
             }
@@ -349,46 +388,4 @@ impl Launcher<'_> {
 pub fn runner() -> Option<OwnedFd> {
     let path = std::env::current_exe().ok()?.with_file_name("moltbot-runner");
     open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()
-}
-
-/// A runner's input that nobody has to write while it reads.
-fn input(bytes: &[u8]) -> Result<OwnedFd, Errno> {
-    let memory = memfd_create("verb", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)?;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let written = rustix::io::write(&memory, rest)?;
-        rest = rest.get(written..).unwrap_or_default();
-    }
-    seek(&memory, SeekFrom::Start(0))?;
-    Ok(memory)
-}
-
-/// A directory as it is beneath the workspace.
-fn beneath(cwd: &str) -> Result<&str, Refusal> {
-    let rest = match cwd.strip_prefix("/workspace") {
-        Some("") => "",
-        Some(rest) if rest.starts_with('/') => rest.trim_start_matches('/'),
-        _ => cwd,
-    };
-    if rest.starts_with('/') {
-        return Err(Refusal::new("sandbox.not_started", &format!("{cwd}: the directory is outside the workspace")));
-    }
-    Ok(rest)
-}
-
-fn answer_of(end: &End, timed_out: bool, aborted: bool) -> Result<LaunchReply, Refusal> {
-    let ended = match end {
-        End::NotMade(why) if why.starts_with("directory of the workspace") => {
-            return Err(Refusal::new("sandbox.not_started", why));
-        }
-        End::NotMade(why) => {
-            return Err(Refusal::new("sandbox.failed", &format!("the sandbox could not be made: {why}")));
-        }
-        _ if aborted => RunEnd::Aborted,
-        _ if timed_out => RunEnd::TimedOut,
-        End::Exited(status) => RunEnd::Exited(*status),
-        End::Signalled(signal) => RunEnd::Signalled(*signal),
-        End::Killed => RunEnd::Lost,
-    };
-    Ok(LaunchReply::Ended(ended))
 }

@@ -7,7 +7,7 @@ use crate::state::place;
 use proto::bounded::BoundedStr;
 use proto::control::{BackendChoice, Scope};
 use proto::ids::SessionKey;
-use proto::sandbox::{Backend, Words};
+use proto::sandbox::{Backend, Bounds, Words};
 use serde::Deserialize;
 
 /// `agents.defaults.sandbox.mode`
@@ -86,6 +86,7 @@ struct Said {
     native_floor: Floor,
     runtime: Option<Runtime>,
     setup_command: Option<String>,
+    native: Bounds,
 }
 
 /// All of it.
@@ -101,6 +102,8 @@ pub struct Modes {
     pub runtime: Option<Runtime>,
     /// What prepares a container.
     pub setup: Option<Setup>,
+    /// What a native command may use.
+    pub bounds: Bounds,
 }
 
 /// The directories that a native sandbox is given.
@@ -120,8 +123,8 @@ impl Modes {
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         let said: Said = serde_json::from_slice(json).map_err(|error| format!("agents.defaults.sandbox: {error}"))?;
         let setup = said.setup_command.map(|text| setup(&text)).transpose()?;
-        let Said { mode, workspace_access: access, native_floor: floor, runtime, .. } = said;
-        Ok(Self { mode, access, floor, runtime, setup })
+        let Said { mode, workspace_access: access, native_floor: floor, runtime, native: bounds, .. } = said;
+        Ok(Self { mode, access, floor, runtime, setup, bounds })
     }
 
     /// Which backend may serve: with `off` none of Docker's.
@@ -277,6 +280,13 @@ mod tests {
         let high = modes(r#"{"nativeFloor":"n1"}"#);
         assert_eq!(high.below_floor(Backend::NativeN1), None);
         assert!(high.below_floor(Backend::NativeN2).is_some_and(|why| why.contains("nativeFloor")));
+    }
+
+    #[test]
+    fn bounds_of_native_commands_come_from_the_configuration() {
+        let bounds = Bounds { memory: 1, writes: 2, free_space: 3, free_inodes: 4 };
+        let said = modes(r#"{"native":{"memory":1,"writes":2,"free_space":3,"free_inodes":4}}"#);
+        assert_eq!((said.bounds, modes("{}").bounds), (bounds, Bounds::default()));
     }
 
     #[test]

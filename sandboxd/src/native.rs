@@ -9,7 +9,7 @@ use proto::channel::CallError;
 use proto::edge::{Refusal, SandboxdLauncher};
 use proto::port::Port;
 use proto::runner::{Launch, Program};
-use proto::sandbox::{Backend, LaunchReply, LaunchRequest, WorkspaceName};
+use proto::sandbox::{Backend, Bounds, LaunchReply, LaunchRequest, WorkspaceName};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -85,6 +85,7 @@ pub fn start(
     given: &Given,
     launch: Launch,
     limit: Duration,
+    bounds: Bounds,
 ) -> Result<Job, Refusal> {
     // A command has no input here: one that reads comes to the end at once, and what is written to it is refused by the job.
     let Launch { program, cwd, pty, .. } = launch;
@@ -106,8 +107,10 @@ pub fn start(
     tokio::spawn(async move {
         let request = async {
             match words {
-                Some(words) => Ok(LaunchRequest::Run { workspace, agent, words, cwd, timeout_s }),
-                None => verb(&mut given).await.map(|verb| LaunchRequest::File { workspace, agent, verb, timeout_s }),
+                Some(words) => Ok(LaunchRequest::Run { workspace, agent, words, cwd, timeout_s, bounds }),
+                None => {
+                    verb(&mut given).await.map(|verb| LaunchRequest::File { workspace, agent, verb, timeout_s, bounds })
+                }
             }
         };
         let sink = |is_error, bytes| {

@@ -7,7 +7,7 @@ use proto::bounded::{BoundedStr, BoundedVec};
 use proto::channel::{Channel, ChannelError, Incoming, decode_incoming};
 use proto::edge::{Edge as _, GatewayVault};
 use proto::ids::Role;
-use proto::sandbox::{LaunchRequest, WorkspaceName};
+use proto::sandbox::{Bounds, LaunchRequest, WorkspaceName};
 use proto::topology::{EdgeId, TOPOLOGY, Wire};
 use proto::vault::{VaultReply, VaultRequest};
 use proto::wire::Kind;
@@ -200,7 +200,17 @@ fn launcher_runs_a_window_of_commands_and_ends_them_all_at_one_more() {
     let run = |id: u32, command: &str| {
         let workspace = WorkspaceName(BoundedStr::truncated(&format!("{id:032x}")));
         let words = proto::sandbox::shell(command).unwrap();
-        encode(id, &LaunchRequest::Run { workspace, agent: None, words, cwd: BoundedStr::default(), timeout_s: 60 })
+        encode(
+            id,
+            &LaunchRequest::Run {
+                workspace,
+                agent: None,
+                words,
+                cwd: BoundedStr::default(),
+                timeout_s: 60,
+                bounds: Bounds::default(),
+            },
+        )
     };
     let honest = launcher.grant(edge);
     send(&honest, edge, &run(1, "exit 0"), 0).unwrap();

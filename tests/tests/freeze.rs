@@ -6,7 +6,7 @@ use proto::bounded::{BoundedStr, BoundedVec};
 use proto::control::{FromRole, ToRole};
 use proto::edge::Refusal;
 use proto::ids::{Role, SessionKey};
-use proto::sandbox::{ExecOptions, LaunchRequest, SandboxRequest, WorkspaceName};
+use proto::sandbox::{Bounds, ExecOptions, LaunchRequest, SandboxRequest, WorkspaceName};
 use proto::topology::EdgeId;
 use proto::vault::{LeaseRequest, VaultRequest};
 use proto::wire::{Kind, MAX_FRAME};
@@ -154,7 +154,14 @@ fn freeze_before_the_first_edge_holds_when_the_edges_come() {
 fn launch(peer: &Peer, id: u32, command: &str) {
     let workspace = WorkspaceName(BoundedStr::truncated("0123456789abcdef0123456789abcdef"));
     let words = proto::sandbox::shell(command).unwrap();
-    let request = LaunchRequest::Run { workspace, agent: None, words, cwd: BoundedStr::default(), timeout_s: 60 };
+    let request = LaunchRequest::Run {
+        workspace,
+        agent: None,
+        words,
+        cwd: BoundedStr::default(),
+        timeout_s: 60,
+        bounds: Bounds::default(),
+    };
     let null = null();
     peer.send(Kind::Request, id, &request, &[null.as_fd(), null.as_fd()]).unwrap();
 }

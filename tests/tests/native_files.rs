@@ -6,7 +6,7 @@ use proto::channel::{CallError, Client};
 use proto::edge::{Refusal, SandboxdLauncher};
 use proto::ids::Role;
 use proto::runner::{Frames, FromFiles, frame};
-use proto::sandbox::{FileReply, FileVerb, LaunchReply, LaunchRequest, WorkspaceName, shell};
+use proto::sandbox::{Bounds, FileReply, FileVerb, LaunchReply, LaunchRequest, WorkspaceName, shell};
 use proto::topology::{EdgeId, role};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io::Read;
@@ -54,14 +54,26 @@ impl Launcher {
 
     fn run(&mut self, command: &str, cwd: &str) -> (Result<RunEnd, Refusal>, String) {
         let (words, cwd) = (shell(command).unwrap(), BoundedStr::truncated(cwd));
-        let (end, bytes) =
-            self.ask(&LaunchRequest::Run { workspace: workspace(), agent: None, words, cwd, timeout_s: 60 });
+        let (end, bytes) = self.ask(&LaunchRequest::Run {
+            workspace: workspace(),
+            agent: None,
+            words,
+            cwd,
+            timeout_s: 60,
+            bounds: Bounds::default(),
+        });
         (end, String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn file(&mut self, verb: &FileVerb) -> (Result<FileReply, Refusal>, Vec<u8>) {
         let verb = BoundedBytes::new(frame(verb).unwrap()).unwrap();
-        let (end, bytes) = self.ask(&LaunchRequest::File { workspace: workspace(), agent: None, verb, timeout_s: 60 });
+        let (end, bytes) = self.ask(&LaunchRequest::File {
+            workspace: workspace(),
+            agent: None,
+            verb,
+            timeout_s: 60,
+            bounds: Bounds::default(),
+        });
         assert_eq!(end, Ok(RunEnd::Exited(0)), "{}", String::from_utf8_lossy(&bytes));
         let (mut frames, mut data) = (Frames::default(), Vec::new());
         frames.push(&bytes);

@@ -12,6 +12,11 @@ const MIN_MEMORY: u64 = 16 << 20;
 const MAX_CPUS: u32 = 1_000;
 /// Most processes.
 const MAX_PIDS: u32 = 100;
+/// Least that a native command may write.
+const MIN_WRITES: u64 = 1 << 20;
+/// Least that native commands leave free: below it a command's first file may be the one that fills the disk.
+const MIN_FREE: u64 = 64 << 20;
+const MIN_INODES: u64 = 1_024;
 /// Most containers that wait.
 const MAX_POOL: u8 = 8;
 
@@ -90,7 +95,12 @@ pub(super) fn rules(config: &Config, all: &mut Findings) {
         let path = at(&format!("docker.{key}"));
         all.refuse_if(is, "sandbox.docker.out_of_bounds", &path, title, "choose a value within the bounds");
     }
+    let native = &sandbox.native;
     for (is, key, title) in [
+        (native.memory.0 < MIN_MEMORY, "native.memory", "a command has at least 16m of memory"),
+        (native.writes.0 < MIN_WRITES, "native.writes", "a command may write at least 1m"),
+        (native.free_space.0 < MIN_FREE, "native.freeSpace", "at least 64m stay free for the logs"),
+        (native.free_inodes < MIN_INODES, "native.freeInodes", "room for at least 1024 files stays free"),
         (sandbox.pool > MAX_POOL, "pool", "8 containers at most wait for a conversation"),
         (!(1..=8_760).contains(&sandbox.prune.idle_hours), "prune.idleHours", "it is between one hour and a year"),
         (!(1..=365).contains(&sandbox.prune.max_age_days), "prune.maxAgeDays", "it is between one day and a year"),

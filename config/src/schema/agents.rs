@@ -72,6 +72,8 @@ section! {
         pub backend: Backend,
         /// The lowest tier of the native backend that may serve.
         pub native_floor: NativeFloor,
+        /// What a command of the native backend may use.
+        pub native: Native,
         /// The Docker backend.
         pub docker: Docker,
         /// What a sandboxed conversation may use; the guide's place for `tools.sandbox.tools`.
@@ -92,6 +94,7 @@ impl Default for Sandbox {
             workspace_access: WorkspaceAccess::default(),
             backend: Backend::default(),
             native_floor: NativeFloor::default(),
+            native: Native::default(),
             docker: Docker::default(),
             tools: ToolLists::default(),
             prune: Prune::default(),
@@ -171,6 +174,27 @@ choice! {
         Docker,
         /// Native or nothing.
         Native,
+    }
+}
+
+section! {
+    /// `agents.defaults.sandbox.native`. The launcher looks at these while a command runs, and ends a command
+    /// that is beyond one of them with all that it started.
+    pub struct Native {
+        /// What the processes of one command may hold together.
+        pub memory: Size,
+        /// By how much the files of a workspace may grow by one command.
+        pub writes: Size,
+        /// What stays free in the file system of the workspaces; with less no command begins.
+        pub free_space: Size,
+        /// How many files can still be made in it; with fewer no command begins. Of no effect where it does not count them.
+        pub free_inodes: u64,
+    }
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Self { memory: Size(1 << 30), writes: Size(4 << 30), free_space: Size(1 << 30), free_inodes: 131_072 }
     }
 }
 

@@ -8,7 +8,7 @@ use proto::bounded::BoundedStr;
 use proto::channel::Client;
 use proto::edge::SandboxdLauncher;
 use proto::ids::Role;
-use proto::sandbox::{LaunchReply, LaunchRequest, WorkspaceName};
+use proto::sandbox::{Bounds, LaunchReply, LaunchRequest, WorkspaceName};
 use proto::topology::{EdgeId, role};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -71,8 +71,14 @@ fn launcher() -> impl FnMut() -> f64 {
         p50_ms(|| {
             let workspace = WorkspaceName(BoundedStr::truncated(&"0123456789abcdef".repeat(2)));
             let words = proto::sandbox::shell("true").unwrap_or_default();
-            let request =
-                LaunchRequest::Run { workspace, agent: None, words, cwd: BoundedStr::default(), timeout_s: 20 };
+            let request = LaunchRequest::Run {
+                workspace,
+                agent: None,
+                words,
+                cwd: BoundedStr::default(),
+                timeout_s: 20,
+                bounds: Bounds::default(),
+            };
             let (reply, _) =
                 client.call(&request, &[null.as_fd(), null.as_fd()], Duration::from_secs(20)).expect("the launcher");
             assert_eq!(reply, LaunchReply::Ended(proto::audit::RunEnd::Exited(0)));
