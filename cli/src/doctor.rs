@@ -46,6 +46,8 @@ const BUILT: u64 = 1_767_225_600;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Standing {
     Good,
+    /// Not there by design: no fault.
+    Off,
     Warn,
     Bad,
 }
@@ -90,6 +92,7 @@ fn print(lines: &[Line], mended: &[String], args: &Args) -> Result<(), CliError>
     if args.json {
         let word = |standing| match standing {
             Standing::Good => "good",
+            Standing::Off => "off",
             Standing::Warn => "warn",
             Standing::Bad => "bad",
         };
@@ -104,12 +107,13 @@ fn print(lines: &[Line], mended: &[String], args: &Args) -> Result<(), CliError>
     for line in lines {
         let mark = match line.standing {
             Standing::Good => paint.good("good"),
+            Standing::Off => paint.dim("off "),
             Standing::Warn => paint.warn("warn"),
             Standing::Bad => paint.bad("BAD "),
         };
         let columns = columns();
         println!("{mark}  {:<12} {}", line.name, folded(&harmless(&line.text), 19, columns.saturating_sub(19)));
-        if line.standing != Standing::Good {
+        if !line.remedy.is_empty() {
             let remedy = folded(&harmless(&line.remedy), 22, columns.saturating_sub(22));
             println!("{:19}{}", "", paint.dim(&format!("-> {remedy}")));
         }
@@ -136,7 +140,7 @@ fn look(dir: &Path) -> Vec<Line> {
     lines.push(docker(&config));
     lines.push(port(&config, status.as_ref()));
     lines.push(clock(dir));
-    lines.push(disk(dir));
+    lines.push(disk(dir, &config.agents.defaults.sandbox.native));
     lines.push(log(dir));
     lines.push(vault(dir, status.as_ref()));
     lines.push(set(status.as_ref()));
@@ -275,7 +279,8 @@ fn clock(dir: &Path) -> Line {
     line("clock", Standing::Good, "not behind anything that was written", "")
 }
 
-fn disk(dir: &Path) -> Line {
+/// Room for the log, and what the launcher wants to stay free besides.
+fn disk(dir: &Path, native: &config::Native) -> Line {
     let mut at = dir;
     while !at.exists() {
         match at.parent() {
@@ -289,9 +294,19 @@ fn disk(dir: &Path) -> Line {
             let free = found.f_bavail.saturating_mul(found.f_frsize) >> 20;
             let inodes = found.f_files == 0 || found.f_favail > 1_000;
             let text = format!("{free} MiB free");
+            let floor = native.free_space.0 >> 20;
+            let short = free < floor || (found.f_files > 0 && found.f_favail < native.free_inodes);
             match free {
                 _ if !inodes => line("disk", Standing::Bad, "no inodes left", "remove files"),
                 0..NO_MIB => line("disk", Standing::Bad, text, "make room: what cannot be logged does not run"),
+                _ if short => {
+                    let text = format!("{text}, room for {} files: no native command begins", found.f_favail);
+                    let least = native.free_inodes;
+                    let key = "agents.defaults.sandbox.native";
+                    let remedy =
+                        format!("make room, or lower {key}.freeSpace ({floor} MiB), {key}.freeInodes ({least})");
+                    line("disk", Standing::Warn, text, remedy)
+                }
                 NO_MIB..LITTLE_MIB => line("disk", Standing::Warn, text, "make room: `moltbot logs prune` is one way"),
                 _ => line("disk", Standing::Good, text, ""),
             }
@@ -382,7 +397,7 @@ fn sense(sense: &Sense) -> Line {
             "`moltbot logs system`; the engine's socket and /proc are what it sees by",
         );
     }
-    line("signal", Standing::Good, text, "")
+    line("signal", if sense.on { Standing::Good } else { Standing::Off }, text, "")
 }
 
 /// Mends modes; what was mended.

@@ -298,3 +298,25 @@ fn explanation_says_that_the_configuration_answers_where_nothing_runs_and_why_no
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     assert!(text.contains("nothing (") && text.contains("lockdown"), "{text}");
 }
+
+#[test]
+fn native_command_that_would_leave_too_little_room_is_refused_by_name_and_doctor_says_so_before() {
+    let mut system = System::prepare(if is_root() { As::Root } else { As::User }, &Sandbox::Native);
+    let disk = |system: &System| {
+        let lines = system.moltbot(&["doctor", "--json"]);
+        let lines: Value = serde_json::from_slice(&lines.stdout).unwrap();
+        lines["checks"].as_array().unwrap().iter().find(|line| line["check"] == "disk").unwrap().clone()
+    };
+    // More than any disk of a test has.
+    configure(&system, &json!({ "native": { "freeSpace": "1000000g" } }));
+    let line = disk(&system);
+    assert!(line["standing"] == "warn" && line["text"].as_str().unwrap().contains("no native command"), "{line}");
+    system.up();
+    let refused = say(&system, "main", "/exec echo here");
+    assert!(refused.contains("sandbox.native.floor") && refused.contains("native.freeSpace"), "{refused}");
+    system.down();
+    configure(&system, &json!({ "native": { "freeSpace": "64m", "freeInodes": 1024 } }));
+    assert!(!disk(&system)["text"].as_str().unwrap().contains("no native command"));
+    system.up();
+    assert!(say(&system, "main", "/exec echo here").contains("here"));
+}
