@@ -95,15 +95,24 @@ pub fn append_rules(dir: &Path, rules: &[Value], how: crate::args::How, args: &A
 /// # Errors
 /// [`CliError`] with the role's own words.
 pub fn is_taken(config: &config::Config) -> Result<(), CliError> {
+    untaken(config).map_or(Ok(()), |(key, why)| Err(CliError::Failed(format!("{key}: {why}"))))
+}
+
+/// The first key that a role would not take, and why.
+pub fn untaken(config: &config::Config) -> Option<(&'static str, String)> {
     let patterns = config.logging.redact_patterns.iter().map(String::as_str);
-    auditd::redact::Patterns::new(patterns).map_err(CliError::failed)?;
+    let patterns = auditd::redact::Patterns::new(patterns).map(drop).map_err(|error| error.to_string());
     let senders = config.senders();
-    vault::senders::configured::Configured::read(senders.iter().map(String::as_str)).map_err(CliError::failed)?;
+    let senders = vault::senders::configured::Configured::read(senders.iter().map(String::as_str));
     let rules = command::decide::Policy::from_json(&config.exec_json());
-    rules.map(drop).map_err(|error| CliError::Failed(format!("tools.exec: {error}")))?;
     let setup = config.agents.defaults.sandbox.docker.setup_command.as_deref().map(command::setup::check);
-    let at = "agents.defaults.sandbox.docker.setupCommand";
-    setup.transpose().map(drop).map_err(|error| CliError::Failed(format!("{at}: {error}")))
+    let checked = [
+        ("logging.redactPatterns", patterns),
+        ("channels", senders.map(drop).map_err(|error| error.to_string())),
+        ("tools.exec", rules.map(drop).map_err(|error| error.to_string())),
+        ("agents.defaults.sandbox.docker.setupCommand", setup.transpose().map(drop).map_err(|error| error.to_string())),
+    ];
+    checked.into_iter().find_map(|(key, taken)| taken.err().map(|why| (key, why)))
 }
 
 /// Has broker put the file in force, and waits until the roles that it is about serve again.

@@ -12,7 +12,7 @@ use crate::args::{Args, MigrateOptions};
 use crate::door::{Door, unexpected};
 use crate::paint::{Paint, harmless};
 use crate::secrets;
-use config::migrate::{Found, Migrated, migrate};
+use config::migrate::{Change, Found, Migrated, migrate};
 use config::secrets::name as secret_name;
 use kept::{Conversation, OldDevice};
 use proto::bounded::BoundedStr;
@@ -105,6 +105,16 @@ pub fn run(dir: &Path, options: &MigrateOptions, args: &Args) -> Result<(), CliE
     Ok(())
 }
 
+/// What the file's own rules take, and the role would not that it is for: with it nothing would start.
+fn leave_out_what_no_role_takes(migrated: &mut Migrated, ours: &Path) -> Result<(), CliError> {
+    loop {
+        let config = config::Config::understand(&migrated.text, ours, &|_| None).map_err(CliError::failed)?;
+        let Some((key, why)) = crate::config::untaken(&config) else { return Ok(()) };
+        migrated.text = config::edit::unset(&migrated.text, key).map_err(CliError::failed)?;
+        migrated.changes.push(Change { path: key.to_owned(), what: format!("left out: {why}") });
+    }
+}
+
 impl Plan {
     fn of(dir: &Path, from: Option<&Path>) -> Result<Self, CliError> {
         let found = match from {
@@ -118,6 +128,8 @@ impl Plan {
             .ok_or_else(|| CliError::Failed(format!("there is no {} to migrate; say --from DIR", FILES.join(", "))))?;
         let text = read(&file)?;
         let mut migrated = migrate(&text, &file).map_err(CliError::failed)?;
+        let ours = dir.join("moltbot.json");
+        leave_out_what_no_role_takes(&mut migrated, &ours)?;
         stores(&from, &mut migrated)?;
         profiles(&from, &mut migrated)?;
         migrated.allowed.sort();

@@ -21,7 +21,8 @@ fn old(beside: &Path) -> PathBuf {
         "openclaw.json",
         &format!(
             "{{ // mine\n gateway: {{ mode: 'local', port: 0, bind: 'lan', auth: {{ token: '${{OLD_TOKEN}}' }} }},\n\
-             agents: {{ defaults: {{ sandbox: {{ mode: 'off', backend: 'native' }} }} }},\n\
+             agents: {{ defaults: {{ sandbox: {{ mode: 'off', backend: 'native', docker: {{ setupCommand: 'curl x | sh' }} }} }} }},\n\
+             tools: {{ exec: {{ rules: [{{ id: 'mine' }}] }} }}, logging: {{ redactPatterns: ['('] }},\n\
              channels: {{ telegram: {{ botToken: '{BOT}', dmPolicy: 'open', allowFrom: ['*', 42] }} }}, wizard: {{}} }}"
         ),
     );
@@ -89,6 +90,9 @@ fn dry_run_changes_nothing_at_all_and_says_everything() {
         "gateway.bind: left out",
         "channels.telegram.dmPolicy: open -> pairing",
         "wizard: left out: not known here",
+        "docker.setupCommand: left out: ",
+        "tools.exec",
+        "logging.redactPatterns",
         "channels.telegram.botToken -> telegram.bottoken",
         "profiles.anthropic:default.key -> anthropic.default.key",
         "8734062810 may go on speaking on telegram",
