@@ -105,11 +105,13 @@ pub fn untaken(config: &config::Config) -> Option<(&'static str, String)> {
     let senders = config.senders();
     let senders = vault::senders::configured::Configured::read(senders.iter().map(String::as_str));
     let rules = command::decide::Policy::from_json(&config.exec_json());
+    let tools = command::tools::ToolPolicy::from_json(&config.tools_json());
     let setup = config.agents.defaults.sandbox.docker.setup_command.as_deref().map(command::setup::check);
     let checked = [
         ("logging.redactPatterns", patterns),
         ("channels", senders.map(drop).map_err(|error| error.to_string())),
         ("tools.exec", rules.map(drop).map_err(|error| error.to_string())),
+        ("tools", tools.map(drop)),
         ("agents.defaults.sandbox.docker.setupCommand", setup.transpose().map(drop).map_err(|error| error.to_string())),
     ];
     checked.into_iter().find_map(|(key, taken)| taken.err().map(|why| (key, why)))
@@ -190,4 +192,38 @@ fn at<'a>(value: &'a Value, path: &str) -> Result<&'a Value, CliError> {
         })?;
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(text: &str) -> Option<(&'static str, String)> {
+        let config = config::Config::parse(text, Path::new("moltbot.json"), &|_| None);
+        untaken(&config.unwrap_or_else(|error| panic!("{text}: {error}")))
+    }
+
+    #[test]
+    fn every_word_of_the_schema_is_one_of_the_role_that_it_is_for() {
+        for profile in ["minimal", "coding", "messaging", "full"] {
+            assert_eq!(taken(&format!("{{tools:{{profile:'{profile}'}}}}")), None);
+        }
+        for ask in ["off", "on-miss", "always"] {
+            assert_eq!(taken(&format!("{{tools:{{exec:{{ask:'{ask}'}}}}}}")), None);
+        }
+    }
+
+    #[test]
+    fn what_a_role_would_not_take_is_named_by_its_key() {
+        for (text, key) in [
+            ("{logging:{redactPatterns:['(']}}", "logging.redactPatterns"),
+            ("{tools:{exec:{rules:[{id:'mine'}]}}}", "tools.exec"),
+            (
+                "{agents:{defaults:{sandbox:{docker:{setupCommand:'curl x | sh'}}}}}",
+                "agents.defaults.sandbox.docker.setupCommand",
+            ),
+        ] {
+            assert_eq!(taken(text).map(|(key, _)| key), Some(key), "{text}");
+        }
+    }
 }
