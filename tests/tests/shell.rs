@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use system_tests::client::Client;
-use system_tests::{As, PATIENCE, Sandbox, System, programs};
+use system_tests::{As, PATIENCE, Sandbox, System, programs, skip};
 
 fn script(system: &System, text: &str) -> (bool, String, String) {
     let mut command = system.command(&programs().join("moltbot"));
@@ -35,6 +35,67 @@ fn script_runs_line_by_line_and_ends_at_the_first_that_fails() {
     assert!(!ok && err.contains("status"), "clap names what was meant: {err}");
     let (ok, out, _) = script(&system, "help config set\n");
     assert!(ok && out.contains("--dry-run"), "{out}");
+}
+
+/// Whether this program is here, and its word for where it is not.
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !found {
+        skip(&format!("{program} is not here"));
+    }
+    found
+}
+
+/// What a shell of others' answers to these lines, in which `moltbot` is ours.
+fn others(shell: &str, lines: &str) -> String {
+    let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(shell);
+    command.args(["-c", lines]).env("PATH", path).env("HOME", home.path()).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn real_shells_complete_commands_and_options_by_our_scripts() {
+    if has("bash") {
+        let complete = "source <(moltbot completion bash); COMP_WORDS=(moltbot approvals approve --u); COMP_CWORD=3; \
+                        _moltbot moltbot --u approve; echo \"${COMPREPLY[@]}\"";
+        assert_eq!(others("bash", complete).trim(), "--uses");
+    }
+    if has("fish") {
+        let options = others("fish", "moltbot completion fish | source; complete -C 'moltbot logs verify --'");
+        assert!(options.contains("--from-key") && !options.contains("--uses"), "{options}");
+        let commands = others("fish", "moltbot completion fish | source; complete -C 'moltbot security '");
+        assert!(commands.contains("audit") && !commands.contains("approve"), "{commands}");
+    }
+    if has("zsh") {
+        let loads = "autoload -U compinit; compinit -D; source <(moltbot completion zsh); print ${_comps[moltbot]}";
+        assert_eq!(others("zsh", loads).trim(), "_moltbot");
+    }
+}
+
+#[test]
+fn real_man_has_nothing_to_say_against_our_pages() {
+    if !has("man") {
+        return;
+    }
+    let pages = tempfile::tempdir().unwrap();
+    let made = Command::new(programs().join("moltbot")).arg("man").arg(pages.path()).status().unwrap();
+    assert!(made.success());
+    let mut count = 0;
+    for page in std::fs::read_dir(pages.path()).unwrap() {
+        let page = page.unwrap().path();
+        let mut man = Command::new("man");
+        let shown = man.args(["--warnings", "-E", "UTF-8", "-l"]).arg(&page).env("MANWIDTH", "80").output().unwrap();
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.stderr.is_empty(), "{}: {}", page.display(), String::from_utf8_lossy(&shown.stderr));
+        assert!(text.contains("SYNOPSIS") && text.contains("moltbot"), "{}", page.display());
+        count += 1;
+    }
+    assert!(count > 90, "{count}");
 }
 
 /// A terminal with the shell on it.
